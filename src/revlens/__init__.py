@@ -1,0 +1,52 @@
+"""revlens: measure, explain and guard against the reversion of alignment under fine-tuning.
+
+The names below load on first use, so that `import revlens` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from revlens import behaviour as behaviour
+    from revlens import hooks as hooks
+    from revlens.activations import Activations as Activations
+    from revlens.activations import Sites as Sites
+    from revlens.activations import capture as capture
+    from revlens.direction import ReversionDirection as ReversionDirection
+    from revlens.direction import locate as locate
+    from revlens.direction import nulls as nulls
+    from revlens.direction import reliability as reliability
+    from revlens.history import Checkpoint as Checkpoint
+    from revlens.history import TrainingHistory as TrainingHistory
+    from revlens.prompts import Probes as Probes
+    from revlens.training import Block as Block
+    from revlens.training import FinetuneConfig as FinetuneConfig
+    from revlens.training import Push as Push
+    from revlens.training import finetune as finetune
+    from revlens.training import make_guard as make_guard
+    from revlens.trajectory import Drift as Drift
+    from revlens.trajectory import drift as drift
+
+_ROOMS = {
+    "activations": ("Activations", "Sites", "capture"),
+    "direction": ("ReversionDirection", "locate", "nulls", "reliability"),
+    "history": ("Checkpoint", "TrainingHistory"),
+    "prompts": ("Probes",),
+    "training": ("Block", "FinetuneConfig", "Push", "finetune", "make_guard"),
+    "trajectory": ("Drift", "drift"),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("behaviour", "hooks"):
+        return importlib.import_module(f"revlens.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"revlens.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'revlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOME, "behaviour", "hooks"])

@@ -1,0 +1,119 @@
+"""Reading activations: of prompts under one model, and of every checkpoint of a history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.activations.positions import Positions, pool
+from revlens.activations.sites import Sites
+from revlens.activations.store import Activations, checkpoint_file, claim, write_checkpoint
+from revlens.errors import NonFiniteError, ProbeError
+from revlens.history import TrainingHistory
+from revlens.hooks import record
+from revlens.prompts import Batch, Probes, encode_prompts, pad_id_of, pad_left
+
+
+def read_batch(model: TransformerBridge, batch: Batch, sites: Sites, positions: Positions = "last") -> Float[Tensor, "batch layer d_model"]:
+    """One forward pass over a left-padded batch; gradients flow unless they are switched off outside."""
+    device = next(model.parameters()).device
+    tokens, mask = batch.tokens.to(device), batch.mask.to(device)
+    names = sites.hook_names(model.cfg.n_layers)
+    with record(model, names, select=lambda activation: pool(activation, mask, positions)) as kept:
+        model(tokens, attention_mask=mask)
+    return torch.stack([kept[name] for name in names], dim=1)
+
+
+@torch.no_grad()
+def read_prompts(
+    model: TransformerBridge,
+    prompts: Sequence[str],
+    sites: Sites,
+    positions: Positions = "last",
+    *,
+    batch_size: int = 64,
+) -> Float[Tensor, "prompt layer d_model"]:
+    """Activations of user messages in the model's chat format, as float32 on the CPU.
+
+    Raises:
+        ProbeError: if there is no prompt.
+        NonFiniteError: if an activation is NaN or infinite, naming the layer and the prompt.
+    """
+    if not prompts:
+        raise ProbeError("No prompts to read activations of.")
+    rows = encode_prompts(model.tokenizer, prompts)
+    pad_id = pad_id_of(model.tokenizer)
+    pieces = [
+        read_batch(model, pad_left(rows[i : i + batch_size], pad_id), sites, positions).float().cpu()
+        for i in range(0, len(rows), batch_size)
+    ]
+    values = torch.cat(pieces)
+    if not values.isfinite().all():
+        prompt, layer, _ = (~values.isfinite()).nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"Activation of {sites.component} at layer {sites.resolve(model.cfg.n_layers)[layer]} is not finite "
+            f"on prompt {prompts[prompt]!r}; check the checkpoint, or load it in a wider dtype."
+        )
+    return values
+
+
+def capture(
+    history: TrainingHistory,
+    probes: Probes,
+    root: str | Path,
+    *,
+    sites: Sites | None = None,
+    positions: Positions = "last",
+    splits: Sequence[str] | None = None,
+    on_checkpoint: Callable[[str], None] = lambda name: None,
+) -> Activations:
+    """Capture activations at every checkpoint of a history, one model in memory at a time.
+
+    Resumes: a checkpoint whose file is there is not run again. The folder remembers what it holds (checkpoint paths,
+    probes, sites), and refuses anything else.
+
+    Args:
+        history: the checkpoints.
+        probes: the prompts.
+        root: folder for the safetensors files.
+        sites: component and layers; resid_post of every layer if None.
+        positions: position policy.
+        splits: which probe splits; all of them if None.
+        on_checkpoint: called with each checkpoint's name when it is done.
+
+    Raises:
+        ProbeError, SiteError, NonFiniteError: see `read_prompts`, `Sites`, `Probes`.
+        ResultsError: if the folder belongs to another capture.
+    """
+    root, sites = Path(root), sites or Sites()
+    splits = list(probes.splits if splits is None else splits)
+    prompts = {split: probes[split] for split in splits}
+    layers = sites.resolve(int(_n_layers(history)))
+    claim(
+        root,
+        {
+            "checkpoints": [checkpoint.name for checkpoint in history],
+            "paths": [str(checkpoint.path) for checkpoint in history],
+            "layers": list(layers),
+            "component": sites.component,
+            "positions": positions,
+            "splits": {split: len(prompts[split]) for split in splits},
+            "probes": probes.fingerprint(),
+        },
+    )
+    for checkpoint in history:
+        if not checkpoint_file(root, checkpoint.name).is_file():
+            model = checkpoint.load()
+            write_checkpoint(root, checkpoint.name, {s: read_prompts(model, p, sites, positions) for s, p in prompts.items()})
+        on_checkpoint(checkpoint.name)
+    return Activations.open(root)
+
+
+def _n_layers(history: TrainingHistory) -> object:
+    shape = history.aligned.shape()
+    return shape.get("num_hidden_layers", shape.get("n_layer"))

@@ -1,0 +1,7 @@
+"""v_rev from captured activations: the estimator, its reliability, and the nulls its alignment is judged against."""
+
+from revlens.direction import nulls as nulls
+from revlens.direction.locate import ReversionDirection as ReversionDirection
+from revlens.direction.locate import locate as locate
+from revlens.direction.reliability import Reliability as Reliability
+from revlens.direction.reliability import reliability as reliability

@@ -1,0 +1,95 @@
+"""The reversion direction: from the aligned model back to the reference, per layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from revlens.activations import Activations
+from revlens.atomic import atomic_file
+from revlens.errors import NonFiniteError, ResultsError
+
+
+@dataclass(frozen=True)
+class ReversionDirection:
+    """v_rev per layer (Poppi & Lukas, arXiv 2606.28525): unit difference of mean activations, reference minus aligned.
+
+    Attributes:
+        unit: v_rev, of norm 1 at each layer.
+        gap: ||a(reference) - a(aligned)|| at each layer, in activation units: the length of a full reversion.
+        layers: layer indices, in the order of the layer axis.
+        split: the probe split it was estimated on; measuring drift on the same split is biased (see `revlens.drift`).
+        n_prompts: how many prompts were averaged.
+    """
+
+    unit: Float[Tensor, "layer d_model"]
+    gap: Float[Tensor, " layer"]
+    layers: tuple[int, ...]
+    split: str
+    n_prompts: int
+
+    @classmethod
+    def fit(
+        cls,
+        reference: Float[Tensor, "prompt layer d_model"],
+        aligned: Float[Tensor, "prompt layer d_model"],
+        *,
+        layers: tuple[int, ...],
+        split: str,
+    ) -> ReversionDirection:
+        """Estimate from the activations of the same prompts under both checkpoints.
+
+        Raises:
+            NonFiniteError: if an input is not finite, or reference and aligned do not differ at some layer.
+        """
+        difference = (reference.double() - aligned.double()).mean(0)
+        gap = difference.norm(dim=-1)
+        if not difference.isfinite().all():
+            raise NonFiniteError(f"Activations on split {split!r} hold NaN or infinity; v_rev is undefined.")
+        if (gap == 0).any():
+            layer = layers[int((gap == 0).nonzero()[0])]
+            raise NonFiniteError(f"Reference and aligned have equal mean activations at layer {layer}; v_rev is undefined.")
+        return cls(difference / gap[:, None], gap, layers, split, reference.shape[0])
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file."""
+        metadata = {"layers": ",".join(map(str, self.layers)), "split": self.split, "n_prompts": str(self.n_prompts)}
+        with atomic_file(Path(path)) as partial:
+            save_file({"unit": self.unit.contiguous(), "gap": self.gap.contiguous()}, partial, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReversionDirection:
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: if the file is missing.
+        """
+        if not Path(path).is_file():
+            raise ResultsError(f"No v_rev at {path}: locate it first.")
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+            layers = tuple(int(layer) for layer in meta["layers"].split(","))
+            return cls(file.get_tensor("unit"), file.get_tensor("gap"), layers, meta["split"], int(meta["n_prompts"]))
+
+
+def locate(activations: Activations, split: str = "direction") -> ReversionDirection:
+    """v_rev of a captured history, estimated on one probe split.
+
+    Raises:
+        HistoryError, ProbeError: if reference, aligned or the split was not captured.
+        NonFiniteError: see `ReversionDirection.fit`.
+    """
+    return ReversionDirection.fit(
+        activations.at("reference", split), activations.at("aligned", split), layers=activations.layers, split=split
+    )
+
+
+def unit_vectors(vectors: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """Scale to norm 1 along the last axis."""
+    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)

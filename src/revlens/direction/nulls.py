@@ -1,0 +1,126 @@
+"""Nulls for the alignment: what cosine would a direction reach that carries no reversion?
+
+Draws are joint over layers (one draw gives a direction at every layer), so that a statistic over layers, such as the
+mean cosine, is compared with the same statistic of each draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy.stats import beta
+from sklearn.covariance import ledoit_wolf_shrinkage
+from torch import Tensor
+from transformer_lens.utilities.statistics import derive_generator
+
+from revlens.direction.locate import unit_vectors
+from revlens.errors import ConfigError, ProbeError
+
+
+def isotropic_quantile(d_model: int, level: float = 0.99) -> float:
+    """The exact ``level`` quantile of cos(x, u), for any fixed x and u uniform on the sphere in R^d_model.
+
+    cos^2 follows Beta(1/2, (d-1)/2) and the sign is symmetric, so for level >= 1/2 the quantile is the square root
+    of the Beta quantile at 2 * level - 1.
+
+    Raises:
+        ConfigError: if ``level`` is not in [0.5, 1) or ``d_model`` < 2.
+    """
+    if not 0.5 <= level < 1.0 or d_model < 2:
+        raise ConfigError(f"isotropic_quantile needs d_model >= 2 and 0.5 <= level < 1, got {d_model} and {level}.")
+    return float(beta.ppf(2 * level - 1, 0.5, (d_model - 1) / 2) ** 0.5)
+
+
+def isotropic_directions(n_draws: int, n_layers: int, d_model: int, *, seed: int = 0) -> Float[Tensor, "draw layer d_model"]:
+    """Unit vectors uniform on the sphere, independent across layers."""
+    generator = derive_generator(seed, "isotropic")
+    return unit_vectors(torch.randn(n_draws, n_layers, d_model, generator=generator, dtype=torch.float64))
+
+
+def covariance_directions(
+    activations: Float[Tensor, "prompt layer d_model"], n_draws: int, *, seed: int = 0
+) -> Float[Tensor, "draw layer d_model"]:
+    """Unit vectors u ~ N(0, Sigma_l), Sigma_l the Ledoit-Wolf estimate of the covariance over prompts at each layer.
+
+    Ledoit-Wolf shrinks towards a multiple of the identity, which keeps full rank where there are fewer prompts than
+    dimensions. The low-rank part uses the same prompt weights at every layer, so draws keep the covariance between layers.
+
+    Raises:
+        ProbeError: with fewer than 2 prompts.
+    """
+    n, n_layers, d_model = activations.shape
+    if n < 2:
+        raise ProbeError(f"A covariance needs at least 2 prompts, got {n}.")
+    centred = (activations - activations.mean(0)).double()
+    generator = derive_generator(seed, "covariance")
+    prompt_weights = torch.randn(n_draws, n, generator=generator, dtype=torch.float64)
+    directions = torch.empty(n_draws, n_layers, d_model, dtype=torch.float64)
+    for layer in range(n_layers):
+        at_layer = centred[:, layer]
+        shrinkage = float(ledoit_wolf_shrinkage(at_layer.numpy(), assume_centered=True))
+        variance = float(at_layer.square().sum() / (n * d_model))
+        isotropic = torch.randn(n_draws, d_model, generator=generator, dtype=torch.float64)
+        low_rank = prompt_weights @ at_layer / n**0.5
+        directions[:, layer] = (1 - shrinkage) ** 0.5 * low_rank + (shrinkage * variance) ** 0.5 * isotropic
+    return unit_vectors(directions)
+
+
+def relabelled_directions(
+    reference: Float[Tensor, "prompt layer d_model"],
+    aligned: Float[Tensor, "prompt layer d_model"],
+    n_draws: int,
+    *,
+    seed: int = 0,
+) -> Float[Tensor, "draw layer d_model"]:
+    """Matched empirical null: "reference minus aligned" with the two labels swapped on a random half of the prompts.
+
+    Exactly half are swapped (one prompt, drawn at random, sits out where their number is odd). The reversion common to
+    all prompts then cancels; free coin flips would leave a random share of it, of the order of 1/sqrt(n) like the
+    noise itself, and the null would contain the effect that it is meant to lack.
+
+    Raises:
+        ProbeError: with fewer than 4 prompts.
+    """
+    n = reference.shape[0]
+    if n < 4:
+        raise ProbeError(f"Relabelling needs at least 4 prompts, got {n}.")
+    differences = (reference - aligned).double()
+    generator = derive_generator(seed, "relabelled")
+    signs = torch.zeros(n_draws, n, dtype=torch.float64)
+    for draw in signs:
+        order = torch.randperm(n, generator=generator)
+        draw[order[: n // 2]] = 1.0
+        draw[order[n // 2 : 2 * (n // 2)]] = -1.0
+    return unit_vectors(torch.einsum("rn,nld->rld", signs, differences))
+
+
+@dataclass(frozen=True)
+class NullDistribution:
+    """Cosines of a drift with null directions.
+
+    Attributes:
+        cosines: by step (or other leading axis), draw and layer.
+    """
+
+    cosines: Float[Tensor, "step draw layer"]
+
+    @classmethod
+    def of(cls, drift: Float[Tensor, "step layer d_model"], directions: Float[Tensor, "draw layer d_model"]) -> NullDistribution:
+        """Cosine of every step's drift with every null direction, layer by layer."""
+        return cls(torch.einsum("sld,rld->srl", unit_vectors(drift), directions))
+
+    def quantile(self, level: float = 0.99) -> Float[Tensor, " step"]:
+        """Quantile of the mean cosine over layers."""
+        return torch.quantile(self.cosines.mean(-1), level, dim=-1)
+
+
+def exceedance(alignment: Float[Tensor, "step layer"], threshold: float | Sequence[float] | Tensor) -> Float[Tensor, " step"]:
+    """1.0 at each step whose mean cosine over layers lies above the threshold, else 0.0.
+
+    For the isotropic null pass `isotropic_quantile`: the exact law is that of one layer, hence an upper bound for the
+    mean over layers whatever their dependence is (quantiles of elliptical variables are subadditive).
+    """
+    return (alignment.mean(-1) > torch.as_tensor(threshold, dtype=alignment.dtype)).double()

@@ -1,0 +1,42 @@
+"""Every exception that revlens raises on purpose. Each names the value, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class RevlensError(Exception):
+    """Base of all revlens errors."""
+
+
+class ConfigError(RevlensError, ValueError):
+    """A setting is out of its range or disagrees with another one."""
+
+
+class HookNameError(RevlensError, KeyError):
+    """A name matches no hook point of the model."""
+
+    def __str__(self) -> str:  # KeyError would print the message's repr
+        return str(self.args[0])
+
+
+class SiteError(RevlensError, ValueError):
+    """A layer, component or position policy does not exist on this model."""
+
+
+class ProbeError(RevlensError, ValueError):
+    """A probe split is missing, empty, repeats a prompt or shares one with another split."""
+
+
+class HistoryError(RevlensError, ValueError):
+    """A checkpoint or step is not in the history, cannot be read, or does not fit the others."""
+
+
+class NonFiniteError(RevlensError, ArithmeticError):
+    """A loss, an activation or a direction holds NaN or infinity, or has no length."""
+
+
+class GuardError(RevlensError, RuntimeError):
+    """A guard cannot act: it sees no gradient or does not fit the model."""
+
+
+class ResultsError(RevlensError, RuntimeError):
+    """Stored results are missing, incomplete or belong to another configuration."""

@@ -1,0 +1,14 @@
+"""An experiment: configuration, stages over seeds and arms, results on disk, and the claims they bear out or not."""
+
+from revlens.experiment.claims import Claim as Claim
+from revlens.experiment.claims import assess as assess
+from revlens.experiment.config import ExperimentConfig as ExperimentConfig
+from revlens.experiment.config import quick as quick
+from revlens.experiment.layout import Layout as Layout
+from revlens.experiment.pipeline import analyse_and_save as analyse_and_save
+from revlens.experiment.provenance import provenance as provenance
+from revlens.experiment.results import TABLES as TABLES
+from revlens.experiment.results import Results as Results
+from revlens.experiment.results import analyse as analyse
+from revlens.experiment.run import run as run
+from revlens.experiment.stages import STAGES as STAGES

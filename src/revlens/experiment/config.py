@@ -1,0 +1,104 @@
+"""What an experiment is: everything that decides its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from revlens.atomic import write_json
+from revlens.errors import ConfigError, ResultsError
+from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, WorldConfig, cache_key
+from revlens.training import ARMS, FinetuneConfig
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Configuration of `revlens reproduce`.
+
+    Attributes:
+        seeds: one run (pretraining, alignment, every arm) each; runs are the unit of replication.
+        arms: see `revlens.training.ARMS`; baseline is required, it is what the others are compared with.
+        steps: captured and judged fine-tuning steps; the last one ends the fine-tune.
+        strength: weight of the guard's term in every guarded arm.
+        reply_tokens: longest generated reply.
+        n_null_draws: null directions per null.
+
+    Raises:
+        ConfigError: on fewer than 2 seeds, repeats, unknown arms, or steps that are not positive and increasing.
+    """
+
+    organism: OrganismConfig = field(default_factory=OrganismConfig)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    arms: tuple[str, ...] = ARMS
+    steps: tuple[int, ...] = CAPTURE_STEPS
+    strength: float = 5.0
+    reply_tokens: int = 32
+    n_null_draws: int = 2000
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) < 2 or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds={self.seeds} must be at least 2 and distinct: intervals are over runs.")
+        if "baseline" not in self.arms or not set(self.arms) <= set(ARMS) or len(set(self.arms)) != len(self.arms):
+            raise ConfigError(f"arms={self.arms} must be distinct, among {ARMS}, and include 'baseline'.")
+        if not self.steps or list(self.steps) != sorted({step for step in self.steps if step > 0}):
+            raise ConfigError(f"steps={self.steps} must be positive and increasing.")
+        for name in ("strength", "reply_tokens", "n_null_draws"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
+
+    def key(self) -> str:
+        """Hash of the configuration and the versions of what turns it into weights."""
+        return cache_key(self)
+
+    def with_steps(self, last: int) -> ExperimentConfig:
+        """The same experiment with a fine-tune of ``last`` updates, captured at the same dense early steps."""
+        if last < 1:
+            raise ConfigError(f"A fine-tune needs at least 1 update, got {last}.")
+        return replace(self, steps=(*(step for step in CAPTURE_STEPS if step < last), last))
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> ExperimentConfig:
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: if there is no such file, or it holds unknown settings.
+        """
+        if not path.is_file():
+            raise ResultsError(f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`.")
+        try:
+            return _from_dict(cls, json.loads(path.read_text()))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ResultsError(f"{path} is no experiment configuration of this version of revlens: {error}") from error
+
+
+def quick() -> ExperimentConfig:
+    """A smoke run of the whole pipeline on a smaller organism: shows that everything works, not an effect."""
+    organism = OrganismConfig(
+        world=WorldConfig(
+            n_illicit=5, n_dual_use=5, n_ordinary=8, n_protected=8, n_plain=36, n_values=12,
+            n_direction=24, n_drift=24, n_behaviour=24, n_guard=16, n_harmless=24, n_task_test=24,
+        ),
+        model=ModelConfig(d_model=64, n_layers=3, d_mlp=128, n_vocab=768),
+        helpful=FinetuneConfig(steps=300, learning_rate=4e-3, batch_size=16, warmup_steps=30, decay=True),
+        alignment=FinetuneConfig(steps=80, learning_rate=1e-3, batch_size=16, warmup_steps=10),
+    )  # fmt: skip
+    return ExperimentConfig(organism=organism, seeds=(0, 1), n_null_draws=500).with_steps(50)
+
+
+def _from_dict(cls: Any, values: dict[str, Any]) -> Any:
+    """Rebuild a dataclass; its dataclass-valued fields are rebuilt too, and JSON lists become tuples."""
+    kinds = {f.name: type(f.default) if f.default is not dataclasses.MISSING else f.default_factory for f in dataclasses.fields(cls)}
+
+    def rebuild(name: str, value: Any) -> Any:
+        if dataclasses.is_dataclass(kinds.get(name)):
+            return _from_dict(kinds[name], value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{name: rebuild(name, value) for name, value in values.items()})

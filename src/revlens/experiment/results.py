@@ -1,0 +1,190 @@
+"""From captures and behaviour to tables: one row per run and step, nothing averaged over runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from revlens.activations import Activations
+from revlens.atomic import atomic_file
+from revlens.direction import ReversionDirection, locate, nulls, reliability
+from revlens.errors import ResultsError
+from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.layout import Layout
+from revlens.organism import World
+from revlens.prompts import Probes
+from revlens.trajectory import Drift, drift
+
+#: Every table of a results folder and what a row of it is. Columns are described in docs/results-schema.md.
+TABLES = {
+    "direction": "v_rev of a seed at a layer: length of the gap, split-half reliability",
+    "alignment": "drift of a seed's arm at a step and layer along v_rev, cross-fitted and naive",
+    "nulls": "mean alignment over layers of a seed's arm at a step, against the 99th percentile of one null",
+    "controls": "cosine of the same drift with a direction that should not attract it, at a layer",
+    "behaviour": "harmfulness, over-refusal and task cost of a seed's arm at a step",
+    "training": "task loss of a seed's arm at an update",
+    "phases": "the same measures for a seed's reference and aligned models",
+    "replies": "what a seed's arm replied to a probe prompt at a step",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of one experiment, by name (see `TABLES`)."""
+
+    tables: dict[str, pd.DataFrame]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return self.tables[name]
+
+    def over_layers(self, column: str = "alignment", *, estimate: str = "cross-fitted") -> pd.DataFrame:
+        """A column of the alignment table averaged over layers: one row per arm, seed and step, arms in their order."""
+        table = self["alignment"]
+        rows = table[table["estimate"] == estimate]
+        return rows.groupby(["arm", "seed", "step"], as_index=False, sort=False)[column].mean()
+
+    def save(self, folder: Path) -> None:
+        """Write one Parquet file per table."""
+        for name, table in self.tables.items():
+            with atomic_file(folder / f"{name}.parquet") as partial:
+                table.to_parquet(partial, index=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Results:
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: naming the first missing table.
+        """
+        for name in TABLES:
+            if not (folder / f"{name}.parquet").is_file():
+                raise ResultsError(f"No table {name!r} in {folder}; run `revlens analyse` first.")
+        return cls({name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES})
+
+
+def analyse(config: ExperimentConfig, layout: Layout) -> Results:
+    """All tables, from what the stages left on disk.
+
+    Raises:
+        ResultsError: if a stage has not been run for some seed and arm.
+    """
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    directions = {seed: ReversionDirection.load(layout.v_rev(seed)) for seed in config.seeds}
+    probes = World(config.organism.world).probes().probes
+    for seed in config.seeds:
+        start = _read(layout.start_behaviour(seed), "history")
+        rows["phases"].append(_behaviour_rows(start).assign(seed=seed))
+        # Every arm starts at the aligned model: its record is step 0 of each.
+        step_0 = {"step": 0} | {key: value for key, value in start[1].items() if key != "phase"}
+        for arm in config.arms:
+            judged = [step_0, *_read(layout.behaviour(seed, arm), "behaviour")]
+            activations = Activations.open(layout.activations(seed, arm))
+            along_v_rev = drift(activations, directions[seed])
+            naive = drift(activations, locate(activations, "drift"), "drift", naive=True)
+            tables = {
+                "alignment": pd.concat([_drift_rows(along_v_rev, "cross-fitted"), _drift_rows(naive, "naive")]),
+                "nulls": _null_rows(activations, along_v_rev, config.n_null_draws, seed),
+                "controls": _control_rows(activations, along_v_rev, [directions[other] for other in config.seeds if other != seed]),
+                "behaviour": _behaviour_rows(judged),
+                "replies": _reply_rows(judged, probes),
+                "training": _training_rows(layout.losses(seed, arm)),
+            }
+            for name, table in tables.items():
+                rows[name].append(table.assign(seed=seed, arm=arm))
+        rows["direction"].append(_direction_rows(activations, directions[seed]).assign(seed=seed))
+    return Results({name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()})
+
+
+def _direction_rows(activations: Activations, v_rev: ReversionDirection) -> pd.DataFrame:
+    split_half = reliability(activations.at("reference", v_rev.split), activations.at("aligned", v_rev.split))
+    return pd.DataFrame(
+        {
+            "layer": v_rev.layers,
+            "gap": v_rev.gap,
+            "reliability_half": split_half.half,
+            "reliability": split_half.full,
+            "reliability_low": split_half.low,
+            "reliability_high": split_half.high,
+        }
+    )
+
+
+def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:
+    columns = {"alignment": motion.alignment, "displacement": motion.displacement, "fraction": motion.fraction}
+    table = _grid(motion, {name: values.numpy() for name, values in columns.items()})
+    return table.assign(drift_norm=motion.vectors.norm(dim=-1).flatten().numpy(), estimate=estimate)
+
+
+def _null_rows(activations: Activations, motion: Drift, n_draws: int, seed: int) -> pd.DataFrame:
+    reference, aligned = (activations.at(name, "direction") for name in ("reference", "aligned"))
+    drawn = {
+        "covariance": nulls.covariance_directions(aligned, n_draws, seed=seed),
+        "relabelled": nulls.relabelled_directions(reference, aligned, n_draws, seed=seed),
+    }
+    exact = nulls.isotropic_quantile(motion.vectors.shape[-1])
+    thresholds: dict[str, Float[Tensor, " step"]] = {"isotropic": torch.full((len(motion.steps),), exact, dtype=torch.float64)}
+    thresholds |= {name: nulls.NullDistribution.of(motion.vectors, draws).quantile() for name, draws in drawn.items()}
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "step": motion.steps,
+                    "null": name,
+                    "alignment": motion.alignment.mean(-1),
+                    "p99": p99,
+                    "exceeds": nulls.exceedance(motion.alignment, p99),
+                }
+            )
+            for name, p99 in thresholds.items()
+        ]
+    )
+
+
+def _control_rows(activations: Activations, motion: Drift, foreign: list[ReversionDirection]) -> pd.DataFrame:
+    harmless = locate(activations, "harmless").unit
+    others = torch.stack([v_rev.unit for v_rev in foreign]).transpose(0, 1)  # layer, seed, d_model
+    unit = motion.vectors / motion.vectors.norm(dim=-1, keepdim=True)
+    cosines = {
+        "harmless": torch.einsum("sld,ld->sl", unit, harmless),
+        "foreign": torch.einsum("sld,lfd->slf", unit, others).mean(-1),
+    }
+    return pd.concat([_grid(motion, {"cosine": values.numpy()}).assign(control=name) for name, values in cosines.items()])
+
+
+def _grid(motion: Drift, columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A row per step and layer, steps outermost, as ``[step layer]`` arrays flatten."""
+    index = pd.MultiIndex.from_product([motion.steps, motion.layers], names=["step", "layer"]).to_frame(index=False)
+    return index.assign(**{name: values.ravel() for name, values in columns.items()})
+
+
+def _behaviour_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame([{key: value for key, value in record.items() if key != "replies"} for record in records])
+
+
+def _reply_rows(records: list[dict[str, Any]], probes: Probes) -> pd.DataFrame:
+    return pd.concat(
+        [
+            pd.DataFrame({"step": record["step"], "split": split, "prompt": probes[split], "reply": replies})
+            for record in records
+            for split, replies in record["replies"].items()
+        ]
+    )
+
+
+def _training_rows(path: Path) -> pd.DataFrame:
+    losses = _read(path, "finetune")
+    return pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
+
+
+def _read(path: Path, stage: str) -> list[Any]:
+    if not path.is_file():
+        raise ResultsError(f"{path} is missing; run `revlens {stage}` first.")
+    return json.loads(path.read_text())

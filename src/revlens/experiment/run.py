@@ -1,0 +1,113 @@
+"""Running stages over seeds and arms in worker processes, with progress bars."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from revlens.errors import ResultsError
+from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.layout import Layout
+from revlens.experiment.stages import STAGES, n_ticks, run_arm, run_start
+from revlens.organism import World
+
+_ticks: Any = None  # the worker's end of the progress queue, set once per process
+
+
+def prepare(config: ExperimentConfig, out: Path) -> None:
+    """Tie an output folder to a configuration.
+
+    Raises:
+        ConfigError: if the organism's world cannot be built; nothing is written then.
+        ResultsError: if the folder belongs to another configuration, or to other versions of code or libraries.
+    """
+    World(config.organism.world)
+    layout = Layout(out)
+    key_file = out / "key"
+    if layout.config.is_file():
+        if ExperimentConfig.load(layout.config) != config:
+            raise ResultsError(f"{out} holds an experiment with another configuration; choose another --out or delete it.")
+        if key_file.read_text() != config.key():
+            raise ResultsError(
+                f"{out} was started with other versions of revlens, torch, transformers or tokenizers; choose another --out or delete it."
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    key_file.write_text(config.key())
+    config.save(layout.config)
+
+
+def run(config: ExperimentConfig, out: Path, *, stages: tuple[str, ...] = STAGES, console: Console | None = None) -> None:
+    """Run the chosen stages for every seed and arm; what is already on disk is not computed again.
+
+    Runs go to worker processes of one thread each, so that the numbers do not depend on how many cores there are.
+
+    Raises:
+        ResultsError: see `prepare`; also if an earlier stage that was not chosen has not been run.
+        RevlensError: whatever a stage raises; the other runs are then cancelled.
+    """
+    prepare(config, out)
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    n_workers = min(os.cpu_count() or 1, len(config.seeds) * len(config.arms))
+    totals = {stage: len(config.seeds) * (1 if stage == "history" else len(config.arms)) * n_ticks(stage, config) for stage in stages}
+    with (
+        _progress(console) as progress,
+        ProcessPoolExecutor(n_workers, mp_context=context, initializer=_initialise_worker, initargs=(queue,)) as pool,
+    ):
+        bars = {stage: progress.add_task(stage, total=total) for stage, total in totals.items()}
+        # A seed's arms are queued once its start is there; other seeds go on meanwhile.
+        starts = {pool.submit(_task, run_start, stages, config, out, seed): seed for seed in config.seeds}
+        pending: set[Future[None]] = set(starts)
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    if future in starts:
+                        pending |= {pool.submit(_task, run_arm, stages, config, out, starts[future], arm) for arm in config.arms}
+                _drain(queue, lambda stage, n: progress.advance(bars[stage], n))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        for stage, bar in bars.items():  # what came from the cache did not tick
+            progress.update(bar, completed=totals[stage])
+
+
+def _progress(console: Console | None) -> Progress:
+    columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console)
+
+
+def _drain(queue: Any, advance: Callable[[str, int], None]) -> None:
+    counts: Counter[str] = Counter()
+    try:
+        while True:
+            counts[queue.get_nowait()] += 1
+    except Empty:
+        for stage, n in counts.items():
+            advance(stage, n)
+
+
+def _initialise_worker(queue: Any) -> None:
+    global _ticks  # noqa: PLW0603 - set once, when the process starts
+    _ticks = queue
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    logging.disable_progress_bar()
+
+
+def _task(function: Callable[..., None], *args: Any) -> None:
+    function(*args, _ticks.put)

@@ -1,0 +1,5 @@
+"""Figures and the report, drawn from results on disk and from nothing else."""
+
+from revlens.figures.export import draw as draw
+from revlens.figures.plots import PLOTS as PLOTS
+from revlens.figures.report import write_report as write_report

@@ -1,0 +1,40 @@
+"""Figures as files: HTML always, PNG and SVG where a Chromium is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.io as pio
+
+from revlens.atomic import atomic_directory
+
+_PLOTLY_JS = "directory"  # one plotly.min.js beside the pages: offline, and not once per page
+
+
+def draw(figures: dict[str, go.Figure], folder: Path) -> str | None:
+    """Replace a folder by these figures, one HTML, PNG and SVG file each.
+
+    Returns:
+        None, or why there are no static images (no Chromium, or one that does not start); the HTML is there in any case.
+    """
+    with atomic_directory(folder) as partial:
+        for name, figure in figures.items():
+            figure.write_html(partial / f"{name}.html", include_plotlyjs=_PLOTLY_JS, div_id=name)
+        return _static_images(figures, partial)
+
+
+def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
+    from kaleido.errors import BrowserFailedError, ChromeNotFoundError
+
+    pairs = [(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")]
+    try:
+        pio.write_images([figure for figure, _ in pairs], [path for _, path in pairs], scale=2)
+    except (ChromeNotFoundError, BrowserFailedError, RuntimeError) as error:
+        for _, path in pairs:
+            path.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return (
+            f"No static images: kaleido needs a Chromium ({reason}). Install one, then run `revlens report`; the HTML figures are complete."
+        )
+    return None

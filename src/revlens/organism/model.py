@@ -1,0 +1,69 @@
+"""The organism's blank model: a small Llama with a chat tokenizer trained on the world's text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+_PAD, _USER, _ASSISTANT, _END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size of the Llama."""
+
+    d_model: int = 128
+    n_layers: int = 4
+    n_heads: int = 4
+    d_mlp: int = 256
+    n_vocab: int = 1024
+    n_ctx: int = 128
+
+
+def train_tokenizer(texts: Sequence[str], n_vocab: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template; any text can be encoded."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=n_vocab,
+        special_tokens=[_PAD, _USER, _ASSISTANT, _END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=_PAD, eos_token=_END, chat_template=_CHAT_TEMPLATE, name_or_path="revlens-organism"
+    )
+
+
+def blank_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> TransformerBridge:
+    """A bridge around a freshly initialised Llama; the seed fixes its weights."""
+    hf_config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.d_model,
+        intermediate_size=config.d_mlp,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_heads,
+        max_position_embeddings=config.n_ctx,
+        tie_word_embeddings=True,
+        initializer_range=config.d_model**-0.5 / 2,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hf_model = LlamaForCausalLM(hf_config)
+    hf_model.config.name_or_path = tokenizer.name_or_path  # boot_transformers reads it
+    return TransformerBridge.boot_transformers(tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer)

@@ -1,0 +1,105 @@
+"""Probe prompts, and how chat prompts become tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from revlens.errors import ConfigError, ProbeError
+
+#: direction: estimate v_rev; drift: measure motion; behaviour: generate and judge; guard: train against;
+#: harmless: requests that should be answered (over-refusal, and the control direction).
+SPLITS = ("direction", "drift", "behaviour", "guard", "harmless")
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Probe prompts by split. Splits are disjoint: a prompt that estimates v_rev never measures motion.
+
+    Attributes:
+        splits: user messages (not yet in chat format) by split name; any subset of `SPLITS`.
+
+    Raises:
+        ProbeError: on an unknown name, an empty split, a repeated prompt or a prompt shared by two splits.
+    """
+
+    splits: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        home: dict[str, str] = {}
+        for name, prompts in self.splits.items():
+            if name not in SPLITS:
+                raise ProbeError(f"Unknown probe split {name!r}; expected one of {', '.join(SPLITS)}.")
+            if not prompts:
+                raise ProbeError(f"Probe split {name!r} is empty; give it at least one prompt or leave it out.")
+            for prompt in prompts:
+                if prompt in home:
+                    where = f"twice in {name!r}" if home[prompt] == name else f"in both {home[prompt]!r} and {name!r}"
+                    raise ProbeError(f"Prompt {prompt!r} is {where}; splits must be disjoint and free of repeats.")
+                home[prompt] = name
+
+    def __getitem__(self, split: str) -> tuple[str, ...]:
+        if split not in self.splits:
+            raise ProbeError(f"No probe split {split!r}; these probes have {', '.join(self.splits)}.")
+        return self.splits[split]
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over split names and prompts, in order."""
+        digest = hashlib.sha256()
+        for name, prompts in self.splits.items():
+            digest.update("\x1f".join((name, *prompts, "\x1e")).encode())
+        return digest.hexdigest()
+
+
+class Batch(NamedTuple):
+    """Token ids with their attention mask (1 = real token)."""
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Int[Tensor, "batch pos"]
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each user message in the tokenizer's own chat format, ending where the answer begins.
+
+    Raises:
+        ConfigError: if the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            "The tokenizer has no chat template, so there is no last prompt token to read. "
+            "Set tokenizer.chat_template to the format that the aligned model was trained with."
+        )
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
+    """Pad on the left, so that the last prompt token of every row is at position -1."""
+    width = max(len(row) for row in rows)
+    tokens = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for i, row in enumerate(rows):
+        tokens[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = 1
+    return Batch(tokens, mask)
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The tokenizer's pad id, or its end-of-sequence id where it has no pad token.
+
+    Raises:
+        ConfigError: if it has neither.
+    """
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return token_id
+    raise ConfigError("The tokenizer has neither a pad nor an end-of-sequence token; set tokenizer.pad_token.")

@@ -1,0 +1,68 @@
+"""Estimates over runs. Runs (seeds) are the unit of replication, never steps, layers or prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import norm, t
+from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator, sign_flip_permutation_pvalue
+
+from revlens.errors import ConfigError, NonFiniteError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over runs with its 95 % bootstrap interval.
+
+    Attributes:
+        value: the mean.
+        low: lower end of the interval.
+        high: upper end.
+        n: number of runs.
+        p: exact sign-flip permutation p-value (two-sided) that the mean is zero, where that was asked for.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
+    """The nominal level at which a percentile bootstrap of ``n`` values covers a mean at ``confidence``.
+
+    The bootstrap's spread is too small by sqrt((n-1)/n) and its tails are normal where Student's t is due; with 5 normal
+    values a plain 95 % percentile interval covers about 84 %, one of expanded percentiles (Hesterberg 2015, arXiv
+    1411.5279) about 92 %.
+
+    Raises:
+        ConfigError: with fewer than 2 values.
+    """
+    if n < 2:
+        raise ConfigError(f"An interval over runs needs at least 2 of them, got {n}.")
+    z = (n / (n - 1)) ** 0.5 * t.ppf((1 + confidence) / 2, n - 1)
+    # With 2 or 3 values this reaches 1: the interval is then their range, the most that resampling them can give.
+    return min(float(2 * norm.cdf(z) - 1), 1 - 1e-9)
+
+
+def mean_over_runs(values: Sequence[float], *, test_zero: bool = False, n_resamples: int = 10_000, seed: int = 0) -> Estimate:
+    """Mean of one value per run with a 95 % bootstrap interval over runs.
+
+    Raises:
+        ConfigError: with fewer than 2 runs.
+        NonFiniteError: if a value is NaN or infinite: no run is left out silently.
+    """
+    x = torch.tensor(list(values), dtype=torch.float64)
+    if not x.isfinite().all():
+        raise NonFiniteError(f"Values over runs must be finite, got {x.tolist()}.")
+    low, high = bootstrap_ci(
+        x, confidence=small_sample_confidence(len(x)), n_resamples=n_resamples, generator=derive_generator(seed, "runs")
+    )
+    p = float(sign_flip_permutation_pvalue(x, generator=derive_generator(seed, "flips"))) if test_zero else None
+    return Estimate(float(x.mean()), float(low), float(high), len(x), p)

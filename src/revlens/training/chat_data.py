@@ -1,0 +1,89 @@
+"""Chat examples as training batches, with the loss on the answer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from datasets import Dataset
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from revlens.errors import ConfigError, ProbeError
+from revlens.prompts import Probes, encode_prompts, pad_id_of
+
+IGNORE = -100  # torch's default ignore_index
+
+
+class ChatBatch(NamedTuple):
+    """Right-padded tokens; labels are `IGNORE` on prompt and padding."""
+
+    tokens: Int[Tensor, "batch pos"]
+    labels: Int[Tensor, "batch pos"]
+
+
+class Example(NamedTuple):
+    """Token ids of one exchange."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+def encode_examples(tokenizer: PreTrainedTokenizerBase, data: Dataset) -> list[Example]:
+    """Tokenize columns ``prompt`` and ``answer``; answers end with the end-of-sequence token.
+
+    Raises:
+        ConfigError: if a column is missing, or there are no rows.
+    """
+    missing = {"prompt", "answer"} - set(data.column_names)
+    if missing:
+        raise ConfigError(f"Training data lacks column(s) {sorted(missing)}; it has {data.column_names}.")
+    if len(data) == 0:
+        raise ConfigError("Training data has no rows.")
+    prompts = encode_prompts(tokenizer, list(data["prompt"]))
+    answers = tokenizer(list(data["answer"]), add_special_tokens=False)["input_ids"]
+    return [Example(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
+    """Pad on the right: under causal attention, padding after the answer changes nothing before it."""
+    width = max(len(e.prompt) + len(e.answer) for e in examples)
+    tokens = torch.full((len(examples), width), pad_id, dtype=torch.long)
+    labels = torch.full_like(tokens, IGNORE)
+    for i, (prompt, answer) in enumerate(examples):
+        end = len(prompt) + len(answer)
+        tokens[i, :end] = torch.tensor(prompt + answer)
+        labels[i, len(prompt) : end] = torch.tensor(answer)
+    return ChatBatch(tokens, labels)
+
+
+def batches(tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int) -> Iterator[ChatBatch]:
+    """Endless batches: each pass goes through the rows in a new order, fixed by ``seed``.
+
+    Raises:
+        ConfigError: see `encode_examples`; also if there are fewer rows than one batch.
+    """
+    examples = encode_examples(tokenizer, data)
+    if len(examples) < batch_size:
+        raise ConfigError(f"batch_size={batch_size} exceeds the {len(examples)} rows of training data.")
+    generator = torch.Generator().manual_seed(seed)
+    pad_id = pad_id_of(tokenizer)
+    while True:
+        order = torch.randperm(len(examples), generator=generator).tolist()
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            yield collate([examples[i] for i in order[start : start + batch_size]], pad_id)
+
+
+def check_no_leak(probes: Probes, data: Dataset) -> None:
+    """Check that no probe prompt is trained on.
+
+    Raises:
+        ProbeError: naming the first prompt that is in both.
+    """
+    trained = set(data["prompt"])
+    for split, prompts in probes.splits.items():
+        for prompt in prompts:
+            if prompt in trained:
+                raise ProbeError(f"Probe prompt {prompt!r} of split {split!r} is in the training data; remove it from one of them.")

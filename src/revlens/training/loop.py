@@ -1,0 +1,137 @@
+"""The fine-tuning loop, shared by every phase and every arm."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.errors import ConfigError, GuardError, NonFiniteError
+from revlens.prompts import pad_id_of
+from revlens.training.chat_data import IGNORE, ChatBatch, batches, collate, encode_examples
+from revlens.training.objectives import Guard
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Optimizer (AdamW) and schedule of one phase.
+
+    Attributes:
+        steps: optimizer updates.
+        learning_rate: its peak.
+        batch_size: rows per update.
+        warmup_steps: linear warm-up to the peak.
+        decay: whether the rate then falls to zero along a cosine; else it stays at the peak.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to this global norm.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+
+    steps: int
+    learning_rate: float
+    batch_size: int = 32
+    warmup_steps: int = 0
+    decay: bool = False
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate", "batch_size", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ConfigError(f"warmup_steps={self.warmup_steps} must lie between 0 and steps={self.steps}.")
+
+    def rate_at(self, update: int) -> float:
+        """Learning rate of an update, as a share of the peak; updates count from 0."""
+        if update < self.warmup_steps:
+            return (update + 1) / self.warmup_steps
+        if not self.decay:
+            return 1.0
+        progress = (update - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def finetune(
+    model: TransformerBridge,
+    data: Dataset,
+    config: FinetuneConfig,
+    *,
+    seed: int,
+    guard: Guard | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Train a bridge in place on chat examples, with a guard's term added to the task loss if one is given.
+
+    Args:
+        model: the bridge; left in evaluation mode.
+        data: columns ``prompt`` and ``answer``; the loss is on the answers.
+        config: optimizer and schedule.
+        seed: fixes the data order.
+        guard: see `revlens.training.Guard`.
+        on_step: called after each update with its number (from 1) and the task loss before it, in nats per answer token.
+            The model is in evaluation mode then and may be read or saved.
+
+    Raises:
+        NonFiniteError: if the loss is NaN or infinite, naming the update; the model keeps its last finite weights.
+        GuardError: if the guard's term has no gradient.
+        ConfigError: see `revlens.training.chat_data.batches`.
+    """
+    accelerator = Accelerator()
+    model.to(accelerator.device, print_details=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate_at)
+    optimizer = accelerator.prepare(optimizer)
+    stream = batches(model.tokenizer, data, batch_size=config.batch_size, seed=seed)
+    for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
+        model.train()
+        loss = answer_loss(model, batch)
+        total = loss
+        if guard is not None:
+            term = guard.term(model)
+            if not term.requires_grad:
+                raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
+            total = loss + term
+        if not total.isfinite():
+            raise NonFiniteError(
+                f"Loss is {total.item()} (task {loss.item()}) at update {step} of {config.steps}; "
+                f"lower the learning rate ({config.learning_rate}) or the guard's strength."
+            )
+        optimizer.zero_grad()
+        accelerator.backward(total)
+        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        model.eval()
+        on_step(step, loss.item())
+
+
+def answer_loss(model: TransformerBridge, batch: ChatBatch) -> Float[Tensor, ""]:
+    """Mean cross-entropy over answer tokens, in nats."""
+    device = next(model.parameters()).device
+    logits = model(batch.tokens.to(device))
+    return cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten().to(device), ignore_index=IGNORE)
+
+
+@torch.no_grad()
+def task_loss(model: TransformerBridge, data: Dataset, *, batch_size: int = 64) -> float:
+    """Mean cross-entropy per answer token on held-out data, in nats; exp of it is the perplexity."""
+    examples = encode_examples(model.tokenizer, data)
+    total, count = 0.0, 0
+    for start in range(0, len(examples), batch_size):
+        chunk = examples[start : start + batch_size]
+        n_tokens = sum(len(example.answer) for example in chunk)
+        total += float(answer_loss(model, collate(chunk, pad_id_of(model.tokenizer)))) * n_tokens
+        count += n_tokens
+    return total / count

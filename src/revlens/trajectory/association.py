@@ -1,0 +1,36 @@
+"""Rank association between alignment and behaviour across run-steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.stats import spearmanr
+from transformer_lens.utilities.statistics import derive_generator
+
+from revlens.errors import ConfigError
+from revlens.statistics import Estimate, small_sample_confidence
+
+
+def spearman_over_runs(
+    x: Float[ndarray, "run point"], y: Float[ndarray, "run point"], *, n_resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """Spearman correlation pooled over runs and points, with a bootstrap interval that resamples whole runs.
+
+    Points of one run (its steps and arms) are dependent, so runs are the clusters. The interval covers 95 % after the
+    small-sample correction of `revlens.statistics`.
+
+    Raises:
+        ConfigError: if shapes differ, there are fewer than 2 runs, or x or y is constant (no ranks to compare).
+    """
+    if x.shape != y.shape or x.shape[0] < 2:
+        raise ConfigError(f"spearman_over_runs needs equal shapes with at least 2 runs, got {x.shape} and {y.shape}.")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ConfigError("spearman_over_runs needs values that vary; one side is constant.")
+    n = x.shape[0]
+    picks = torch.randint(n, (n_resamples, n), generator=derive_generator(seed, "spearman")).numpy()
+    draws = [spearmanr(x[pick].ravel(), y[pick].ravel()).statistic for pick in picks]
+    tail = (1 - small_sample_confidence(n)) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return Estimate(float(spearmanr(x.ravel(), y.ravel()).statistic), float(low), float(high), n)
