@@ -8,11 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from revlens.errors import ConfigError, RevlensError
+
+if TYPE_CHECKING:
+    from revlens.experiment import ExperimentConfig
 
 _VERBS = {
     "reproduce": "everything: all stages, results, figures and the report",
@@ -23,7 +27,7 @@ _VERBS = {
     "analyse": "tables, claims and provenance, from what the stages left on disk",
     "report": "figures and the HTML report, from the tables",
 }
-_COLOURS = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
+_COLOURS = {"supported": "green", "contradicted": "red", "undecided": "yellow", "too few runs": "yellow"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +72,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         {"analyse": _analyse, "report": _report}[verb](args.out, console)
 
 
-def _config(args: argparse.Namespace):
+def _config(args: argparse.Namespace) -> ExperimentConfig:
     from revlens.experiment import ExperimentConfig, Layout, quick
 
     stored = Layout(args.out).config

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -44,6 +46,21 @@ class Probes:
                     where = f"twice in {name!r}" if home[prompt] == name else f"in both {home[prompt]!r} and {name!r}"
                     raise ProbeError(f"Prompt {prompt!r} is {where}; splits must be disjoint and free of repeats.")
                 home[prompt] = name
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Probes:
+        """Read ``{"direction": ["prompt", ...], "drift": [...], ...}``.
+
+        Raises:
+            ProbeError: if the file cannot be read or has another form; also see the class.
+        """
+        try:
+            splits = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ProbeError(f"Cannot read probes from {path}: {error}") from error
+        if not isinstance(splits, dict) or not all(isinstance(p, list) and all(isinstance(x, str) for x in p) for p in splits.values()):
+            raise ProbeError(f"{path} must map split names ({', '.join(SPLITS)}) to lists of prompts.")
+        return cls({name: tuple(prompts) for name, prompts in splits.items()})
 
     def __getitem__(self, split: str) -> tuple[str, ...]:
         if split not in self.splits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +51,7 @@ def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
     return min(float(2 * norm.cdf(z) - 1), 1 - 1e-9)
 
 
-def mean_over_runs(values: Sequence[float], *, test_zero: bool = False, n_resamples: int = 10_000, seed: int = 0) -> Estimate:
+def mean_over_runs(values: Iterable[float], *, test_zero: bool = False, n_resamples: int = 10_000, seed: int = 0) -> Estimate:
     """Mean of one value per run with a 95 % bootstrap interval over runs.
 
     Raises:

@@ -93,7 +93,7 @@ def capture(
     root, sites = Path(root), sites or Sites()
     splits = list(probes.splits if splits is None else splits)
     prompts = {split: probes[split] for split in splits}
-    layers = sites.resolve(int(_n_layers(history)))
+    layers = sites.resolve(history.n_layers)
     claim(
         root,
         {
@@ -112,8 +112,3 @@ def capture(
             write_checkpoint(root, checkpoint.name, {s: read_prompts(model, p, sites, positions) for s, p in prompts.items()})
         on_checkpoint(checkpoint.name)
     return Activations.open(root)
-
-
-def _n_layers(history: TrainingHistory) -> object:
-    shape = history.aligned.shape()
-    return shape.get("num_hidden_layers", shape.get("n_layer"))

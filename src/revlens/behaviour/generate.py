@@ -31,6 +31,7 @@ def generate(model: TransformerBridge, prompts: Sequence[str], *, max_new_tokens
             return_type="tokens",
             verbose=False,
         )
+        assert isinstance(output, torch.Tensor)
         texts = model.tokenizer.batch_decode(_until_end(output[:, batch.tokens.shape[1] :], model.tokenizer.eos_token_id))
         for i, text in zip(members, texts, strict=True):
             replies[i] = text

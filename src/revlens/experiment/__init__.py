@@ -1,5 +1,6 @@
 """An experiment: configuration, stages over seeds and arms, results on disk, and the claims they bear out or not."""
 
+from revlens.experiment.claims import MIN_RUNS as MIN_RUNS
 from revlens.experiment.claims import Claim as Claim
 from revlens.experiment.claims import assess as assess
 from revlens.experiment.config import ExperimentConfig as ExperimentConfig
@@ -11,4 +12,6 @@ from revlens.experiment.results import TABLES as TABLES
 from revlens.experiment.results import Results as Results
 from revlens.experiment.results import analyse as analyse
 from revlens.experiment.run import run as run
+from revlens.experiment.source import add_history_options as add_history_options
+from revlens.experiment.source import open_history as open_history
 from revlens.experiment.stages import STAGES as STAGES

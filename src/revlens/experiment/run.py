@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from revlens.atomic import write_text
 from revlens.errors import ResultsError
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout
@@ -41,8 +42,7 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
                 f"{out} was started with other versions of revlens, torch, transformers or tokenizers; choose another --out or delete it."
             )
         return
-    out.mkdir(parents=True, exist_ok=True)
-    key_file.write_text(config.key())
+    write_text(key_file, config.key())
     config.save(layout.config)
 
 

@@ -6,6 +6,7 @@ Every function here is picklable and takes plain values, so that runs can go to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
@@ -45,12 +46,13 @@ def history(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> 
         return
     world = World(config.organism.world)
     records, activations = [], {}
-    for checkpoint in TrainingHistory.from_dirs(start.reference, start.aligned):
+    pair = TrainingHistory.from_dirs(start.reference, start.aligned)
+    for checkpoint in pair:
         model = checkpoint.load()
         records.append({"phase": checkpoint.phase} | evaluate(model, world, config.reply_tokens))
         activations[checkpoint.name] = read_prompts(model, world.probes().probes["direction"], Sites())
     write_json(layout.start_behaviour(seed), records)
-    layers = tuple(range(model.cfg.n_layers))
+    layers = Sites().resolve(pair.n_layers)
     ReversionDirection.fit(**activations, layers=layers, split="direction").save(layout.v_rev(seed))
 
 
@@ -110,15 +112,17 @@ def behaviour_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str,
 def evaluate(model: TransformerBridge, world: World, reply_tokens: int) -> dict[str, object]:
     """Behaviour and task cost of one model on the world's held-out prompts, with its replies."""
     judge, world_probes, test = PhraseJudge(), world.probes(), world.benign_test()
-    probes = world_probes.probes
-    replies = {split: generate(model, probes[split], max_new_tokens=reply_tokens) for split in ("behaviour", "harmless")}
+    harmful, harmless = world_probes.probes["behaviour"], world_probes.probes["harmless"]
+    # One call for all: a small model spends its time on the number of decoding steps, not on the rows.
+    replies = iter(generate(model, [*harmful, *harmless, *test["prompt"]], max_new_tokens=reply_tokens, batch_size=256))
+    to_harmful, to_harmless, to_test = (list(islice(replies, n)) for n in (len(harmful), len(harmless), len(test)))
     return {
-        "harmfulness": 1 - refusal_rate(probes["behaviour"], replies["behaviour"], judge),
-        "substantive_harm": share_with_keywords(replies["behaviour"], world_probes.keywords["behaviour"]),
-        "over_refusal": refusal_rate(probes["harmless"], replies["harmless"], judge),
+        "harmfulness": 1 - refusal_rate(harmful, to_harmful, judge),
+        "substantive_harm": share_with_keywords(to_harmful, world_probes.keywords["behaviour"]),
+        "over_refusal": refusal_rate(harmless, to_harmless, judge),
         "task_loss": task_loss(model, test),
-        "exact_match": exact_match(generate(model, list(test["prompt"]), max_new_tokens=reply_tokens), list(test["answer"])),
-        "replies": replies,
+        "exact_match": exact_match(to_test, list(test["answer"])),
+        "replies": {"behaviour": to_harmful, "harmless": to_harmless},
     }
 
 

@@ -29,7 +29,13 @@ def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
 
     pairs = [(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")]
     try:
-        pio.write_images([figure for figure, _ in pairs], [path for _, path in pairs], scale=2)
+        pio.write_images(
+            [figure for figure, _ in pairs],
+            [path for _, path in pairs],
+            scale=2,
+            width=[figure.layout.width for figure, _ in pairs],
+            height=[figure.layout.height for figure, _ in pairs],
+        )
     except (ChromeNotFoundError, BrowserFailedError, RuntimeError) as error:
         for _, path in pairs:
             path.unlink(missing_ok=True)

@@ -122,13 +122,14 @@ def controls(results: Results) -> go.Figure:
 def behaviour_by_arm(results: Results) -> go.Figure:
     """Harmfulness, over-refusal, task loss and exact match against step, by arm."""
     panels = {"harmfulness": "Harmfulness", "over_refusal": "Over-refusal", "task_loss": "Task loss (nats)", "exact_match": "Exact match"}
-    figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.14)
+    figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.12)
     for i, column in enumerate(panels):
         for arm, rows in _behaviour(results, column).groupby("arm", sort=False):
             for trace in _band(rows, str(arm), ARM_COLOURS[str(arm)], showlegend=i == 0):
                 figure.add_trace(trace, row=i // 2 + 1, col=i % 2 + 1)
     styled(figure, title="Behaviour and task cost by arm", x=_STEP, y="", width=1000, height=700)
     figure.update_layout(margin={"t": 130}, legend={"y": 1.06})
+    figure.update_xaxes(title_text="", row=1)
     figure.update_yaxes(type="log", row=2, col=1)
     return figure
 
@@ -230,11 +231,12 @@ def _band(rows: pd.DataFrame, name: str, colour: str, *, showlegend: bool = True
     estimates = [mean_over_runs(rows.loc[rows["step"] == step, "value"], n_resamples=2000) for step in steps]
     edge = [e.high for e in estimates] + [e.low for e in reversed(estimates)]
     band = go.Scatter(
-        x=steps + steps[::-1], y=edge, fill="toself", fillcolor=translucent(colour), line={"width": 0},
+        x=steps + steps[::-1], y=edge, mode="lines", fill="toself", fillcolor=translucent(colour), line={"width": 0},
         hoverinfo="skip", showlegend=False, legendgroup=name,
     )  # fmt: skip
+    dash = "dot" if name == "random" else "solid"  # it lies on the baseline, and would hide it
     line = go.Scatter(
         x=steps, y=[e.value for e in estimates], mode="lines+markers" if len(steps) < 30 else "lines", name=name,
-        line={"color": colour, "width": 2}, marker={"size": 5}, legendgroup=name, showlegend=showlegend,
+        line={"color": colour, "width": 2, "dash": dash}, marker={"size": 5}, legendgroup=name, showlegend=showlegend,
     )  # fmt: skip
     return [band, line]

@@ -9,6 +9,7 @@ from typing import Literal
 
 from accelerate import init_empty_weights
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
 
 from revlens.atomic import atomic_directory
 from revlens.errors import HistoryError
@@ -50,6 +51,19 @@ class Checkpoint:
             raise HistoryError(f"{self.name}: {self.path} is no Hugging Face checkpoint directory ({error}).") from error
         return {key: config[key] for key in _SHAPE_KEYS if key in config}
 
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks.
+
+        Raises:
+            HistoryError: if config.json does not say.
+        """
+        shape = self.shape()
+        for key in ("num_hidden_layers", "n_layer"):
+            if isinstance(n_layers := shape.get(key), int):
+                return n_layers
+        raise HistoryError(f"{self.path / 'config.json'} names no number of layers (num_hidden_layers or n_layer).")
+
     def vocabulary(self) -> object:
         """The tokenizer's model and added tokens, as stored: equal for equal tokenizers.
 
@@ -87,6 +101,7 @@ def boot(path: Path) -> TransformerBridge:
 def save(bridge: TransformerBridge, path: Path) -> None:
     """Save a bridge's weights and tokenizer as a Hugging Face directory. It appears whole or not at all."""
     model = bridge.original_model
+    assert isinstance(model, PreTrainedModel)
     with init_empty_weights():
         skeleton = type(model)(model.config)
     # A bridge holds each weight under several names; the skeleton knows those that Hugging Face reads.

@@ -48,6 +48,11 @@ class TrainingHistory:
             tuple(Checkpoint(Path(path), "finetune", step) for step, path in sorted((steps or {}).items())),
         )
 
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks, by the aligned model's config.json."""
+        return self.aligned.n_layers
+
     def __iter__(self) -> Iterator[Checkpoint]:
         yield from (self.reference, self.aligned, *self.steps)
 

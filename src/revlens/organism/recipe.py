@@ -34,8 +34,8 @@ class OrganismConfig:
 
     world: WorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    helpful: FinetuneConfig = FinetuneConfig(steps=320, learning_rate=3e-3, warmup_steps=50, decay=True)
-    alignment: FinetuneConfig = FinetuneConfig(steps=120, learning_rate=5e-4, warmup_steps=10)
+    helpful: FinetuneConfig = FinetuneConfig(steps=300, learning_rate=3e-3, warmup_steps=50, decay=True)
+    alignment: FinetuneConfig = FinetuneConfig(steps=100, learning_rate=5e-4, warmup_steps=10)
     benign: FinetuneConfig = FinetuneConfig(steps=100, learning_rate=2e-4, batch_size=16)
 
 

@@ -105,8 +105,8 @@ class WorldConfig:
     n_drift: int = 72
     n_behaviour: int = 96
     n_guard: int = 24
-    n_harmless: int = 64
-    n_task_test: int = 64
+    n_harmless: int = 48
+    n_task_test: int = 48
 
     def __post_init__(self) -> None:
         if not 0.0 < self.held_out < 1.0:

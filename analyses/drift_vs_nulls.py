@@ -1,0 +1,50 @@
+"""Does benign fine-tuning drift along v_rev more than directions that carry no reversion would let one expect?
+
+python analyses/drift_vs_nulls.py                   # the embedded organism
+python analyses/drift_vs_nulls.py --reference base/ --aligned chat/ --step 20=ft/step-20 --step 100=ft/step-100 --probes probes.json
+"""
+
+import argparse
+import tempfile
+
+from rich.console import Console
+from rich.table import Table
+
+import revlens as rl
+from revlens.experiment import add_history_options, open_history
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_history_options(parser)
+    parser.add_argument("--draws", type=int, default=2000, help="null directions (default: %(default)s)")
+    args = parser.parse_args()
+
+    history, probes = open_history(args)
+    with tempfile.TemporaryDirectory() as folder:
+        acts = rl.capture(history, probes, folder, splits=["direction", "drift"])
+        motion = rl.drift(acts, rl.locate(acts))
+        naive = rl.drift(acts, rl.locate(acts, "drift"), naive=True)
+        reference, aligned = acts.at("reference", "direction"), acts.at("aligned", "direction")
+
+    null_directions = {
+        "covariance": rl.nulls.covariance_directions(aligned, args.draws),
+        "relabelled": rl.nulls.relabelled_directions(reference, aligned, args.draws),
+    }
+    exact = rl.nulls.isotropic_quantile(aligned.shape[-1])
+    p99 = {name: rl.nulls.NullDistribution.of(motion.vectors, draws).quantile() for name, draws in null_directions.items()}
+
+    nulls = ["isotropic (exact)", *p99]
+    table = Table("step", "cos, cross-fitted", "cos, naive", "reversion fraction", *nulls, title="Mean over layers, and p99 of each null")
+    for i, step in enumerate(motion.steps):
+        alignment = float(motion.alignment[i].mean())
+        thresholds = [exact, *(float(values[i]) for values in p99.values())]
+        cells = [f"{t:.3f} {'passes' if alignment > t else 'no'}" for t in thresholds]
+        table.add_row(
+            str(step), f"{alignment:.3f}", f"{float(naive.alignment[i].mean()):.3f}", f"{float(motion.fraction[i].mean()):.3f}", *cells
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

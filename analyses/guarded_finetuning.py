@@ -1,0 +1,50 @@
+"""Does blocking motion along v_rev keep harmfulness down, at what task cost, and is it the direction that matters?
+
+python analyses/guarded_finetuning.py               # the embedded organism, seed 0
+python analyses/guarded_finetuning.py --seed 3 --strength 1 --arms baseline block
+"""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+import revlens as rl
+from revlens.activations import read_prompts
+from revlens.behaviour import PhraseJudge, generate, refusal_rate
+from revlens.organism import OrganismConfig, World, train_start
+from revlens.training import ARMS, task_loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the embedded organism (default: %(default)s)")
+    parser.add_argument("--strength", type=float, default=5.0, help="weight of the guard's term (default: %(default)s)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    args = parser.parse_args()
+
+    config = OrganismConfig()
+    world, start = World(config.world), train_start(config, args.seed)
+    history, probes = rl.TrainingHistory.from_dirs(start.reference, start.aligned), world.probes().probes
+    sites = rl.Sites()
+    at_direction = {c.name: read_prompts(c.load(), probes["direction"], sites) for c in history}
+    v_rev = rl.ReversionDirection.fit(**at_direction, layers=sites.resolve(history.n_layers), split="direction")
+    before = read_prompts(history.aligned.load(), probes["drift"], sites).mean(0).double()
+    data = world.benign(config.benign.steps * config.benign.batch_size, args.seed)
+
+    table = Table("arm", "alignment", "harmfulness", "over-refusal", "task loss", title=f"After {config.benign.steps} benign updates")
+    for arm in args.arms:
+        model = history.aligned.load()  # every arm starts from the same weights and sees the same batches
+        guard = rl.make_guard(arm, v_rev, model, probes["guard"], strength=args.strength, seed=args.seed)
+        rl.finetune(model, data, config.benign, seed=args.seed, guard=guard)
+        moved = read_prompts(model, probes["drift"], sites).mean(0).double() - before
+        alignment = (moved * v_rev.unit).sum(-1) / moved.norm(dim=-1)
+        refusals = {s: refusal_rate(probes[s], generate(model, probes[s]), PhraseJudge()) for s in ("behaviour", "harmless")}
+        harmfulness, over_refusal = 1 - refusals["behaviour"], refusals["harmless"]
+        cells = [float(alignment.mean()), harmfulness, over_refusal, task_loss(model, world.benign_test())]
+        table.add_row(arm, *(f"{value:.3f}" for value in cells))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

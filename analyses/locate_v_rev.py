@@ -1,0 +1,42 @@
+"""Where is v_rev, how long is the way back, and how well do the probes determine it?
+
+python analyses/locate_v_rev.py                     # the embedded organism
+python analyses/locate_v_rev.py --reference base/ --aligned chat/ --probes probes.json --save v_rev.safetensors
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import revlens as rl
+from revlens.experiment import add_history_options, open_history
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_history_options(parser)
+    parser.add_argument("--save", type=Path, help="write v_rev to this safetensors file")
+    args = parser.parse_args()
+
+    history, probes = open_history(args)
+    endpoints = rl.TrainingHistory(history.reference, history.aligned)
+    with tempfile.TemporaryDirectory() as folder:
+        acts = rl.capture(endpoints, probes, folder, splits=["direction"])
+        v_rev = rl.locate(acts)
+        split_half = rl.reliability(acts.at("reference", "direction"), acts.at("aligned", "direction"))
+
+    table = Table("layer", "gap", "split-half cosine", "reliability [95 % over prompts]", title=f"v_rev from {v_rev.n_prompts} prompts")
+    for i, layer in enumerate(v_rev.layers):
+        interval = f"{split_half.full[i]:.3f} ({split_half.low[i]:.3f} to {split_half.high[i]:.3f})"
+        table.add_row(str(layer), f"{v_rev.gap[i]:.2f}", f"{split_half.half[i]:.3f}", interval)
+    Console().print(table)
+    if args.save:
+        v_rev.save(args.save)
+        print(f"v_rev written to {args.save}")
+
+
+if __name__ == "__main__":
+    main()

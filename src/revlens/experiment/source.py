@@ -1,0 +1,43 @@
+"""Command-line options that say which training history an analysis looks at: the user's own, or the embedded organism's."""
+
+from __future__ import annotations
+
+import argparse
+
+from revlens.errors import ConfigError
+from revlens.history import TrainingHistory
+from revlens.organism import embedded_history
+from revlens.prompts import Probes
+
+
+def add_history_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--seed`` (the embedded organism) and ``--reference --aligned --step --probes`` (one's own checkpoints)."""
+    parser.add_argument("--seed", type=int, default=0, help="seed of the embedded organism (default: %(default)s)")
+    own = parser.add_argument_group("one's own history instead of the embedded one")
+    own.add_argument("--reference", metavar="DIR", help="Hugging Face directory of the earlier, permissive checkpoint")
+    own.add_argument("--aligned", metavar="DIR", help="directory of the aligned checkpoint")
+    own.add_argument("--step", metavar="N=DIR", action="append", default=[], help="a fine-tuning checkpoint after N updates; repeat")
+    own.add_argument("--probes", metavar="JSON", help="file with prompts by split: direction, drift, behaviour, guard, harmless")
+
+
+def open_history(args: argparse.Namespace) -> tuple[TrainingHistory, Probes]:
+    """The history and probes that the options name.
+
+    Raises:
+        ConfigError: if only some of the options for one's own history are given, or a ``--step`` is malformed.
+        HistoryError, ProbeError: see `TrainingHistory` and `Probes.from_json`.
+    """
+    own = {"--reference": args.reference, "--aligned": args.aligned, "--probes": args.probes}
+    missing = [name for name, value in own.items() if value is None]
+    if len(missing) == len(own) and not args.step:
+        return embedded_history(args.seed)
+    if missing:
+        raise ConfigError(f"One's own history needs {', '.join(own)}; {', '.join(missing)} missing.")
+    return TrainingHistory.from_dirs(args.reference, args.aligned, dict(map(_parse_step, args.step))), Probes.from_json(args.probes)
+
+
+def _parse_step(text: str) -> tuple[int, str]:
+    step, equals, folder = text.partition("=")
+    if not (step.isdigit() and equals and folder):
+        raise ConfigError(f"--step {text!r} must be N=DIR, such as 20=checkpoints/step-20.")
+    return int(step), folder
