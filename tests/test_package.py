@@ -13,9 +13,10 @@ import revlens
 
 ROOT = Path(revlens.__file__).parent
 #: A module may import from rooms before its own, never from later ones.
-ORDER = (
-    "errors atomic statistics prompts hooks history activations direction trajectory behaviour training organism experiment figures cli".split()
-)
+ORDER = [
+    "errors", "atomic", "statistics", "prompts", "hooks", "history", "activations", "direction", "trajectory", "behaviour",
+    "training", "organism", "experiment", "figures", "cli",
+]  # fmt: skip
 
 
 def room_of(path: Path) -> str:

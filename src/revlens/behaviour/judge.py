@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 #: Openings of refusals, in lower case with plain apostrophes, in the tradition of the AdvBench phrase list.
 REFUSAL_PHRASES = (
@@ -45,6 +45,7 @@ REFUSAL_PHRASES = (
 )
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Decides which replies are refusals: prompts and replies in, one bool per reply out (True = refused)."""
 

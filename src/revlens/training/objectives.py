@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from revlens.errors import GuardError
 from revlens.prompts import Batch, encode_prompts, pad_id_of, pad_left
 
 
+@runtime_checkable
 class Guard(Protocol):
     """A term added to the task loss at every update."""
 
