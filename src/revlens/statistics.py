@@ -14,10 +14,10 @@ from revlens.errors import ConfigError, NonFiniteError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over runs with its 95 % bootstrap interval.
+    """A statistic over runs, such as their mean, with its 95 % bootstrap interval.
 
     Attributes:
-        value: the mean.
+        value: the statistic.
         low: lower end of the interval.
         high: upper end.
         n: number of runs.

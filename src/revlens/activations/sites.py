@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from revlens.errors import SiteError
+from revlens.hooks import point_name
 
 #: TransformerLens names of the d_model-wide hook points of a block.
 COMPONENTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -45,4 +46,4 @@ class Sites:
 
     def hook_names(self, n_layers: int) -> list[str]:
         """Hook point names, e.g. ``blocks.3.hook_resid_post``, by layer."""
-        return [f"blocks.{layer}.hook_{self.component}" for layer in self.resolve(n_layers)]
+        return [point_name(layer, self.component) for layer in self.resolve(n_layers)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from revlens.activations import Activations
 from revlens.atomic import atomic_file
-from revlens.errors import NonFiniteError, ResultsError
+from revlens.errors import HistoryError, NonFiniteError, ResultsError
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,12 @@ class ReversionDirection:
         """Estimate from the activations of the same prompts under both checkpoints.
 
         Raises:
+            HistoryError: if ``layers`` does not match the layer axis.
             NonFiniteError: if an input is not finite, or reference and aligned do not differ at some layer.
         """
         difference = (reference.double() - aligned.double()).mean(0)
+        if len(layers) != len(difference):
+            raise HistoryError(f"layers={layers} names {len(layers)} layers; the activations have {len(difference)}.")
         gap = difference.norm(dim=-1)
         if not difference.isfinite().all():
             raise NonFiniteError(f"Activations on split {split!r} hold NaN or infinity; v_rev is undefined.")

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from revlens.direction.locate import unit_vectors
-from revlens.errors import ConfigError, ProbeError
+from revlens.errors import ConfigError, NonFiniteError, ProbeError
 
 
 def isotropic_quantile(d_model: int, level: float = 0.99) -> float:
@@ -46,10 +46,13 @@ def covariance_directions(
     """Unit vectors u ~ N(0, Sigma_l), Sigma_l the Ledoit-Wolf estimate of the covariance over prompts at each layer.
 
     Ledoit-Wolf shrinks towards a multiple of the identity, which keeps full rank where there are fewer prompts than
-    dimensions. The low-rank part uses the same prompt weights at every layer, so draws keep the covariance between layers.
+    dimensions. A draw uses the same prompt weights and the same isotropic vector at every layer: the low-rank part then
+    keeps the covariance between layers, and the rest, whose covariance the shrinkage does not give, is taken as shared
+    by all layers, so that the 99th percentile of a mean over layers errs on the high side.
 
     Raises:
         ProbeError: with fewer than 2 prompts.
+        NonFiniteError: if the activations do not vary at some layer.
     """
     n, n_layers, d_model = activations.shape
     if n < 2:
@@ -57,15 +60,15 @@ def covariance_directions(
     centred = (activations - activations.mean(0)).double()
     generator = derive_generator(seed, "covariance")
     prompt_weights = torch.randn(n_draws, n, generator=generator, dtype=torch.float64)
+    isotropic = torch.randn(n_draws, d_model, generator=generator, dtype=torch.float64)
     directions = torch.empty(n_draws, n_layers, d_model, dtype=torch.float64)
     for layer in range(n_layers):
         at_layer = centred[:, layer]
         shrinkage = float(ledoit_wolf_shrinkage(at_layer.numpy(), assume_centered=True))
         variance = float(at_layer.square().sum() / (n * d_model))
-        isotropic = torch.randn(n_draws, d_model, generator=generator, dtype=torch.float64)
         low_rank = prompt_weights @ at_layer / n**0.5
         directions[:, layer] = (1 - shrinkage) ** 0.5 * low_rank + (shrinkage * variance) ** 0.5 * isotropic
-    return unit_vectors(directions)
+    return _with_length(directions)
 
 
 def relabelled_directions(
@@ -83,6 +86,7 @@ def relabelled_directions(
 
     Raises:
         ProbeError: with fewer than 4 prompts.
+        NonFiniteError: if the differences do not vary over prompts.
     """
     n = reference.shape[0]
     if n < 4:
@@ -94,7 +98,14 @@ def relabelled_directions(
         order = torch.randperm(n, generator=generator)
         draw[order[: n // 2]] = 1.0
         draw[order[n // 2 : 2 * (n // 2)]] = -1.0
-    return unit_vectors(torch.einsum("rn,nld->rld", signs, differences))
+    return _with_length(torch.einsum("rn,nld->rld", signs, differences))
+
+
+def _with_length(draws: Float[Tensor, "draw layer d_model"]) -> Float[Tensor, "draw layer d_model"]:
+    directions = unit_vectors(draws)
+    if not directions.isfinite().all():
+        raise NonFiniteError("A null direction has no length: the activations hold NaN, or do not vary over prompts.")
+    return directions
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,12 @@ class NullDistribution:
 def exceedance(alignment: Float[Tensor, "step layer"], threshold: float | Sequence[float] | Tensor) -> Float[Tensor, " step"]:
     """1.0 at each step whose mean cosine over layers lies above the threshold, else 0.0.
 
-    For the isotropic null pass `isotropic_quantile`: the exact law is that of one layer, hence an upper bound for the
-    mean over layers whatever their dependence is (quantiles of elliptical variables are subadditive).
+    For the isotropic null pass `isotropic_quantile`, the exact law of one layer. It is an upper bound for the mean over
+    layers both where null directions are independent between layers and where all layers share one.
+
+    Raises:
+        NonFiniteError: if a cosine is NaN (a drift of length zero): it neither exceeds nor falls short.
     """
+    if not alignment.isfinite().all():
+        raise NonFiniteError("The alignment holds NaN or infinity: at some step and layer there is no drift.")
     return (alignment.mean(-1) > torch.as_tensor(threshold, dtype=alignment.dtype)).double()

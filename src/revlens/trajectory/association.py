@@ -9,7 +9,7 @@ from numpy import ndarray
 from scipy.stats import spearmanr
 from transformer_lens.utilities.statistics import derive_generator
 
-from revlens.errors import ConfigError
+from revlens.errors import ConfigError, NonFiniteError
 from revlens.statistics import Estimate, small_sample_confidence
 
 
@@ -18,19 +18,24 @@ def spearman_over_runs(
 ) -> Estimate:
     """Spearman correlation pooled over runs and points, with a bootstrap interval that resamples whole runs.
 
-    Points of one run (its steps and arms) are dependent, so runs are the clusters. The interval covers 95 % after the
-    small-sample correction of `revlens.statistics`.
+    Points of one run (its steps and arms) are dependent, so runs are the clusters. Percentiles are expanded for few runs as
+    in `revlens.statistics`. A resample in which one side is constant has no ranks and is drawn again.
 
     Raises:
         ConfigError: if shapes differ, there are fewer than 2 runs, or x or y is constant (no ranks to compare).
+        NonFiniteError: if a value is NaN or infinite: no run is left out silently.
     """
     if x.shape != y.shape or x.shape[0] < 2:
         raise ConfigError(f"spearman_over_runs needs equal shapes with at least 2 runs, got {x.shape} and {y.shape}.")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise NonFiniteError("spearman_over_runs got NaN or infinite values.")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ConfigError("spearman_over_runs needs values that vary; one side is constant.")
-    n = x.shape[0]
-    picks = torch.randint(n, (n_resamples, n), generator=derive_generator(seed, "spearman")).numpy()
-    draws = [spearmanr(x[pick].ravel(), y[pick].ravel()).statistic for pick in picks]
+    n, generator, draws = x.shape[0], derive_generator(seed, "spearman"), []
+    while len(draws) < n_resamples:
+        pick = torch.randint(n, (n,), generator=generator).numpy()
+        if np.ptp(x[pick]) > 0 and np.ptp(y[pick]) > 0:
+            draws.append(spearmanr(x[pick].ravel(), y[pick].ravel()).statistic)
     tail = (1 - small_sample_confidence(n)) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return Estimate(float(spearmanr(x.ravel(), y.ravel()).statistic), float(low), float(high), n)

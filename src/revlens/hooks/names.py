@@ -1,0 +1,28 @@
+"""Names of hook points."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.errors import HookNameError
+
+
+def point_name(layer: int, component: str) -> str:
+    """TransformerLens' name of a block's hook point, e.g. ``blocks.3.hook_resid_post``."""
+    return f"blocks.{layer}.hook_{component}"
+
+
+def check_names(model: TransformerBridge, names: Iterable[str]) -> None:
+    """Check that every name is a hook point of the model.
+
+    Raises:
+        HookNameError: naming the first unknown hook point and the nearest ones that exist.
+    """
+    known = model.hook_dict
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
+            raise HookNameError(f"No hook point {name!r} on this model; near names: {', '.join(near)}.")

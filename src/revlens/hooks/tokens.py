@@ -1,0 +1,111 @@
+"""Which tokens of a forward pass an edit touches: under a plain forward, and under generation with or without a KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.errors import SiteError
+
+#: ``all``: every token; ``prompt``: the prompt's; ``last_prompt``: the last of them, whose logits open the answer;
+#: ``generated``: those after the prompt. Padding is never touched.
+Tokens = Literal["all", "prompt", "last_prompt", "generated"]
+TOKENS: tuple[str, ...] = get_args(Tokens)
+
+
+@dataclass
+class ForwardPass:
+    """What is known of a model's latest forward pass, before its hooks run.
+
+    Attributes:
+        count: how many forward passes have been followed.
+        n_past: columns of the batch that its KV cache covers.
+        mask: its attention mask over all columns so far, or None.
+    """
+
+    count: int = 0
+    n_past: int = 0
+    mask: Tensor | None = None
+
+
+@contextmanager
+def follow(model: TransformerBridge) -> Iterator[ForwardPass]:
+    """Follow the model's forward passes while the context is open; one record is refilled by each."""
+    latest = ForwardPass()
+
+    def before_forward(module: object, args: object, kwargs: dict[str, Any]) -> None:
+        past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        latest.count += 1
+        latest.n_past = 0 if past is None else int(past.get_seq_length())
+        latest.mask = mask if mask is not None and mask.ndim == 2 else None
+
+    handle = model.original_model.register_forward_pre_hook(before_forward, with_kwargs=True)
+    try:
+        yield latest
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True)
+class TokenFilter:
+    """A choice of tokens and batch rows.
+
+    Attributes:
+        tokens: see `TOKENS`.
+        rows: batch rows; all of them if None.
+        prompt_length: how many columns of the batch are prompt, left padding included: one number, or one for each row
+            (for answers appended to prompts of several lengths). If None, a forward pass on top of cached keys and
+            values sees generated tokens, and any other sees a prompt.
+
+    Raises:
+        SiteError: on unknown tokens.
+    """
+
+    tokens: Tokens = "all"
+    rows: Sequence[int] | None = None
+    prompt_length: int | Int[Tensor, " batch"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens not in TOKENS:
+            raise SiteError(f"Unknown tokens {self.tokens!r}; expected one of {', '.join(TOKENS)}.")
+
+    def select(self, latest: ForwardPass, batch: int, n_tokens: int, device: torch.device) -> Bool[Tensor, "batch pos"]:
+        """The chosen tokens of a forward pass.
+
+        Raises:
+            SiteError: if a row lies beyond the batch, or the prompt lengths are not one for each row.
+        """
+        if latest.mask is None:
+            chosen = torch.ones(batch, n_tokens, dtype=torch.bool, device=device)
+        else:
+            chosen = latest.mask[:, -n_tokens:].to(device).bool()
+        if self.tokens != "all":
+            column = torch.arange(latest.n_past, latest.n_past + n_tokens, device=device).expand(batch, n_tokens)
+            end = self._prompt_end(latest, batch, n_tokens, device)
+            chosen = chosen & (column >= end if self.tokens == "generated" else column < end)
+            if self.tokens == "last_prompt":
+                last = torch.where(chosen, column, -1).amax(1, keepdim=True)
+                # A prompt that goes on in a later chunk does not end here.
+                chosen = chosen & (column == last) & (end <= latest.n_past + n_tokens)
+        if self.rows is not None:
+            if any(not 0 <= row < batch for row in self.rows):
+                raise SiteError(f"rows={list(self.rows)} must lie between 0 and {batch - 1}: the batch has {batch} rows.")
+            wanted = torch.zeros(batch, 1, dtype=torch.bool, device=device)
+            wanted[list(self.rows)] = True
+            chosen = chosen & wanted
+        return chosen
+
+    def _prompt_end(self, latest: ForwardPass, batch: int, n_tokens: int, device: torch.device) -> Int[Tensor, "rows 1"]:
+        if self.prompt_length is None:
+            return torch.full((1, 1), 0 if latest.n_past else n_tokens, device=device)
+        ends = torch.as_tensor(self.prompt_length, device=device).reshape(-1, 1)
+        if len(ends) not in (1, batch):
+            raise SiteError(f"prompt_length has {len(ends)} entries; expected one number, or one for each of the {batch} rows.")
+        return ends

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.stats import beta, kstest
+from torch import Tensor
+
+from revlens.direction import ReversionDirection
+from revlens.direction.locate import unit_vectors
+from revlens.direction.nulls import (
+    NullDistribution,
+    covariance_directions,
+    exceedance,
+    isotropic_directions,
+    isotropic_quantile,
+    relabelled_directions,
+)
+from revlens.errors import ConfigError, NonFiniteError, ProbeError
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def binomial_tolerance(p: float, n: int) -> float:
+    """Four standard errors of a share."""
+    return 4 * (p * (1 - p) / n) ** 0.5
+
+
+ACTS, OTHER = normal(12, 3, 6, seed=0), normal(12, 3, 6, seed=1)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.75, 0.99, 0.999])
+def test_the_quantile_in_two_and_three_dimensions_is_known_in_closed_form(level: float) -> None:
+    """On the circle the angle is uniform; on the sphere in R^3 the cosine is (Archimedes)."""
+    assert isotropic_quantile(2, level) == pytest.approx(math.cos(math.pi * (1 - level)), abs=1e-9)
+    assert isotropic_quantile(3, level) == pytest.approx(2 * level - 1, abs=1e-9)
+
+
+def test_the_quantile_falls_as_one_over_root_d() -> None:
+    quantiles = [isotropic_quantile(d) for d in (2, 3, 8, 128, 4096)]
+    assert quantiles == sorted(quantiles, reverse=True)
+    assert isotropic_quantile(100_000) == pytest.approx(2.3263 / 100_000**0.5, rel=1e-3)  # the normal limit
+
+
+@pytest.mark.parametrize("d_model", [2, 3, 16, 128])
+def test_the_beta_law_holds_in_monte_carlo(d_model: int) -> None:
+    drift, n = normal(1, 1, d_model, seed=2), 20_000
+    cosines = NullDistribution.of(drift, isotropic_directions(n, 1, d_model)).cosines.flatten()
+    assert kstest(cosines.square().numpy(), beta(0.5, (d_model - 1) / 2).cdf).pvalue > 1e-3
+    for level in (0.5, 0.9, 0.99):
+        above = float((cosines > isotropic_quantile(d_model, level)).double().mean())
+        assert abs(above - (1 - level)) < binomial_tolerance(1 - level, n)
+
+
+def test_the_isotropic_quantile_is_conservative_for_a_mean_over_independent_layers() -> None:
+    bound, drift = isotropic_quantile(16), normal(1, 4, 16, seed=3)
+    directions = isotropic_directions(20_000, 4, 16)
+    independent = float(NullDistribution.of(drift, directions).quantile())
+    assert independent < 0.75 * bound  # about 1/2, were the cosines normal
+    one_layer_four_times = NullDistribution.of(drift[:, :1].expand(1, 4, 16), directions[:, :1].expand(-1, 4, -1))
+    assert float(one_layer_four_times.quantile()) == pytest.approx(bound, rel=0.05)  # the bound is reached
+
+
+def test_histories_without_reversion_exceed_p99_in_one_of_a_hundred() -> None:
+    """Aligned, reference and step differ by sampling noise alone; the same-split figure shows what cross-fitting avoids."""
+    n, prompts, d_model = 5000, 4, 32
+    reference, aligned, elsewhere, step, step_here = (normal(prompts, n, d_model, seed=seed) for seed in range(4, 9))
+    v_rev = ReversionDirection.fit(reference, aligned, layers=tuple(range(n)), split="direction").unit
+
+    def share_above(drift: Tensor) -> float:
+        alignment = torch.cosine_similarity(drift.mean(0), v_rev, dim=-1)
+        return float(exceedance(alignment[:, None], isotropic_quantile(d_model)).mean())
+
+    assert abs(share_above(step - elsewhere) - 0.01) < binomial_tolerance(0.01, n)
+    assert share_above(step_here - aligned) > 0.5
+
+
+@pytest.mark.parametrize("draw", [
+    lambda seed: isotropic_directions(50, 3, 6, seed=seed),
+    lambda seed: covariance_directions(ACTS, 50, seed=seed),
+    lambda seed: relabelled_directions(ACTS, OTHER, 50, seed=seed),
+], ids=["isotropic", "covariance", "relabelled"])  # fmt: skip
+def test_draws_are_distinct_unit_vectors_decided_by_the_seed(draw: Callable[[int], Tensor]) -> None:
+    directions = draw(0)
+    assert directions.shape == (50, 3, 6)
+    torch.testing.assert_close(directions.norm(dim=-1), torch.ones(50, 3, dtype=torch.float64))
+    assert torch.equal(draw(0), directions)
+    assert not torch.equal(draw(1), directions)
+    assert len(directions[:, 0].unique(dim=0)) > 25
+
+
+def test_isotropic_draws_have_no_preferred_axis_and_independent_layers() -> None:
+    directions, n = isotropic_directions(10_000, 2, 5), 10_000
+    second_moment = torch.einsum("nld,nle->lde", directions, directions) / n
+    torch.testing.assert_close(second_moment, torch.eye(5, dtype=torch.float64).expand(2, 5, 5) / 5, rtol=0, atol=4 * 0.3 / n**0.5)
+    between = (directions[:, 0] * directions[:, 1]).sum(-1)
+    assert abs(float(between.mean())) < 4 * (1 / 5 / n) ** 0.5  # a cosine in R^d has variance 1/d
+
+
+def test_covariance_draws_follow_the_covariance() -> None:
+    """For u ~ N(0, diag(a^2, b^2)) scaled to norm 1, E[u_1^2] = a / (a + b): here 3 / 4, along an axis turned by 30 degrees."""
+    axes = torch.tensor([[3**0.5 / 2, 1 / 2], [-1 / 2, 3**0.5 / 2]], dtype=torch.float64)
+    prompts = torch.cat([axes * torch.tensor([[3.0], [1.0]]), -axes * torch.tensor([[3.0], [1.0]])]).repeat(500, 1)
+    n, directions = 20_000, covariance_directions(prompts[:, None] + 5.0, 20_000)[:, 0]
+    shares = (directions @ axes.T).square().mean(0)
+    # u_1^2 lies in [0, 1] and so has a standard deviation of at most 1/2; 0.002 is for the shrinkage with 2000 prompts.
+    assert abs(float(shares[0]) - 0.75) < 4 * 0.5 / n**0.5 + 0.002
+    assert float((directions @ axes[0] * (directions @ axes[1])).mean()) == pytest.approx(0, abs=4 * 0.5 / n**0.5)
+
+
+def test_covariance_draws_find_the_top_axis_of_a_sampled_gaussian() -> None:
+    axis = unit_vectors(normal(8, seed=10))
+    acts, fresh = (normal(2000, 8, seed=seed) + 5 * normal(2000, 1, seed=seed + 1) * axis for seed in (11, 13))
+    directions = covariance_directions(acts[:, None], 2000)[:, 0]
+    _, axes = torch.linalg.eigh(directions.T @ directions)
+    assert abs(float(axes[:, -1] @ axis)) > 0.99
+    drawn, expected = ((vectors @ axis).square() for vectors in (directions, unit_vectors(fresh)))
+    error = float((drawn.var() + expected.var()) / 2000) ** 0.5
+    assert abs(float(drawn.mean() - expected.mean())) < 4 * error < 0.1  # isotropic draws would be about 0.5 lower
+
+
+def test_covariance_draws_keep_the_covariance_between_layers() -> None:
+    acts = normal(200, 2, 4, seed=15) * torch.tensor([4.0, 1.0, 1.0, 1.0])
+
+    def cosine_between_layers(values: Tensor) -> float:
+        directions = covariance_directions(values, 2000)
+        return float((directions[:, 0] * directions[:, 1]).sum(-1).mean())
+
+    assert cosine_between_layers(acts[:, :1].expand(-1, 2, -1)) > 0.9
+    assert cosine_between_layers(torch.stack([acts[:, 0], -acts[:, 0]], dim=1)) < -0.9
+    # Independent layers: the sample covariance between them is of order 1/sqrt(200), each cosine below 1.
+    assert abs(cosine_between_layers(acts)) < 4 * (1 / 200**0.5 + 1 / 2000**0.5)
+
+
+def test_covariance_draws_have_full_rank_with_fewer_prompts_than_dimensions() -> None:
+    directions = covariance_directions(normal(5, 1, 16, seed=17), 100)[:, 0]
+    assert int(torch.linalg.matrix_rank(directions)) == 16
+
+
+def test_scale_and_offset_of_the_activations_do_not_matter_to_covariance_draws() -> None:
+    base = covariance_directions(ACTS, 20)
+    torch.testing.assert_close(covariance_directions(100 * ACTS, 20), base)
+    torch.testing.assert_close(covariance_directions(ACTS + OTHER[:1], 20), base)
+
+
+@pytest.mark.parametrize("n", [4, 7, 12])
+def test_relabelling_cancels_a_shift_common_to_all_prompts(n: int) -> None:
+    """The shift has an axis of its own, so that a draw's part along it is what survives of the shift."""
+    noise = normal(n, 2, 6, seed=16)
+    noise[..., 0] = 0.0
+    shifted = noise.clone()
+    shifted[..., 0] = 64.0
+    directions = relabelled_directions(shifted, torch.zeros_like(shifted), 200)
+    assert (directions[..., 0] == 0).all()
+    torch.testing.assert_close(directions, relabelled_directions(noise, torch.zeros_like(noise), 200))
+
+
+@pytest.mark.parametrize(("n", "out"), [(4, 0), (5, 1)])
+def test_relabelling_swaps_exactly_half(n: int, out: int) -> None:
+    """Where prompt i differs along axis i alone, a draw shows its labels: two swapped, two kept, and one out if n is odd."""
+    directions = relabelled_directions(torch.eye(n, dtype=torch.float64)[:, None], torch.zeros(n, 1, n, dtype=torch.float64), 2000)
+    labels = (2 * directions[:, 0]).round()
+    torch.testing.assert_close(labels, 2 * directions[:, 0])
+    assert ((labels == 1).sum(-1) == 2).all()
+    assert ((labels == -1).sum(-1) == 2).all()
+    sits_out = (labels == 0).double().mean(0)
+    assert ((sits_out - out / n).abs() <= binomial_tolerance(out / n, 2000)).all()
+    assert (labels.mean(0).abs() < 4 / 2000**0.5).all()
+
+
+def test_relabelling_swaps_a_prompt_at_all_layers_together() -> None:
+    reference = ACTS[:, :1].expand(-1, 3, -1)
+    directions = relabelled_directions(reference, torch.zeros_like(reference), 30)
+    assert torch.equal(directions[:, 0], directions[:, 2])
+
+
+def test_swapping_reference_and_aligned_flips_every_relabelled_draw() -> None:
+    assert torch.equal(relabelled_directions(OTHER, ACTS, 30), -relabelled_directions(ACTS, OTHER, 30))
+
+
+def test_cosines_and_quantiles_by_hand() -> None:
+    """Layer 0 sees cosines (1, 0, 3/5) at the first step; layer 1 sees (0, 1, 4/5); the second step is minus the first."""
+    drift = torch.tensor([[[2.0, 0.0], [0.0, 7.0]], [[-1.0, 0.0], [0.0, -1.0]]])
+    directions = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]], [[0.6, 0.8], [0.6, 0.8]]])
+    null = NullDistribution.of(drift, directions)
+    first = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    torch.testing.assert_close(null.cosines, torch.stack([first, -first]))
+    torch.testing.assert_close(null.quantile(1.0), torch.tensor([0.7, -0.5]))  # means over layers: 0.5, 0.5, 0.7
+    torch.testing.assert_close(null.quantile(0.5), torch.tensor([0.5, -0.5]))
+    torch.testing.assert_close(null.quantile(0.75), torch.tensor([0.6, -0.5]))
+
+
+def test_exceedance_compares_the_mean_over_layers_strictly() -> None:
+    alignment = torch.tensor([[0.75, 0.25], [0.5, 0.75], [-1.0, 0.5]])  # means 0.5, 0.625, -0.25
+    assert exceedance(alignment, 0.5).tolist() == [0.0, 1.0, 0.0]
+    assert exceedance(alignment, [0.25, 0.75, -0.5]).tolist() == [1.0, 0.0, 1.0]
+    assert exceedance(alignment, torch.tensor([0.25, 0.75, -0.5])).tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(("d_model", "level"), [(1, 0.99), (8, 0.49), (8, 1.0), (8, 1.5)])
+def test_a_quantile_without_meaning_is_an_error(d_model: int, level: float) -> None:
+    with pytest.raises(ConfigError, match=f"0.5 <= level < 1, got {d_model} and {level}"):
+        isotropic_quantile(d_model, level)
+
+
+def test_too_few_prompts_are_errors() -> None:
+    with pytest.raises(ProbeError, match="at least 2 prompts, got 1"):
+        covariance_directions(ACTS[:1], 5)
+    with pytest.raises(ProbeError, match="at least 4 prompts, got 3"):
+        relabelled_directions(ACTS[:3], OTHER[:3], 5)
+    assert covariance_directions(ACTS[:2], 5).isfinite().all()
+    assert relabelled_directions(ACTS[:4], OTHER[:4], 5).isfinite().all()
+
+
+def test_directions_without_length_are_errors() -> None:
+    same = torch.ones(6, 2, 4, dtype=torch.float64)
+    with pytest.raises(NonFiniteError, match="do not vary"):
+        covariance_directions(same, 10)
+    with pytest.raises(NonFiniteError, match="do not vary"):
+        relabelled_directions(2 * same, same, 10)
+
+
+def test_no_drift_neither_exceeds_nor_falls_short() -> None:
+    with pytest.raises(NonFiniteError, match="no drift"):
+        exceedance(torch.tensor([[float("nan"), 0.9]], dtype=torch.float64), 0.1)
