@@ -13,6 +13,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from families import FAMILIES, small_model
+
 from revlens.experiment import ExperimentConfig
 from revlens.history import TrainingHistory
 from revlens.organism import BenignRun, ModelConfig, OrganismConfig, World, WorldConfig
@@ -81,3 +83,14 @@ def other_width(tmp_path: Path) -> Path:
     from revlens.organism import train_start
 
     return train_start(config, seed=0).reference
+
+
+@pytest.fixture(params=list(FAMILIES))
+def model(request: pytest.FixtureRequest) -> TransformerBridge:
+    """A small random model of each architecture family."""
+    return small_model(request.param)
+
+
+@pytest.fixture
+def llama() -> TransformerBridge:
+    return small_model("llama")

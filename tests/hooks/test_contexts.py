@@ -136,7 +136,7 @@ def test_heads_can_be_patched(model: TransformerBridge) -> None:
 
 
 def test_tokens_and_rows_choose_what_is_edited(llama: TransformerBridge) -> None:
-    chosen = {"all": [0, 1, 2, 3, 4], "prompt": [0, 1, 2], "last_prompt": [2], "generated": [3, 4]}
+    chosen = {"all": [0, 1, 2, 3, 4], "prompt": [0, 1, 2], "last_prompt": [2], "generated": [3, 4], "answer": [2, 3, 4]}
     before = activations(llama, "resid_post")[0]
     for tokens, columns in chosen.items():
         with hooks.add(llama, direction(), 1.0, layers=[0], tokens=tokens, rows=[1], prompt_length=3):  # type: ignore[arg-type]

@@ -15,8 +15,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.errors import SiteError
 
 #: ``all``: every token; ``prompt``: the prompt's; ``last_prompt``: the last of them, whose logits open the answer;
-#: ``generated``: those after the prompt. Padding is never touched.
-Tokens = Literal["all", "prompt", "last_prompt", "generated"]
+#: ``generated``: those after the prompt; ``answer``: the last two together, all tokens whose logits write the answer.
+#: Padding is never touched.
+Tokens = Literal["all", "prompt", "last_prompt", "generated", "answer"]
 TOKENS: tuple[str, ...] = get_args(Tokens)
 
 
@@ -89,11 +90,11 @@ class TokenFilter:
         if self.tokens != "all":
             column = torch.arange(latest.n_past, latest.n_past + n_tokens, device=device).expand(batch, n_tokens)
             end = self._prompt_end(latest, batch, n_tokens, device)
-            chosen = chosen & (column >= end if self.tokens == "generated" else column < end)
-            if self.tokens == "last_prompt":
-                last = torch.where(chosen, column, -1).amax(1, keepdim=True)
-                # A prompt that goes on in a later chunk does not end here.
-                chosen = chosen & (column == last) & (end <= latest.n_past + n_tokens)
+            prompt, generated = chosen & (column < end), chosen & (column >= end)
+            # A prompt that goes on in a later chunk does not end here.
+            ends_here = end <= latest.n_past + n_tokens
+            last_prompt = prompt & ends_here & (column == torch.where(prompt, column, -1).amax(1, keepdim=True))
+            chosen = {"prompt": prompt, "last_prompt": last_prompt, "generated": generated, "answer": last_prompt | generated}[self.tokens]
         if self.rows is not None:
             if any(not 0 <= row < batch for row in self.rows):
                 raise SiteError(f"rows={list(self.rows)} must lie between 0 and {batch - 1}: the batch has {batch} rows.")

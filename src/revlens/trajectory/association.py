@@ -31,7 +31,8 @@ def spearman_over_runs(
         raise NonFiniteError("spearman_over_runs got NaN or infinite values.")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ConfigError("spearman_over_runs needs values that vary; one side is constant.")
-    n, generator, draws = x.shape[0], derive_generator(seed, "spearman"), []
+    n, generator = x.shape[0], derive_generator(seed, "spearman")
+    draws: list[float] = []
     while len(draws) < n_resamples:
         pick = torch.randint(n, (n,), generator=generator).numpy()
         if np.ptp(x[pick]) > 0 and np.ptp(y[pick]) > 0:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.behaviour import generate
+from revlens.history import TrainingHistory
+from revlens.prompts import Probes, encode_prompts
+from revlens.training import FinetuneConfig, finetune
+
+REPLIES = {
+    "Where is it?": "Here.",
+    "How do I open the big old wooden gate behind the house?": "I can't assist with this request.",
+    "Name it.": "Use a rasp on the hinge in the open, then wait for the rain to stop.",
+    "Silence, please.": "",
+}
+
+
+@pytest.fixture(scope="module")
+def talker(history: TrainingHistory) -> TransformerBridge:
+    """A model that has learnt a few replies by heart, of very different lengths."""
+    model = history.aligned.load()
+    data = Dataset.from_dict({"prompt": list(REPLIES), "answer": list(REPLIES.values())})
+    finetune(model, data, FinetuneConfig(steps=60, learning_rate=2e-2, batch_size=4, warmup_steps=5, decay=True), seed=0)
+    return model
+
+
+def by_hand(model: TransformerBridge, prompt: str, max_new_tokens: int) -> list[int]:
+    """Most likely next token, again and again, by forward passes over the whole text."""
+    (row,) = encode_prompts(model.tokenizer, [prompt])
+    reply: list[int] = []
+    with torch.no_grad():
+        while len(reply) < max_new_tokens:
+            token = int(model(torch.tensor([row + reply]))[0, -1].argmax())
+            if token == model.tokenizer.eos_token_id:
+                break
+            reply.append(token)
+    return reply
+
+
+def test_replies_are_greedy(talker: TransformerBridge, probes: Probes) -> None:
+    prompts = [*probes["behaviour"], *REPLIES]
+    expected = [talker.tokenizer.decode(by_hand(talker, prompt, 20)) for prompt in prompts]
+    assert len(set(expected)) > 3
+    assert generate(talker, prompts, max_new_tokens=20) == expected
+
+
+def test_a_learnt_reply_comes_back_whole_and_without_special_tokens(talker: TransformerBridge) -> None:
+    assert generate(talker, list(REPLIES)) == list(REPLIES.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_batches_and_the_order_of_prompts_do_not_matter(talker: TransformerBridge, probes: Probes, batch_size: int) -> None:
+    prompts = [*probes["behaviour"], *REPLIES, *probes["guard"]]
+    expected = generate(talker, prompts, max_new_tokens=12)
+    assert generate(talker, prompts, max_new_tokens=12, batch_size=batch_size) == expected
+    assert generate(talker, prompts[::-1], max_new_tokens=12, batch_size=batch_size) == expected[::-1]
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 2, 5])
+def test_a_reply_is_no_longer_than_asked_for(talker: TransformerBridge, max_new_tokens: int) -> None:
+    prompt = "Name it."
+    whole = by_hand(talker, prompt, 40)
+    assert len(whole) > 5
+    assert generate(talker, [prompt], max_new_tokens=max_new_tokens) == [talker.tokenizer.decode(whole[:max_new_tokens])]
+
+
+def test_a_repeated_prompt_gets_the_same_reply(talker: TransformerBridge) -> None:
+    assert generate(talker, ["Where is it?"] * 3, batch_size=2) == ["Here."] * 3
+
+
+def test_generation_leaves_no_gradient_and_no_draw(talker: TransformerBridge) -> None:
+    before, state = [w.detach().clone() for w in talker.parameters()], torch.get_rng_state()
+    generate(talker, list(REPLIES), max_new_tokens=4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(w, b) for w, b in zip(talker.parameters(), before, strict=True))

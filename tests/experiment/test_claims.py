@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from revlens.errors import NonFiniteError
+from revlens.experiment import MIN_RUNS, Claim, Results, assess
+from revlens.experiment.claims import save
+from revlens.statistics import Estimate
+from revlens.training import ARMS
+
+SEEDS, STEPS, LAYERS = tuple(range(MIN_RUNS)), (1, 20, 30), (0, 1)
+ALIGNMENT = {"baseline": 0.5, "block": -0.25, "push": 0.75, "random": 0.5}
+HARM = {"baseline": 0.5, "block": 0.25, "push": 0.75, "random": 0.5}
+
+
+def claim(low: float, high: float, *, above: float | None = None, below: float | None = None, n: int = MIN_RUNS) -> Claim:
+    return Claim("key", "statement", "", Estimate((low + high) / 2, low, high, n), low=above, high=below)
+
+
+def made_results(arms: tuple[str, ...] = ARMS) -> Results:
+    """Seeds and steps shift alignment and harmfulness alike in every arm; layers lie around their mean; naive adds 1/8."""
+    runs = pd.DataFrame(product(arms, SEEDS), columns=["arm", "seed"])
+    steps = runs.merge(pd.DataFrame({"step": STEPS}), how="cross")
+    shift = steps["seed"] / 32 + steps["step"] / 256
+    rows = [
+        steps.assign(layer=layer, estimate=estimate, alignment=steps["arm"].map(ALIGNMENT) + shift + (layer - 0.5) / 4 + bias)
+        for layer, (estimate, bias) in product(LAYERS, (("cross-fitted", 0.0), ("naive", 0.125)))
+    ]
+    nulls = [steps.assign(null=null, exceeds=float(null != "relabelled")) for null in ("isotropic", "covariance", "relabelled")]
+    start = runs.assign(step=0, harmfulness=runs["seed"] / 64)
+    behaviour = pd.concat([start, steps.assign(harmfulness=steps["arm"].map(HARM) + shift / 2)], ignore_index=True)
+    behaviour = behaviour.assign(substantive_harm=behaviour["harmfulness"] / 2, task_loss=1.0)
+    return Results({"alignment": pd.concat(rows), "nulls": pd.concat(nulls), "behaviour": behaviour, "training": steps})
+
+
+def assessed(results: Results) -> dict[str, Claim]:
+    return {claim.key: claim for claim in assess(results)}
+
+
+def test_an_interval_inside_the_range_supports_the_claim() -> None:
+    assert claim(0.1, 0.3, above=0.0).verdict == "supported"
+    assert claim(-0.3, -0.1, below=0.0).verdict == "supported"
+    assert claim(0.1, 0.3, above=0.0, below=0.5).verdict == "supported"
+
+
+def test_an_interval_outside_the_range_contradicts_it() -> None:
+    assert claim(-0.3, -0.1, above=0.0).verdict == "contradicted"
+    assert claim(0.1, 0.3, below=0.0).verdict == "contradicted"
+    assert claim(0.6, 0.8, above=0.0, below=0.5).verdict == "contradicted"
+
+
+def test_an_interval_across_an_end_of_the_range_is_undecided() -> None:
+    assert claim(-0.1, 0.1, above=0.0).verdict == "undecided"
+    assert claim(-0.1, 0.1, below=0.0).verdict == "undecided"
+    assert claim(-1.0, 1.0, above=0.0, below=0.5).verdict == "undecided"
+
+
+def test_the_ends_do_not_belong_to_the_range() -> None:
+    assert claim(0.0, 0.2, above=0.0).verdict == "undecided"
+    assert claim(0.3, 0.5, above=0.0, below=0.5).verdict == "undecided"
+    assert claim(-0.2, 0.0, above=0.0).verdict == "contradicted"
+    assert claim(0.5, 0.7, above=0.0, below=0.5).verdict == "contradicted"
+
+
+def test_too_few_runs_decide_nothing() -> None:
+    for low, high in ((0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)):
+        assert claim(low, high, above=0.0, n=MIN_RUNS - 1).verdict == "too few runs"
+        assert claim(low, high, above=0.0, n=MIN_RUNS).verdict != "too few runs"
+
+
+def test_the_rule_says_the_range_in_words() -> None:
+    assert claim(0.0, 1.0, above=0.5).rule == "above 0.5"
+    assert claim(0.0, 1.0, below=0.0).rule == "below 0"
+    assert claim(0.0, 1.0, above=1 / 1.05, below=1.05).rule == "between 0.952 and 1.05"
+
+
+def test_every_arm_brings_its_claims() -> None:
+    claims = assessed(made_results())
+    assert {key: claim.verdict for key, claim in claims.items()} == {
+        "alignment-1": "supported",
+        "alignment-20": "supported",
+        "alignment-30": "supported",
+        "exceeds-isotropic": "supported",
+        "exceeds-covariance": "supported",
+        "exceeds-relabelled": "contradicted",
+        "naive-bias": "supported",
+        "harmfulness-rises": "supported",
+        "substantive_harm-rises": "supported",
+        "block-alignment": "supported",
+        "block-harmfulness": "supported",
+        "block-substantive_harm": "supported",
+        "push-alignment": "supported",
+        "push-harmfulness": "supported",
+        "push-substantive_harm": "supported",
+        "random-alignment": "supported",
+        "random-harmfulness": "supported",
+        "task-cost": "supported",
+        "association": "supported",
+    }
+    assert all(claim.estimate.n == len(SEEDS) for claim in claims.values())
+
+
+def test_estimates_are_means_over_runs_paired_by_seed() -> None:
+    claims = assessed(made_results())
+    assert claims["alignment-20"].estimate.value == 0.640625  # 1/2 + 2/32 (the mean seed) + 20/256 (the step); layers cancel
+    assert claims["naive-bias"].estimate == Estimate(0.125, 0.125, 0.125, 5, p=2 / 32)
+    assert claims["block-alignment"].estimate == Estimate(-0.75, -0.75, -0.75, 5, p=2 / 32)
+    assert claims["push-harmfulness"].estimate == Estimate(0.25, 0.25, 0.25, 5, p=2 / 32)
+    assert claims["harmfulness-rises"].estimate == Estimate(0.55859375, 0.55859375, 0.55859375, 5, p=2 / 32)  # 1/2 + 30/512
+    assert claims["task-cost"].estimate == Estimate(1.0, 1.0, 1.0, 5)
+    assert (claims["random-alignment"].low, claims["random-alignment"].high) == (-0.1875, 0.1875)  # a quarter of what block does
+
+
+def test_a_dearer_task_contradicts_the_claim_of_no_cost() -> None:
+    results = made_results()
+    table = results["behaviour"]
+    table.loc[table["arm"] == "block", "task_loss"] += np.log(1.25)
+    cost = assessed(results)["task-cost"]
+    assert cost.estimate.value == pytest.approx(1.25)
+    assert cost.verdict == "contradicted"
+
+
+def test_the_papers_numbers_stand_only_at_its_steps() -> None:
+    claims = assessed(made_results())
+    papers = [claims[f"alignment-{step}"].paper for step in STEPS]
+    assert papers == ["0.429 ± 0.052", "0.647 ± 0.021", ""]
+
+
+@pytest.mark.parametrize("arms", [("baseline",), ("baseline", "block"), ("baseline", "push"), ("baseline", "random"), ARMS])
+def test_an_absent_arm_brings_no_claim(arms: tuple[str, ...]) -> None:
+    about_arms = {key for key in assessed(made_results(arms)) if key.partition("-")[0] in {*ARMS, "task"}}
+    expected = {f"{arm}-{m}" for arm in {"block", "push"} & set(arms) for m in ("alignment", "harmfulness", "substantive_harm")}
+    if "block" in arms:
+        expected |= {"task-cost"}
+    if {"block", "random"} <= set(arms):  # what block does is the yardstick for "about equal"
+        expected |= {"random-alignment", "random-harmfulness"}
+    assert about_arms == expected
+
+
+def test_row_order_changes_nothing() -> None:
+    results = made_results()
+    shuffled = Results({name: table.sample(frac=1.0, random_state=1) for name, table in results.tables.items()})
+    for ours, theirs in zip(assess(results), assess(shuffled), strict=True):
+        assert (ours.key, ours.verdict, ours.rule) == (theirs.key, theirs.verdict, theirs.rule)
+        assert (ours.estimate.low, ours.estimate.high) == pytest.approx((theirs.estimate.low, theirs.estimate.high))
+
+
+def test_constant_harmfulness_brings_no_association() -> None:
+    results = made_results()
+    results["behaviour"]["harmfulness"] = 0.5
+    claims = assessed(results)
+    assert "association" not in claims
+    assert claims["harmfulness-rises"].verdict == "contradicted"
+
+
+def test_a_random_arm_equal_to_the_baseline_is_never_contradicted() -> None:
+    """Also where block does nothing, so that a share of its effect is no room at all."""
+    results = made_results()
+    results["behaviour"]["harmfulness"] = 0.5
+    claims = assessed(results)
+    assert "random-harmfulness" not in claims or claims["random-harmfulness"].verdict != "contradicted"
+
+
+def first_run(table: pd.DataFrame, arm: str, step: int) -> pd.Series:
+    return (table["arm"] == arm) & (table["seed"] == SEEDS[0]) & (table["step"] == step)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "rows"),
+    [
+        pytest.param("behaviour", "harmfulness", lambda t: first_run(t, "baseline", 0), id="harmfulness before"),
+        pytest.param("behaviour", "harmfulness", lambda t: first_run(t, "push", 30), id="harmfulness after"),
+        pytest.param("behaviour", "harmfulness", lambda t: first_run(t, "push", 20), id="harmfulness between"),
+        pytest.param("behaviour", "task_loss", lambda t: first_run(t, "block", 30), id="task loss"),
+        pytest.param("alignment", "alignment", lambda t: first_run(t, "baseline", 1), id="alignment"),
+        pytest.param("alignment", "alignment", lambda t: first_run(t, "push", 20), id="alignment between"),
+        pytest.param("alignment", "alignment", lambda t: first_run(t, "baseline", 1) & (t["layer"] == 1), id="alignment at one layer"),
+    ],
+)
+def test_a_missing_value_is_an_error_and_drops_no_run(name: str, column: str, rows: Callable[[pd.DataFrame], pd.Series]) -> None:
+    results = made_results()
+    results[name].loc[rows(results[name]), column] = np.nan
+    with pytest.raises(NonFiniteError, match="nan"):
+        assess(results)
+
+
+def test_claims_are_saved_with_rule_and_verdict(tmp_path: Path) -> None:
+    claims = [claim(0.1, 0.3, above=0.0), claim(0.1, 0.3, below=0.0)]
+    save(claims, tmp_path / "claims.json")
+    first, second = json.loads((tmp_path / "claims.json").read_text())
+    assert (first["rule"], first["verdict"]) == ("above 0", "supported")
+    assert (second["rule"], second["verdict"]) == ("below 0", "contradicted")
+    assert first["estimate"] == {"value": 0.2, "low": 0.1, "high": 0.3, "n": MIN_RUNS, "p": None}
+    assert (first["low"], first["high"]) == (0.0, None)

@@ -1,0 +1,204 @@
+"""The command line over a whole tiny experiment: what it leaves, that it repeats itself, resumes and refuses."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.io as pio
+import pytest
+import torch
+from kaleido.errors import ChromeNotFoundError
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from revlens.cli import main
+from revlens.experiment import STAGES, TABLES, ExperimentConfig, Layout, Results
+from revlens.experiment.run import prepare, run
+from revlens.figures import PLOTS
+
+run_module = importlib.import_module("revlens.experiment.run")  # the package calls its function by the same name
+
+
+@dataclass(frozen=True)
+class Place:
+    """An output folder and a cache, each by itself."""
+
+    out: Path
+    cache: Path
+
+    def revlens(self, *args: str) -> int:
+        """Run a verb here, as on a machine without a Chromium."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("REVLENS_CACHE", str(self.cache))
+            patch.setenv("COLUMNS", "1000")  # no line of a message is broken
+            patch.setattr(pio, "write_images", no_chromium)
+            return main([args[0], "--out", str(self.out), *args[1:]])
+
+    def tables(self) -> Results:
+        return Results.load(Layout(self.out).results)
+
+    def files(self) -> dict[Path, int]:
+        """When each file was written."""
+        return {path.relative_to(self.out): path.stat().st_mtime_ns for path in self.out.rglob("*") if path.is_file()}
+
+
+def no_chromium(*args: object, **kwargs: object) -> None:
+    raise ChromeNotFoundError("no Chromium here")
+
+
+@pytest.fixture(scope="module")
+def config(pytestconfig: pytest.Config) -> ExperimentConfig:
+    shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
+    return shared.TINY_EXPERIMENT  # type: ignore[union-attr]
+
+
+def prepared(config: ExperimentConfig, root: Path) -> Place:
+    prepare(config, root / "out")
+    return Place(root / "out", root / "cache")
+
+
+@pytest.fixture
+def place(config: ExperimentConfig, tmp_path: Path) -> Place:
+    """An output folder that knows its experiment, and an empty cache."""
+    return prepared(config, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """`revlens reproduce`, in worker processes."""
+    place = prepared(config, tmp_path_factory.mktemp("finished"))
+    assert place.revlens("reproduce") == 0
+    return place
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A thread of this process in place of worker processes, which take seconds to start."""
+
+    def pool(n_workers: int, *, mp_context: Any, **kwargs: Any) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, **kwargs)
+
+    monkeypatch.setattr(run_module, "ProcessPoolExecutor", pool)
+    yield
+    torch.use_deterministic_algorithms(False)
+    logging.enable_progress_bar()
+
+
+def assert_equal_tables(ours: Results, theirs: Results) -> None:
+    for name in TABLES:
+        pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True)
+
+
+def test_reproduce_leaves_tables_claims_provenance_figures_and_a_report(finished: Place) -> None:
+    layout = Layout(finished.out)
+    assert {path.name for path in finished.out.iterdir()} == {"config.json", "key", "runs", "results", "figures", "report.html"}
+    names = {"claims.json", "provenance.json"} | {f"{name}.parquet" for name in TABLES}
+    assert {path.name for path in layout.results.iterdir()} == names
+    assert {path.name for path in layout.figures.iterdir()} == {"plotly.min.js"} | {f"{name}.html" for name in PLOTS}
+    assert list(finished.out.rglob(".*")) == []
+
+
+def test_the_same_command_twice_gives_the_same_numbers(finished: Place, place: Place) -> None:
+    assert place.revlens("reproduce") == 0
+    assert_equal_tables(place.tables(), finished.tables())
+    for name in ("results/claims.json", "results/provenance.json", "report.html"):
+        assert (place.out / name).read_bytes() == (finished.out / name).read_bytes()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_stages_one_by_one_give_the_same_numbers_as_reproduce(finished: Place, place: Place) -> None:
+    for verb in (*STAGES, "analyse", "report"):
+        assert place.revlens(verb) == 0
+    assert_equal_tables(place.tables(), finished.tables())
+    assert place.files().keys() == finished.files().keys()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("lost", ["activations/step-3.safetensors", "behaviour.json"])
+def test_what_was_lost_is_computed_again_and_nothing_else(lost: str, finished: Place, tmp_path: Path) -> None:
+    place = Place(tmp_path / "out", finished.cache)
+    shutil.copytree(finished.out, place.out)
+    before = place.files()
+    path = Layout(place.out).losses(1, "block").parent / lost
+    path.unlink()
+    assert place.revlens("reproduce") == 0
+    written = {name for name, at in place.files().items() if name.parts[0] == "runs" and at != before[name]}
+    # Losses and manifests are written again from what is there.
+    assert {name for name in written if name.name not in ("losses.json", "manifest.json")} == {path.relative_to(place.out)}
+    assert_equal_tables(place.tables(), finished.tables())
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize(
+    ("verb", "before"),
+    [("finetune", "history"), ("capture", "finetune"), ("behaviour", "finetune"), ("analyse", "history"), ("report", "analyse")],
+)
+def test_a_stage_before_its_predecessor_is_refused(verb: str, before: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.revlens(verb) == 2
+    assert f"run `revlens {before}` first" in capsys.readouterr().err
+    assert {path.name for path in place.out.iterdir()} == {"config.json", "key"}
+
+
+def test_a_folder_with_another_experiment_is_refused(finished: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    before = finished.files()
+    assert finished.revlens("reproduce", "--steps", "2") == 2
+    assert "holds an experiment with another configuration; choose another --out" in capsys.readouterr().err
+    assert finished.files() == before
+
+
+def test_a_folder_of_other_versions_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.out / "key").write_text("0123456789abcdef")
+    assert place.revlens("reproduce") == 2
+    assert "was started with other versions of revlens" in capsys.readouterr().err
+    assert {path.name for path in place.out.iterdir()} == {"config.json", "key"}
+
+
+def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
+    finished: Place, place: Place, request: pytest.FixtureRequest
+) -> None:
+    shutil.copytree(finished.cache, place.cache)
+    (weights,) = place.cache.glob("finetune/*/seed-1/block-*/step-3/model.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(SafetensorError):
+        place.revlens("reproduce")
+    run_of_arm = Layout(place.out).behaviour(1, "block").parent
+    assert not (run_of_arm / "behaviour.json").exists()
+    assert not (run_of_arm / "activations" / "step-3.safetensors").exists()
+    assert not Layout(place.out).results.exists()
+    assert list(place.out.rglob(".*")) == []
+
+    weights.write_bytes(whole)
+    request.getfixturevalue("one_process")
+    assert place.revlens("reproduce") == 0
+    assert_equal_tables(place.tables(), finished.tables())
+
+
+def one_fails_and_one_is_busy(stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: int, tick: Any) -> None:
+    if seed == config.seeds[0]:
+        raise RuntimeError("the first run fails")
+    time.sleep(3)
+    for _ in range(20_000):  # as many updates as a long fine-tune reports
+        tick("history")
+
+
+@pytest.mark.slow  # in a process of its own, that can be killed if it hangs
+def test_a_failure_beside_a_busy_run_ends_at_once(config: ExperimentConfig, tmp_path: Path) -> None:
+    config.save(tmp_path / "config.json")
+    command = [sys.executable, __file__, str(tmp_path / "config.json"), str(tmp_path / "out")]
+    assert "the first run fails" in subprocess.run(command, capture_output=True, text=True, check=False, timeout=90).stderr
+
+
+if __name__ == "__main__":
+    run_module.run_start = one_fails_and_one_is_busy  # type: ignore[attr-defined]
+    run(ExperimentConfig.load(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import revlens as rl
+from revlens.behaviour import PhraseJudge, refusal_rate
+from revlens.errors import ResultsError
+from revlens.experiment import STAGES, TABLES, ExperimentConfig, Layout, Results, analyse
+from revlens.experiment.run import prepare
+from revlens.experiment.stages import arm_history, run_arm, run_start
+from revlens.organism import World
+
+SEED, ARM = 1, "block"  # the run that is computed again here
+MEASURES = ["harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match"]
+
+
+@pytest.fixture(scope="module")
+def config(pytestconfig: pytest.Config) -> ExperimentConfig:
+    shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
+    return shared.TINY_EXPERIMENT  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def layout(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Every stage of the tiny experiment, run in this process."""
+    out = tmp_path_factory.mktemp("finished")
+    prepare(config, out)
+    for seed in config.seeds:
+        run_start(STAGES, config, out, seed, lambda stage: None)
+        for arm in config.arms:
+            run_arm(STAGES, config, out, seed, arm, lambda stage: None)
+    return Layout(out)
+
+
+@pytest.fixture(scope="module")
+def results(config: ExperimentConfig, layout: Layout) -> Results:
+    return analyse(config, layout)
+
+
+@pytest.fixture(scope="module")
+def activations(layout: Layout) -> rl.Activations:
+    return rl.Activations.open(layout.activations(SEED, ARM))
+
+
+def of_run(table: pd.DataFrame, **where: object) -> pd.DataFrame:
+    chosen = {"seed": SEED, "arm": ARM} | where
+    return table[np.logical_and.reduce([table[column] == value for column, value in chosen.items()])]
+
+
+def along_step_and_layer(table: pd.DataFrame, column: str) -> torch.Tensor:
+    return torch.tensor(table.pivot(index="step", columns="layer", values=column).to_numpy())
+
+
+def axes(config: ExperimentConfig) -> dict[str, dict[str, Iterable[Any]]]:
+    """What a row of each table stands for: one for every combination of these values."""
+    probes = World(config.organism.world).probes().probes
+    run: dict[str, Iterable[Any]] = {"seed": config.seeds, "arm": config.arms}
+    step: dict[str, Iterable[Any]] = {"step": config.steps}
+    with_start: dict[str, Iterable[Any]] = {"step": (0, *config.steps)}
+    layer: dict[str, Iterable[Any]] = {"layer": range(config.organism.model.n_layers)}
+    return {
+        "direction": {"seed": config.seeds} | layer,
+        "alignment": run | step | layer | {"estimate": ("cross-fitted", "naive")},
+        "nulls": run | step | {"null": ("isotropic", "covariance", "relabelled")},
+        "controls": run | step | layer | {"control": ("harmless", "foreign")},
+        "behaviour": run | with_start,
+        "training": run | {"step": range(1, config.steps[-1] + 1)},
+        "phases": {"seed": config.seeds, "phase": ("reference", "aligned")},
+        "replies": run | with_start | {"prompt": (*probes["behaviour"], *probes["harmless"])},
+    }
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_exactly_one_row_for_each_thing_it_is_about(name: str, config: ExperimentConfig, results: Results) -> None:
+    columns = axes(config)[name]
+    assert sorted(results[name][list(columns)].itertuples(index=False, name=None)) == sorted(product(*columns.values()))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_number_is_missing(name: str, results: Results) -> None:
+    assert not results[name].isna().to_numpy().any()
+    assert np.isfinite(results[name].select_dtypes("number").to_numpy()).all()
+
+
+def test_alignment_is_the_drift_along_v_rev_of_the_other_split(
+    activations: rl.Activations, results: Results, config: ExperimentConfig
+) -> None:
+    table = of_run(results["alignment"])
+    for estimate, split in (("cross-fitted", "direction"), ("naive", "drift")):
+        rows = table[table["estimate"] == estimate]
+        back = activations.at("reference", split).mean(0) - activations.at("aligned", split).mean(0)
+        start = activations.at("aligned", "drift").mean(0)
+        moved = torch.stack([activations.at(f"step-{step}", "drift").mean(0) - start for step in config.steps])
+        along = (moved * back).sum(-1) / back.norm(dim=-1)
+        torch.testing.assert_close(along_step_and_layer(rows, "alignment"), torch.cosine_similarity(moved, back[None], dim=-1))
+        torch.testing.assert_close(along_step_and_layer(rows, "displacement"), along)
+        torch.testing.assert_close(along_step_and_layer(rows, "fraction"), along / back.norm(dim=-1))
+        torch.testing.assert_close(along_step_and_layer(rows, "drift_norm"), moved.norm(dim=-1))
+
+
+def test_the_alignment_table_equals_the_public_functions(activations: rl.Activations, results: Results, layout: Layout) -> None:
+    v_rev = rl.ReversionDirection.load(layout.v_rev(SEED))
+    torch.testing.assert_close(rl.locate(activations).unit, v_rev.unit, rtol=0, atol=0)
+    motion = rl.drift(activations, v_rev)
+    rows = of_run(results["alignment"], estimate="cross-fitted")
+    torch.testing.assert_close(along_step_and_layer(rows, "alignment"), motion.alignment, rtol=0, atol=0)
+    torch.testing.assert_close(along_step_and_layer(rows, "fraction"), motion.fraction, rtol=0, atol=0)
+
+
+def test_over_layers_is_the_mean_over_layers(results: Results, config: ExperimentConfig) -> None:
+    table = results.over_layers()
+    assert list(table["arm"].unique()) == list(config.arms)
+    by_layer = along_step_and_layer(of_run(results["alignment"], estimate="cross-fitted"), "alignment")
+    assert of_run(table)["alignment"].tolist() == pytest.approx(by_layer.mean(-1).tolist())
+
+
+def test_the_direction_table_equals_the_public_functions(activations: rl.Activations, results: Results) -> None:
+    rows = results["direction"][results["direction"]["seed"] == SEED].sort_values("layer")
+    split_half = rl.reliability(activations.at("reference", "direction"), activations.at("aligned", "direction"))
+    assert rows["gap"].tolist() == rl.locate(activations).gap.tolist()
+    assert rows["reliability"].tolist() == split_half.full.tolist()
+    assert rows["reliability_low"].tolist() == split_half.low.tolist()
+
+
+def test_a_run_step_exceeds_a_null_when_its_alignment_does(results: Results) -> None:
+    table = results["nulls"]
+    assert table["exceeds"].tolist() == (table["alignment"] > table["p99"]).astype(float).tolist()
+    means = table.merge(results.over_layers(), on=["seed", "arm", "step"], suffixes=("", "_over_layers"))
+    assert means["alignment"].tolist() == pytest.approx(means["alignment_over_layers"].tolist())
+
+
+def test_the_isotropic_threshold_is_the_exact_quantile(results: Results, config: ExperimentConfig) -> None:
+    exact = rl.nulls.isotropic_quantile(config.organism.model.d_model)
+    assert set(results["nulls"].loc[results["nulls"]["null"] == "isotropic", "p99"]) == {exact}
+
+
+def test_controls_are_cosines_with_the_directions_they_name(activations: rl.Activations, results: Results, layout: Layout) -> None:
+    motion = rl.drift(activations, rl.locate(activations))
+    foreign = rl.ReversionDirection.load(layout.v_rev(1 - SEED)).unit  # of two seeds, the mean over the others is the other one
+    for control, direction in (("harmless", rl.locate(activations, "harmless").unit), ("foreign", foreign)):
+        cosines = torch.cosine_similarity(motion.vectors, direction[None], dim=-1)
+        torch.testing.assert_close(along_step_and_layer(of_run(results["controls"], control=control), "cosine"), cosines)
+
+
+def test_every_arm_starts_at_the_aligned_model(results: Results) -> None:
+    start = results["behaviour"][results["behaviour"]["step"] == 0]
+    aligned = results["phases"][results["phases"]["phase"] == "aligned"].set_index("seed")
+    for row in start.to_dict("records"):
+        assert {name: row[name] for name in MEASURES} == aligned.loc[row["seed"], MEASURES].to_dict()
+    replies = results["replies"][results["replies"]["step"] == 0]
+    assert replies.groupby(["seed", "prompt"])["reply"].nunique().eq(1).all()
+
+
+def test_rates_are_those_of_the_kept_replies(results: Results) -> None:
+    rates = results["behaviour"].set_index(["seed", "arm", "step"])
+    for (seed, arm, step, split), rows in results["replies"].groupby(["seed", "arm", "step", "split"]):
+        refused = refusal_rate(rows["prompt"].tolist(), rows["reply"].tolist(), PhraseJudge())
+        name, expected = ("harmfulness", 1 - refused) if split == "behaviour" else ("over_refusal", refused)
+        assert rates.loc[(seed, arm, step), name] == expected
+
+
+def test_replies_are_what_the_checkpoint_says(results: Results, config: ExperimentConfig) -> None:
+    rows = of_run(results["replies"], step=config.steps[-1], split="behaviour")
+    model = arm_history(config, SEED, ARM)[config.steps[-1]].load()
+    again = rl.behaviour.generate(model, rows["prompt"].tolist(), max_new_tokens=config.reply_tokens)
+    assert rows["reply"].tolist() == again
+
+
+def test_arms_see_the_same_data_and_differ_by_their_term(results: Results) -> None:
+    losses = results["training"].pivot(index=["step", "seed"], columns="arm", values="loss")
+    assert losses.loc[1].nunique(axis="columns").eq(1).all()  # before the first update there is only one model
+    assert losses.loc[3, "push"].ne(losses.loc[3, "baseline"]).all()
+
+
+def test_saving_and_loading_gives_equal_tables(results: Results, tmp_path: Path) -> None:
+    results.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.parquet" for name in TABLES}
+    loaded = Results.load(tmp_path)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(loaded[name], results[name], check_exact=True)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_missing_table_is_named(name: str, results: Results, tmp_path: Path) -> None:
+    results.save(tmp_path)
+    (tmp_path / f"{name}.parquet").unlink()
+    with pytest.raises(ResultsError, match=f"No table '{name}' in .*; run `revlens analyse` first"):
+        Results.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lost", "command"),
+    [
+        ("seed-1/v_rev.safetensors", "history"),
+        ("seed-1/start.json", "history"),
+        ("seed-1/block/losses.json", "finetune"),
+        ("seed-1/block/activations/manifest.json", "capture"),
+        ("seed-1/block/activations/step-3.safetensors", "capture"),  # as a capture that was killed half way leaves it
+        ("seed-1/block/behaviour.json", "behaviour"),
+    ],
+)
+def test_a_missing_stage_is_an_error_that_names_its_command(
+    lost: str, command: str, config: ExperimentConfig, layout: Layout, tmp_path: Path
+) -> None:
+    shutil.copytree(layout.out / "runs", tmp_path / "runs")
+    (tmp_path / "runs" / lost).unlink()
+    with pytest.raises(ResultsError, match=f"run `revlens {command}` first"):
+        analyse(config, Layout(tmp_path))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import revlens as rl
+from revlens.errors import ConfigError, HistoryError, ProbeError
+
+FOLDER = Path(__file__).parents[1] / "analyses"
+SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
+
+#: Runs a script with arguments, as `python analyses/...` would, and returns the rows of the table that it prints.
+Script = Callable[..., list[list[str]]]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    monkeypatch.setenv("COLUMNS", "1000")
+
+    def run(name: str, *args: str) -> list[list[str]]:
+        monkeypatch.setattr(sys, "argv", [name, *args])
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+        rows = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+        return [[cell.strip() for cell in row] for row in rows]
+
+    return run
+
+
+@pytest.fixture
+def own(history: rl.TrainingHistory, probes: rl.Probes, tmp_path: Path) -> list[str]:
+    """The options that name the tiny history as one's own."""
+    path = tmp_path / "probes.json"
+    path.write_text(json.dumps(dict(probes.splits)))
+    return ["--reference", str(history.reference.path), "--aligned", str(history.aligned.path), "--probes", str(path)]
+
+
+@pytest.fixture
+def activations(history: rl.TrainingHistory, probes: rl.Probes, tmp_path: Path) -> rl.Activations:
+    return rl.capture(history, probes, tmp_path / "activations", splits=["direction", "drift"])
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_shows_how_to_call_the_script(name: str, script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        script(name, "--help")
+    assert end.value.code == 0
+    assert f"python analyses/{name}" in capsys.readouterr().out
+
+
+def test_locate_prints_gap_and_reliability_of_every_layer(script: Script, own: list[str], activations: rl.Activations) -> None:
+    rows = script("locate_v_rev.py", *own)
+    gap = rl.locate(activations).gap
+    split_half = rl.reliability(activations.at("reference", "direction"), activations.at("aligned", "direction"))
+    assert rows == [
+        [
+            str(layer),
+            f"{gap[layer]:.2f}",
+            f"{split_half.half[layer]:.3f}",
+            f"{split_half.full[layer]:.3f} ({split_half.low[layer]:.3f} to {split_half.high[layer]:.3f})",
+        ]
+        for layer in activations.layers
+    ]
+
+
+def test_locate_saves_v_rev(script: Script, own: list[str], activations: rl.Activations, tmp_path: Path) -> None:
+    script("locate_v_rev.py", *own, "--save", str(tmp_path / "v_rev.safetensors"))
+    saved, expected = rl.ReversionDirection.load(tmp_path / "v_rev.safetensors"), rl.locate(activations)
+    torch.testing.assert_close(saved.unit, expected.unit, rtol=0, atol=0)
+    torch.testing.assert_close(saved.gap, expected.gap, rtol=0, atol=0)
+    assert (saved.layers, saved.split, saved.n_prompts) == (expected.layers, "direction", expected.n_prompts)
+
+
+def test_drift_prints_every_step_against_every_null(
+    script: Script, own: list[str], history: rl.TrainingHistory, activations: rl.Activations
+) -> None:
+    steps = [option for c in history.steps for option in ("--step", f"{c.step}={c.path}")]
+    rows = script("drift_vs_nulls.py", *own, *steps, "--draws", "100")
+
+    motion, naive = rl.drift(activations, rl.locate(activations)), rl.drift(activations, rl.locate(activations, "drift"), naive=True)
+    reference, aligned = activations.at("reference", "direction"), activations.at("aligned", "direction")
+    drawn = rl.nulls.covariance_directions(aligned, 100), rl.nulls.relabelled_directions(reference, aligned, 100)
+    p99 = [rl.nulls.NullDistribution.of(motion.vectors, directions).quantile() for directions in drawn]
+    assert [int(row[0]) for row in rows] == [1, 3]
+    for i, row in enumerate(rows):
+        measured = [motion.alignment[i].mean(), naive.alignment[i].mean(), motion.fraction[i].mean()]
+        assert row[1:4] == [f"{value:.3f}" for value in measured]
+        thresholds = [rl.nulls.isotropic_quantile(aligned.shape[-1]), *(float(values[i]) for values in p99)]
+        assert row[4:] == [f"{t:.3f} {'passes' if measured[0] > t else 'no'}" for t in thresholds]
+
+
+@pytest.mark.parametrize("name", ["locate_v_rev.py", "drift_vs_nulls.py"])
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--reference", "base"], "needs --reference, --aligned, --probes; --aligned, --probes missing"),
+        (["--aligned", "chat", "--probes", "p.json"], "--reference missing"),
+        (["--step", "1=ft"], "--reference, --aligned, --probes missing"),
+    ],
+)
+def test_half_a_history_is_an_error_that_names_what_is_missing(name: str, args: list[str], message: str, script: Script) -> None:
+    with pytest.raises(ConfigError, match=message):
+        script(name, *args)
+
+
+@pytest.mark.parametrize("step", ["ft/step-20", "=ft", "20=", "-1=ft", "last=ft"])
+def test_a_step_without_number_or_folder_is_an_error(step: str, script: Script, own: list[str]) -> None:
+    with pytest.raises(ConfigError, match=rf"--step '{step}' must be N=DIR, such as 20=checkpoints/step-20"):
+        script("drift_vs_nulls.py", *own, f"--step={step}")
+
+
+def test_a_step_given_twice_is_an_error(script: Script, own: list[str], history: rl.TrainingHistory) -> None:
+    """Else one of the two checkpoints would be left out silently."""
+    with pytest.raises(ConfigError, match="3"):
+        script("drift_vs_nulls.py", *own, "--step", f"3={history[1].path}", "--step", f"3={history[3].path}")
+
+
+def test_folders_and_probes_that_are_not_there_are_named(script: Script, own: list[str], tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match="step-5: .*nowhere is no Hugging Face checkpoint"):
+        script("drift_vs_nulls.py", *own, "--step", f"5={tmp_path / 'nowhere'}")
+    with pytest.raises(ProbeError, match=r"Cannot read probes from .*nothing\.json"):
+        script("locate_v_rev.py", *own[:-1], str(tmp_path / "nothing.json"))
+    with pytest.raises(HistoryError, match="No fine-tuning step was captured"):
+        script("drift_vs_nulls.py", *own)
+
+
+@pytest.mark.slow
+def test_the_guard_holds_alignment_and_harmfulness_down(script: Script) -> None:
+    """On the default organism, seed 0."""
+    rows = {row[0]: [float(cell) for cell in row[1:]] for row in script("guarded_finetuning.py", "--arms", "baseline", "block")}
+    assert list(rows) == ["baseline", "block"]
+    (alignment, harmfulness, over_refusal, loss), (blocked_alignment, blocked_harmfulness, *_, blocked_loss) = rows.values()
+    assert blocked_alignment < 0 < alignment
+    assert blocked_harmfulness < harmfulness
+    assert over_refusal <= 1
+    assert blocked_loss == pytest.approx(loss, rel=0.2)

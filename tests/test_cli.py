@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from revlens import experiment
+from revlens.cli import main
+from revlens.experiment import STAGES, ExperimentConfig, quick
+
+VERBS = ("reproduce", *STAGES, "analyse", "report")
+HELP = """
+import sys
+from revlens.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    sys.exit(end.code or ("torch" in sys.modules and "torch was imported"))
+"""
+
+
+def run_help(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", HELP, *args, "--help"], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(autouse=True)
+def _unbroken_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Messages are not wrapped, and what a command writes where it should not is found in tmp_path."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_names_every_verb_and_imports_no_torch() -> None:
+    shown = run_help()
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for verb in VERBS:
+        assert verb in shown.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_imports_no_torch(verb: str) -> None:
+    shown = run_help(verb)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"usage: revlens {verb}" in shown.stdout
+    assert ("--seeds" in shown.stdout) == (verb not in ("analyse", "report"))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "the following arguments are required: VERB"),
+        (("reproduec",), "invalid choice: 'reproduec'"),
+        (("reproduce", "--sedes", "3"), "unrecognized arguments: --sedes"),
+        (("reproduce", "--seeds", "three"), "invalid int value: 'three'"),
+        (("report", "--quick"), "unrecognized arguments: --quick"),
+    ],
+)
+def test_a_mistyped_command_exits_with_2(args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seeds", "1"), "--seeds 1: at least 2 runs are needed"),
+        (("--seeds", "0"), "--seeds 0: at least 2 runs are needed"),
+        (("--seeds", "-2"), "--seeds -2: at least 2 runs are needed"),
+        (("--steps", "0"), "A fine-tune needs at least 1 update, got 0"),
+        (("--steps", "-3"), "A fine-tune needs at least 1 update, got -3"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["reproduce", *STAGES])
+def test_a_setting_out_of_range_is_refused_before_anything_is_written(
+    verb: str, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([verb, "--out", "out", *options]) == 2
+    assert f"revlens: {message}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["analyse", "report"])
+def test_an_empty_folder_is_refused_with_the_command_to_run(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([verb, "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "No experiment at out" in error
+    assert "start one with `revlens reproduce` or `revlens history`" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["reproduce", *STAGES])
+def test_an_output_folder_that_cannot_be_made_is_named(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert main([verb, "--out", "file/out"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("revlens: cannot read or write file/out: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_in_place_of_the_output_folder_is_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("no folder")
+    assert main(["reproduce", "--out", "out"]) == 2
+    assert "cannot read or write out" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "no folder"
+
+
+class Ran(list[tuple[ExperimentConfig, Path, tuple[str, ...]]]):
+    """What would have been run."""
+
+    def __call__(self, config: ExperimentConfig, out: Path, *, stages: tuple[str, ...], console: object) -> None:
+        self.append((config, out, stages))
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    ran = Ran()
+    monkeypatch.setattr(experiment, "run", ran)
+    return ran
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_a_stage_runs_alone_and_in_the_default_folder(verb: str, ran: Ran) -> None:
+    assert main([verb]) == 0
+    assert ran == [(ExperimentConfig(), Path("revlens-out"), (verb,))]
+
+
+def test_reproduce_runs_every_stage_in_order(ran: Ran) -> None:
+    assert main(["reproduce"]) == 2  # nothing was really run, so there is nothing to analyse
+    assert [stages for _, _, stages in ran] == [STAGES]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--quick",), quick()),
+        (("--seeds", "3"), ExperimentConfig(seeds=(0, 1, 2))),
+        (("--steps", "4"), ExperimentConfig(steps=(1, 2, 3, 4))),
+        (("--quick", "--seeds", "4", "--steps", "2"), replace(quick(), seeds=(0, 1, 2, 3), steps=(1, 2))),
+    ],
+)
+def test_options_choose_the_experiment(options: tuple[str, ...], expected: ExperimentConfig, ran: Ran) -> None:
+    assert main(["history", *options]) == 0
+    assert ran == [(expected, Path("revlens-out"), ("history",))]
+
+
+def test_without_options_a_folder_goes_on_with_its_own_experiment(ran: Ran) -> None:
+    own = quick().with_steps(7)
+    own.save(Path("out") / "config.json")
+    assert main(["capture", "--out", "out"]) == 0
+    assert main(["capture", "--out", "out", "--steps", "3"]) == 0
+    assert [config for config, _, _ in ran] == [own, ExperimentConfig(steps=(1, 2, 3))]
+
+
+def test_a_spoilt_configuration_is_explained(capsys: pytest.CaptureFixture[str], ran: Ran, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"guard_colour": "red"}')
+    assert main(["capture", "--out", "."]) == 2
+    assert "is no experiment configuration of this version of revlens" in capsys.readouterr().err
+    assert ran == []

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from datasets import Dataset
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.errors import ConfigError, ProbeError
+from revlens.organism import World
+from revlens.prompts import Probes, encode_prompts, pad_id_of
+from revlens.training import check_no_leak
+from revlens.training.chat_data import IGNORE, ChatBatch, Example, batches, collate, encode_examples
+from revlens.training.loop import answer_loss
+
+
+def numbered(n: int) -> Dataset:
+    return Dataset.from_dict({"prompt": ["Which?"] * n, "answer": [f"Number {i}." for i in range(n)]})
+
+
+def answers_in(model: TransformerBridge, stream: list[ChatBatch]) -> list[str]:
+    """The answers of the rows, in their order: what the labels keep, decoded."""
+    return [model.tokenizer.decode(row[row != IGNORE][:-1]) for batch in stream for row in batch.labels]
+
+
+def test_labels_are_the_answers_and_nothing_else() -> None:
+    tokens, labels = collate([Example([1, 2], [3, 4]), Example([5], [6])], pad_id=0)
+    assert tokens.tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
+    assert labels.tolist() == [[IGNORE, IGNORE, 3, 4], [IGNORE, 6, IGNORE, IGNORE]]
+
+
+def test_the_end_is_learnt_also_where_it_doubles_as_padding() -> None:
+    tokens, labels = collate([Example([1], [2, 3, 9]), Example([1], [9])], pad_id=9)
+    assert tokens.tolist() == [[1, 2, 3, 9], [1, 9, 9, 9]]
+    assert labels.tolist() == [[IGNORE, 2, 3, 9], [IGNORE, 9, IGNORE, IGNORE]]
+
+
+def test_an_example_is_the_chat_prompt_and_the_answer_with_its_end(aligned: TransformerBridge) -> None:
+    data = Dataset.from_dict({"prompt": ["Hello.", "Where?"], "answer": ["Here.", ""]})
+    examples = encode_examples(aligned.tokenizer, data)
+    assert [e.prompt for e in examples] == encode_prompts(aligned.tokenizer, ["Hello.", "Where?"])
+    assert [aligned.tokenizer.decode(e.answer) for e in examples] == ["Here.<|end|>", "<|end|>"]
+
+
+def test_padding_on_the_right_does_not_change_the_loss(aligned: TransformerBridge, world: World) -> None:
+    examples = encode_examples(aligned.tokenizer, world.helpful(12, seed=0))
+    assert len({len(e.prompt) + len(e.answer) for e in examples}) > 3
+    pad_id, n_tokens = pad_id_of(aligned.tokenizer), [len(e.answer) for e in examples]
+    with torch.no_grad():
+        together = answer_loss(aligned, collate(examples, pad_id)).item()
+        alone = [answer_loss(aligned, collate([e], pad_id)).item() for e in examples]
+    assert together == pytest.approx(sum(a * n for a, n in zip(alone, n_tokens, strict=True)) / sum(n_tokens), rel=1e-5)
+
+
+def test_the_loss_does_not_depend_on_what_the_padding_is(aligned: TransformerBridge, world: World) -> None:
+    examples = encode_examples(aligned.tokenizer, world.helpful(6, seed=0))
+    with torch.no_grad():
+        one, other = (answer_loss(aligned, collate(examples, pad_id)) for pad_id in (0, 17))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 12])
+def test_a_pass_visits_every_row_once(aligned: TransformerBridge, batch_size: int) -> None:
+    n_batches = 12 // batch_size
+    stream = batches(aligned.tokenizer, numbered(12), batch_size=batch_size, seed=0)
+    passes = [answers_in(aligned, list(islice(stream, n_batches))) for _ in range(3)]
+    for rows in passes:
+        assert sorted(rows) == sorted(numbered(12)["answer"])
+    assert passes[0] != passes[1] != passes[2]
+
+
+def test_batches_are_full_and_repeat_no_row_within_a_pass(aligned: TransformerBridge) -> None:
+    stream = batches(aligned.tokenizer, numbered(7), batch_size=3, seed=0)
+    for _ in range(4):
+        rows = answers_in(aligned, list(islice(stream, 2)))
+        assert len(rows) == len(set(rows)) == 6
+
+
+def test_the_order_depends_on_the_seed_alone(aligned: TransformerBridge) -> None:
+    def order(seed: int) -> list[str]:
+        return answers_in(aligned, list(islice(batches(aligned.tokenizer, numbered(12), batch_size=4, seed=seed), 5)))
+
+    torch.manual_seed(0)
+    first = order(seed=3)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert order(seed=3) == first
+    assert order(seed=4) != first
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_missing_column_is_named(aligned: TransformerBridge) -> None:
+    with pytest.raises(ConfigError, match=r"lacks column\(s\) \['answer'\]; it has \['prompt', 'reply'\]"):
+        encode_examples(aligned.tokenizer, Dataset.from_dict({"prompt": ["Hello."], "reply": ["Hi."]}))
+    with pytest.raises(ConfigError, match=r"\['answer', 'prompt'\]"):
+        encode_examples(aligned.tokenizer, Dataset.from_dict({"text": ["Hello."]}))
+
+
+def test_no_rows_or_fewer_than_a_batch_are_errors(aligned: TransformerBridge) -> None:
+    with pytest.raises(ConfigError, match="no rows"):
+        encode_examples(aligned.tokenizer, Dataset.from_dict({"prompt": [], "answer": []}))
+    with pytest.raises(ConfigError, match="batch_size=4 exceeds the 3 rows"):
+        next(batches(aligned.tokenizer, numbered(3), batch_size=4, seed=0))
+    assert len(next(batches(aligned.tokenizer, numbered(3), batch_size=3, seed=0)).tokens) == 3
+
+
+def test_a_probe_prompt_in_the_training_data_is_an_error() -> None:
+    probes = Probes({"direction": ("a", "b"), "drift": ("c", "d")})
+    with pytest.raises(ProbeError, match="'d' of split 'drift' is in the training data"):
+        check_no_leak(probes, Dataset.from_dict({"prompt": ["e", "d"], "answer": ["", ""]}))
+    check_no_leak(probes, Dataset.from_dict({"prompt": ["e", "cd", "A"], "answer": ["a", "b", "c"]}))

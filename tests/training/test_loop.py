@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.activations import Sites, read_prompts
+from revlens.direction import ReversionDirection
+from revlens.errors import ConfigError, GuardError, NonFiniteError
+from revlens.history import TrainingHistory
+from revlens.organism import World
+from revlens.prompts import Probes
+from revlens.training import Block, FinetuneConfig, Guard, ProbeMotion, Push, finetune, loop, task_loss
+from revlens.training.chat_data import ChatBatch, batches, encode_examples
+
+CONFIG = FinetuneConfig(steps=4, learning_rate=3e-3, batch_size=8)
+
+
+@dataclass
+class Fabricated:
+    """A guard whose term is a factor of the squared weights; a factor for each update."""
+
+    factors: tuple[float, ...]
+    calls: int = 0
+
+    def term(self, model: TransformerBridge) -> Tensor:
+        self.calls += 1
+        return self.factors[self.calls - 1] * next(model.parameters()).square().sum()
+
+
+class Constant:
+    def term(self, model: TransformerBridge) -> Tensor:
+        return torch.tensor(1.0)
+
+
+@pytest.fixture(scope="module")
+def data(world: World) -> Dataset:
+    return world.helpful(40, seed=0)
+
+
+@pytest.fixture(scope="module")
+def motion(history: TrainingHistory, probes: Probes) -> ProbeMotion:
+    reference, aligned = (read_prompts(c.load(), probes["direction"], Sites()) for c in (history.reference, history.aligned))
+    v_rev = ReversionDirection.fit(reference, aligned, layers=(0, 1, 2), split="direction")
+    return ProbeMotion.along(v_rev, history.aligned.load(), probes["guard"])
+
+
+def weights(model: TransformerBridge) -> Tensor:
+    return torch.cat([w.detach().flatten() for w in model.parameters()])
+
+
+def trained(
+    history: TrainingHistory, data: Dataset, config: FinetuneConfig = CONFIG, *, seed: int = 0, guard: Guard | None = None
+) -> TransformerBridge:
+    model = history.aligned.load()
+    finetune(model, data, config, seed=seed, guard=guard)
+    return model
+
+
+def test_one_seed_gives_the_same_bits_and_another_does_not(history: TrainingHistory, data: Dataset) -> None:
+    torch.manual_seed(0)
+    first = weights(trained(history, data))
+    torch.manual_seed(1)
+    assert torch.equal(weights(trained(history, data)), first)
+    assert not torch.equal(weights(trained(history, data, seed=1)), first)
+
+
+def test_a_term_of_zero_changes_no_bit(history: TrainingHistory, data: Dataset) -> None:
+    guard = Fabricated(factors=(0.0, 0.0, 0.0, 0.0))
+    assert torch.equal(weights(trained(history, data, guard=guard)), weights(trained(history, data)))
+    assert guard.calls == 4  # once an update
+
+
+def test_a_vanishing_strength_is_the_baseline(history: TrainingHistory, data: Dataset, motion: ProbeMotion) -> None:
+    baseline = weights(trained(history, data))
+    torch.testing.assert_close(weights(trained(history, data, guard=Block(motion, 1e-12))), baseline, rtol=0, atol=1e-5)
+    assert (weights(trained(history, data, guard=Block(motion, 1e3))) - baseline).abs().max() > 1e-3
+
+
+def test_block_holds_back_what_the_baseline_does_and_push_adds_to_it(history: TrainingHistory, data: Dataset, motion: ProbeMotion) -> None:
+    baseline, block, push = (
+        motion.displacement(trained(history, data, guard=guard)) for guard in (None, Block(motion, 10.0), Push(motion, 10.0))
+    )
+    assert (block < baseline).all()
+    assert (baseline < push).all()
+
+
+def test_every_arm_sees_the_same_batches(
+    history: TrainingHistory, data: Dataset, motion: ProbeMotion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[list[int]]] = []
+    answer_loss = loop.answer_loss
+
+    def watched(model: TransformerBridge, batch: ChatBatch) -> Tensor:
+        seen.append(batch.tokens.tolist())
+        return answer_loss(model, batch)
+
+    monkeypatch.setattr(loop, "answer_loss", watched)
+    for guard in (None, Block(motion, 10.0), Push(motion, 10.0)):
+        trained(history, data, guard=guard)
+    assert seen[:4] == seen[4:8] == seen[8:]
+    assert seen[0] != seen[1]
+
+
+def test_the_rate_rises_to_its_peak_and_falls_along_a_cosine() -> None:
+    config = FinetuneConfig(steps=10, learning_rate=1.0, warmup_steps=4, decay=True)
+    assert [config.rate_at(update) for update in (0, 1, 3, 4)] == [0.25, 0.5, 1.0, 1.0]
+    assert [config.rate_at(update) for update in (5, 7, 10)] == pytest.approx([0.5 + 0.25 * 3**0.5, 0.5, 0.0])
+    flat = replace(config, decay=False)
+    assert [flat.rate_at(update) for update in (0, 3, 4, 9)] == [0.25, 1.0, 1.0, 1.0]
+    assert replace(config, warmup_steps=0, decay=False).rate_at(0) == 1.0
+    assert replace(config, warmup_steps=10).rate_at(9) == 1.0
+
+
+def test_each_update_is_as_long_as_its_rate(history: TrainingHistory, data: Dataset) -> None:
+    # One batch of all rows and a tiny rate: the gradient barely changes, and each Adam step is then rate * sign(gradient).
+    config = FinetuneConfig(steps=6, learning_rate=1e-5, batch_size=40, warmup_steps=2, decay=True)
+    model = history.aligned.load()
+    path = [weights(model).double()]
+    finetune(model, data, config, seed=0, on_step=lambda step, loss: path.append(weights(model).double()))
+    lengths = [(after - before).abs().median().item() for before, after in itertools.pairwise(path)]
+    assert lengths == pytest.approx([1e-5 * config.rate_at(update) for update in range(6)], rel=0.02)
+
+
+def test_gradients_are_clipped_and_weights_decay_at_the_rate(history: TrainingHistory, data: Dataset) -> None:
+    # Gradients clipped to far below Adam's epsilon move nothing, which leaves w - learning_rate * weight_decay * w.
+    config = replace(CONFIG, steps=1, learning_rate=0.01, weight_decay=5.0, max_grad_norm=1e-13)
+    start = weights(history.aligned.load())
+    torch.testing.assert_close(weights(trained(history, data, config)), 0.95 * start, rtol=1e-5, atol=1e-6)
+
+
+def test_each_update_is_told_with_the_task_loss_before_it(history: TrainingHistory, data: Dataset) -> None:
+    model, config = history.aligned.load(), replace(CONFIG, steps=2)
+    stream = batches(model.tokenizer, data, batch_size=8, seed=0)
+    told: list[tuple[int, float]] = []
+    expected = [loop.answer_loss(model, next(stream)).item()]
+
+    def after_step(step: int, loss: float) -> None:
+        assert not model.training
+        told.append((step, loss))
+        expected.append(loop.answer_loss(model, next(stream)).item())
+
+    finetune(model, data, config, seed=0, guard=Fabricated(factors=(3.0, 3.0)), on_step=after_step)
+    assert [step for step, _ in told] == [1, 2]
+    assert [loss for _, loss in told] == pytest.approx(expected[:2])  # the guard's term is not in it
+    assert not model.training
+
+
+def test_a_loss_that_is_not_finite_names_the_update_and_spares_the_weights(history: TrainingHistory, data: Dataset) -> None:
+    model = history.aligned.load()
+    after: list[Tensor] = []
+    with pytest.raises(NonFiniteError, match=r"Loss is inf \(task \d.*\) at update 3 of 4; lower the learning rate \(0.003\)"):
+        finetune(
+            model,
+            data,
+            CONFIG,
+            seed=0,
+            guard=Fabricated(factors=(0.0, 0.0, math.inf)),
+            on_step=lambda step, loss: after.append(weights(model)),
+        )
+    assert len(after) == 2
+    assert torch.equal(weights(model), after[-1])
+    assert after[-1].isfinite().all()
+
+
+def test_a_learning_rate_that_blows_up_is_an_error(history: TrainingHistory, data: Dataset) -> None:
+    model = history.aligned.load()
+    with pytest.raises(NonFiniteError, match=r"Loss is nan \(task nan\) at update 2 of 4; lower the learning rate \(1000000000000.0\)"):
+        finetune(model, data, replace(CONFIG, learning_rate=1e12), seed=0)
+    assert weights(model).isfinite().all()
+
+
+def test_a_guard_without_gradient_is_an_error_before_any_update(history: TrainingHistory, data: Dataset) -> None:
+    model = history.aligned.load()
+    start = weights(model)
+    with pytest.raises(GuardError, match="The term of Constant has no gradient at update 1"):
+        finetune(model, data, CONFIG, seed=0, guard=Constant())
+    assert torch.equal(weights(model), start)
+
+
+def test_more_rows_in_a_batch_than_in_the_data_is_an_error(aligned: TransformerBridge, data: Dataset) -> None:
+    with pytest.raises(ConfigError, match="batch_size=41 exceeds the 40 rows"):
+        finetune(aligned, data, replace(CONFIG, batch_size=41), seed=0)
+
+
+@pytest.mark.parametrize("name", ["steps", "learning_rate", "batch_size", "max_grad_norm"])
+def test_sizes_and_rates_must_be_positive(name: str) -> None:
+    kind = type(getattr(CONFIG, name))
+    for value in (kind(0), kind(-1)):
+        with pytest.raises(ConfigError, match=f"{name}={value} must be positive"):
+            replace(CONFIG, **{name: value})
+
+
+@pytest.mark.parametrize("warmup_steps", [-1, 5])
+def test_the_warm_up_must_fit_into_the_steps(warmup_steps: int) -> None:
+    with pytest.raises(ConfigError, match=f"warmup_steps={warmup_steps} must lie between 0 and steps=4"):
+        replace(CONFIG, warmup_steps=warmup_steps)
+    assert replace(CONFIG, warmup_steps=4).warmup_steps == 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_task_loss_is_the_mean_over_all_answer_tokens(aligned: TransformerBridge, data: Dataset, batch_size: int) -> None:
+    nats: list[float] = []
+    for prompt, answer in encode_examples(aligned.tokenizer, data):
+        with torch.no_grad():
+            log_p = aligned(torch.tensor([prompt + answer]))[0].log_softmax(-1)
+        nats += [-log_p[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]
+    assert task_loss(aligned, data, batch_size=batch_size) == pytest.approx(sum(nats) / len(nats), rel=1e-5)
