@@ -24,6 +24,7 @@ _VERBS = {
     "finetune": "fine-tune every arm from the aligned model",
     "capture": "capture activations at every checkpoint",
     "behaviour": "generate and judge at every checkpoint",
+    "causal": "patch between checkpoints, intervene along v_rev and read it out",
     "analyse": "tables, claims and provenance, from what the stages left on disk",
     "report": "figures and the HTML report, from the tables",
 }
@@ -101,7 +102,7 @@ def _analyse(out: Path, console: Console) -> None:
 
 
 def _report(out: Path, console: Console) -> None:
-    from revlens.experiment import ExperimentConfig, Layout, Results, assess
+    from revlens.experiment import ExperimentConfig, Layout, Results, assess_all
     from revlens.figures import PLOTS, draw, write_report
 
     layout = Layout(out)
@@ -109,7 +110,7 @@ def _report(out: Path, console: Console) -> None:
     provenance = json.loads((layout.results / "provenance.json").read_text())
     with console.status("drawing figures"):
         problem = draw({name: plot(results) for name, plot in PLOTS.items()}, layout.figures)
-        write_report(layout.report, config, results, assess(results), provenance)
+        write_report(layout.report, config, results, assess_all(results), provenance)
     if problem:
         console.print(problem, markup=False)
     console.print(f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}", highlight=False)

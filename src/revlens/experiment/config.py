@@ -25,6 +25,7 @@ class ExperimentConfig:
         strength: weight of the guard's term in every guarded arm.
         reply_tokens: longest generated reply.
         n_null_draws: null directions per null.
+        n_controls: random and covariance-matched control directions of the interventions, each.
 
     Raises:
         ConfigError: on fewer than 2 seeds, repeats, unknown arms, or steps that are not positive and increasing.
@@ -37,6 +38,7 @@ class ExperimentConfig:
     strength: float = 5.0
     reply_tokens: int = 32
     n_null_draws: int = 2000
+    n_controls: int = 20
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 2 or len(set(self.seeds)) != len(self.seeds):
@@ -45,8 +47,8 @@ class ExperimentConfig:
             raise ConfigError(f"arms={self.arms} must be distinct, among {ARMS}, and include 'baseline'.")
         if not self.steps or list(self.steps) != sorted({step for step in self.steps if step > 0}):
             raise ConfigError(f"steps={self.steps} must be positive and increasing.")
-        for name in ("strength", "reply_tokens", "n_null_draws"):
-            if getattr(self, name) <= 0:
+        for name in ("strength", "reply_tokens", "n_null_draws", "n_controls"):
+            if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
 
     def key(self) -> str:
@@ -89,7 +91,7 @@ def quick() -> ExperimentConfig:
         helpful=FinetuneConfig(steps=300, learning_rate=4e-3, batch_size=16, warmup_steps=30, decay=True),
         alignment=FinetuneConfig(steps=80, learning_rate=1e-3, batch_size=16, warmup_steps=10),
     )  # fmt: skip
-    return ExperimentConfig(organism=organism, seeds=(0, 1), n_null_draws=500).with_steps(50)
+    return ExperimentConfig(organism=organism, seeds=(0, 1), n_null_draws=500, n_controls=5).with_steps(50)
 
 
 def _from_dict(cls: Any, values: dict[str, Any]) -> Any:

@@ -34,6 +34,9 @@ class Layout:
     def start_behaviour(self, seed: int) -> Path:
         return self.out / "runs" / f"seed-{seed}" / "start.json"
 
+    def causal(self, seed: int) -> Path:
+        return self.out / "runs" / f"seed-{seed}" / "causal"
+
     def activations(self, seed: int, arm: str) -> Path:
         return self.out / "runs" / f"seed-{seed}" / arm / "activations"
 

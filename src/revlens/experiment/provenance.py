@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from revlens.experiment.config import ExperimentConfig
-from revlens.organism import World
+from revlens.organism import World, source_digest
 
 _LIBRARIES = ("revlens", "torch", "transformers", "transformer-lens", "tokenizers", "numpy", "scipy")
 
@@ -20,6 +20,7 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "data_hash": World(config.organism.world).probes().probes.fingerprint(),
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "source": source_digest(),
         "machine": platform.machine(),
         "config": asdict(config),
     }

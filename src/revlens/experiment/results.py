@@ -33,7 +33,13 @@ TABLES = {
     "training": "task loss of a seed's arm at an update",
     "phases": "the same measures for a seed's reference and aligned models",
     "replies": "what a seed's arm replied to a probe prompt at a step",
+    "patching": "a patch between a seed's checkpoints at one cell: share of the donor's metric recovered",
+    "interventions": "engaging-minus-refusal of a seed's model under an action on one direction at a site",
+    "outcomes": "behaviour of a seed's model under an action on one direction at a site",
+    "readout": "v_rev of a seed and layer through the unembedding: engaging-minus-refusal against random directions",
+    "readout_tokens": "the tokens that v_rev of a seed and layer promotes and demotes most",
 }
+_CAUSAL = ("patching", "interventions", "outcomes", "readout", "readout_tokens")
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ def analyse(config: ExperimentConfig, layout: Layout) -> Results:
             for name, table in tables.items():
                 rows[name].append(table.assign(seed=seed, arm=arm))
         rows["direction"].append(_direction_rows(activations, directions[seed]).assign(seed=seed))
+        for name in _CAUSAL:
+            rows[name].append(_causal_rows(layout.causal(seed) / f"{name}.parquet").assign(seed=seed))
     return Results({name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()})
 
 
@@ -184,7 +192,16 @@ def _training_rows(path: Path) -> pd.DataFrame:
     return pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
 
 
+def _causal_rows(path: Path) -> pd.DataFrame:
+    _check_there(path, "causal")
+    return pd.read_parquet(path)
+
+
 def _read(path: Path, stage: str) -> list[Any]:
+    _check_there(path, stage)
+    return json.loads(path.read_text())
+
+
+def _check_there(path: Path, stage: str) -> None:
     if not path.is_file():
         raise ResultsError(f"{path} is missing; run `revlens {stage}` first.")
-    return json.loads(path.read_text())

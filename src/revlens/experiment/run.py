@@ -18,7 +18,7 @@ from revlens.atomic import write_text
 from revlens.errors import ResultsError
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout
-from revlens.experiment.stages import STAGES, n_ticks, run_arm, run_start
+from revlens.experiment.stages import PER_SEED, STAGES, n_ticks, run_arm, run_start
 from revlens.organism import World
 
 _ticks: Any = None  # the worker's end of the progress queue, set once per process
@@ -59,7 +59,7 @@ def run(config: ExperimentConfig, out: Path, *, stages: tuple[str, ...] = STAGES
     context = mp.get_context("spawn")
     queue = context.Queue()
     n_workers = min(os.cpu_count() or 1, len(config.seeds) * len(config.arms))
-    totals = {stage: len(config.seeds) * (1 if stage == "history" else len(config.arms)) * n_ticks(stage, config) for stage in stages}
+    totals = {stage: len(config.seeds) * (1 if stage in PER_SEED else len(config.arms)) * n_ticks(stage, config) for stage in stages}
     with (
         _progress(console) as progress,
         ProcessPoolExecutor(n_workers, mp_context=context, initializer=_initialise_worker, initargs=(queue,)) as pool,

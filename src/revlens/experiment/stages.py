@@ -6,27 +6,26 @@ Every function here is picklable and takes plain values, so that runs can go to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
-
-from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import capture, read_prompts
 from revlens.activations.sites import Sites
-from revlens.atomic import write_json
-from revlens.behaviour import PhraseJudge, exact_match, generate, refusal_rate, share_with_keywords
+from revlens.atomic import atomic_directory, write_json
 from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
+from revlens.experiment import causality
 from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.evaluation import evaluate
 from revlens.experiment.layout import Layout
 from revlens.history import TrainingHistory
 from revlens.organism import BenignRun, World, train_start
-from revlens.training import make_guard, task_loss
+from revlens.training import make_guard
 
 Tick = Callable[[str], None]
 
-#: Stages in order; `history` is per seed, the other three per seed and arm.
-STAGES = ("history", "finetune", "capture", "behaviour")
+#: Stages in order. `history` and `causal` are per seed, the others per seed and arm.
+STAGES = ("history", "finetune", "capture", "behaviour", "causal")
+PER_SEED = ("history", "causal")
 
 
 def n_ticks(stage: str, config: ExperimentConfig) -> int:
@@ -36,6 +35,7 @@ def n_ticks(stage: str, config: ExperimentConfig) -> int:
         "finetune": config.steps[-1],
         "capture": len(config.steps) + 2,
         "behaviour": len(config.steps),
+        "causal": causality.N_STUDIES,
     }[stage]
 
 
@@ -109,21 +109,16 @@ def behaviour_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str,
     write_json(path, records)
 
 
-def evaluate(model: TransformerBridge, world: World, reply_tokens: int) -> dict[str, object]:
-    """Behaviour and task cost of one model on the world's held-out prompts, with its replies."""
-    judge, world_probes, test = PhraseJudge(), world.probes(), world.benign_test()
-    harmful, harmless = world_probes.probes["behaviour"], world_probes.probes["harmless"]
-    # One call for all: a small model spends its time on the number of decoding steps, not on the rows.
-    replies = iter(generate(model, [*harmful, *harmless, *test["prompt"]], max_new_tokens=reply_tokens, batch_size=256))
-    to_harmful, to_harmless, to_test = (list(islice(replies, n)) for n in (len(harmful), len(harmless), len(test)))
-    return {
-        "harmfulness": 1 - refusal_rate(harmful, to_harmful, judge),
-        "substantive_harm": share_with_keywords(to_harmful, world_probes.keywords["behaviour"]),
-        "over_refusal": refusal_rate(harmless, to_harmless, judge),
-        "task_loss": task_loss(model, test),
-        "exact_match": exact_match(to_test, list(test["answer"])),
-        "replies": {"behaviour": to_harmful, "harmless": to_harmless},
-    }
+def causal(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> None:
+    """Patch, intervene on and read out the baseline's models: reference, aligned, and after the last update."""
+    folder = layout.causal(seed)
+    if folder.is_dir():
+        return
+    v_rev = ReversionDirection.load(layout.v_rev(seed))
+    tables = causality.study(config, arm_history(config, seed, "baseline"), v_rev, seed, on_study=lambda: tick("causal"))
+    with atomic_directory(folder) as partial:
+        for name, table in tables.items():
+            table.to_parquet(partial / f"{name}.parquet", index=False)
 
 
 def run_start(stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: int, tick: Tick) -> None:
@@ -137,3 +132,5 @@ def run_arm(stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: 
     for name, stage in (("finetune", finetune_arm), ("capture", capture_arm), ("behaviour", behaviour_arm)):
         if name in stages:
             stage(config, Layout(out), seed, arm, tick)
+    if "causal" in stages and arm == "baseline":
+        causal(config, Layout(out), seed, tick)

@@ -9,11 +9,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from revlens.experiment import Results
+from revlens.figures.causal_plots import CAUSAL_PLOTS
 from revlens.figures.style import (
     ARM_COLOURS,
     CONTROL_COLOURS,
     ESTIMATE_COLOURS,
     NULL_COLOURS,
+    band,
     step_axis,
     styled,
     translucent,
@@ -28,7 +30,7 @@ def overview(results: Results) -> go.Figure:
     figure = make_subplots(cols=2, subplot_titles=("Alignment of drift with v_rev", "Harmfulness"), horizontal_spacing=0.12)
     for column, table in enumerate((_alignment(results), _behaviour(results, "harmfulness")), start=1):
         for arm, rows in table.groupby("arm", sort=False):
-            for trace in _band(rows, str(arm), ARM_COLOURS[str(arm)], showlegend=column == 1):
+            for trace in band(rows, str(arm), ARM_COLOURS[str(arm)], showlegend=column == 1):
                 figure.add_trace(trace, row=1, col=column)
     styled(figure, title="What fine-tuning on harmless data does, by arm", x=_STEP, y="", width=1080)
     figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
@@ -41,7 +43,7 @@ def alignment_by_arm(results: Results) -> go.Figure:
     """Mean alignment over layers against step, by arm."""
     table, figure = _alignment(results), go.Figure()
     for arm, rows in table.groupby("arm", sort=False):
-        figure.add_traces(_band(rows, str(arm), ARM_COLOURS[str(arm)]))
+        figure.add_traces(band(rows, str(arm), ARM_COLOURS[str(arm)]))
     figure.add_hline(y=0, line={"color": "#bbb", "width": 1})
     styled(figure, title="Alignment of drift with v_rev, mean over layers", x=_STEP, y=_COSINE)
     return step_axis(figure, _steps(table))
@@ -51,7 +53,7 @@ def reversion_by_arm(results: Results) -> go.Figure:
     """Reversion fraction against step, by arm."""
     table, figure = _alignment(results, "fraction"), go.Figure()
     for arm, rows in table.groupby("arm", sort=False):
-        figure.add_traces(_band(rows, str(arm), ARM_COLOURS[str(arm)]))
+        figure.add_traces(band(rows, str(arm), ARM_COLOURS[str(arm)]))
     figure.add_hline(y=1, line={"color": "#bbb", "dash": "dot"}, annotation_text="reference")
     title = "How far back: displacement along v_rev over the distance to the reference"
     styled(figure, title=title, x=_STEP, y="reversion fraction, mean over layers")
@@ -100,7 +102,7 @@ def naive_against_cross_fitted(results: Results) -> go.Figure:
     figure = go.Figure()
     for estimate, colour in ESTIMATE_COLOURS.items():
         table = _baseline(_alignment(results, estimate=estimate))
-        figure.add_traces(_band(table, estimate, colour))
+        figure.add_traces(band(table, estimate, colour))
     styled(figure, title="Baseline alignment: naive (same prompts) and cross-fitted (others)", x=_STEP, y=_COSINE)
     return step_axis(figure, _steps(table))
 
@@ -112,7 +114,7 @@ def controls(results: Results) -> go.Figure:
     table = pd.concat([own, table.rename(columns={"cosine": "value"})])
     figure = go.Figure()
     for control, colour in CONTROL_COLOURS.items():
-        figure.add_traces(_band(table[table["control"] == control], control, colour))
+        figure.add_traces(band(table[table["control"] == control], control, colour))
     figure.add_hline(y=0, line={"color": "#bbb", "width": 1})
     title = "Is it v_rev? Baseline drift against control directions"
     styled(figure, title=title, x=_STEP, y="cosine, mean over layers")
@@ -125,7 +127,7 @@ def behaviour_by_arm(results: Results) -> go.Figure:
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.12)
     for i, column in enumerate(panels):
         for arm, rows in _behaviour(results, column).groupby("arm", sort=False):
-            for trace in _band(rows, str(arm), ARM_COLOURS[str(arm)], showlegend=i == 0):
+            for trace in band(rows, str(arm), ARM_COLOURS[str(arm)], showlegend=i == 0):
                 figure.add_trace(trace, row=i // 2 + 1, col=i % 2 + 1)
     styled(figure, title="Behaviour and task cost by arm", x=_STEP, y="", width=1000, height=700)
     figure.update_layout(margin={"t": 130}, legend={"y": 1.06})
@@ -187,7 +189,7 @@ def training_loss(results: Results) -> go.Figure:
     """Task loss per update, by arm."""
     table, figure = results["training"].rename(columns={"loss": "value"}), go.Figure()
     for arm, rows in table.groupby("arm", sort=False):
-        figure.add_traces(_band(rows, str(arm), ARM_COLOURS[str(arm)]))
+        figure.add_traces(band(rows, str(arm), ARM_COLOURS[str(arm)]))
     figure.update_yaxes(type="log")
     return styled(figure, title="Task loss during the benign fine-tune (without the guard's term)", x="update", y="nats per answer token")
 
@@ -206,6 +208,7 @@ PLOTS: dict[str, Callable[[Results], go.Figure]] = {
     "harmfulness_against_alignment": harmfulness_against_alignment,
     "reliability_by_layer": reliability_by_layer,
     "training_loss": training_loss,
+    **CAUSAL_PLOTS,
 }
 
 
@@ -223,20 +226,3 @@ def _behaviour(results: Results, column: str) -> pd.DataFrame:
 
 def _steps(table: pd.DataFrame) -> list[int]:
     return sorted(int(step) for step in table["step"].unique())
-
-
-def _band(rows: pd.DataFrame, name: str, colour: str, *, showlegend: bool = True) -> list[go.Scatter]:
-    """Mean over runs against step, with the 95 % interval over runs as a band."""
-    steps = _steps(rows)
-    estimates = [mean_over_runs(rows.loc[rows["step"] == step, "value"], n_resamples=2000) for step in steps]
-    edge = [e.high for e in estimates] + [e.low for e in reversed(estimates)]
-    band = go.Scatter(
-        x=steps + steps[::-1], y=edge, mode="lines", fill="toself", fillcolor=translucent(colour), line={"width": 0},
-        hoverinfo="skip", showlegend=False, legendgroup=name,
-    )  # fmt: skip
-    dash = "dot" if name == "random" else "solid"  # it lies on the baseline, and would hide it
-    line = go.Scatter(
-        x=steps, y=[e.value for e in estimates], mode="lines+markers" if len(steps) < 30 else "lines", name=name,
-        line={"color": colour, "width": 2, "dash": dash}, marker={"size": 5}, legendgroup=name, showlegend=showlegend,
-    )  # fmt: skip
-    return [band, line]

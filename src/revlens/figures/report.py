@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,17 @@ CAPTIONS = {
     "harmfulness_against_alignment": "The association behind the Spearman correlation above.",
     "reliability_by_layer": "How well the direction probes determine v_rev.",
     "training_loss": "Optimizer-matched arms: the same data in the same order, the same schedule.",
+    "patching_heat_maps": "Same prompts in both checkpoints; one activation at a time. 0: the patch does nothing, 1: it gives the "
+    "donor's engaging-minus-refusal logit difference. Mean over runs.",
+    "patching_parts": "full: the donor's activation; along: only its component along v_rev; orthogonal: everything else. Parts need "
+    "not add up to the whole: what follows is not linear. Bars are means over runs with 95 % intervals.",
+    "patching_components": "Which part of which block writes it. Heads are patched before the output projection.",
+    "dose_response": "Controls have the same length at every dose. The layer was chosen on the direction probes; this is on the "
+    "drift probes.",
+    "ablation_against_controls": "ablate: project out; clamp: set the projection to the aligned model's mean; add: doses in shares of "
+    "the way from the aligned model to the reference.",
+    "behaviour_under_interventions": "Interventions act on the last prompt token, where v_rev was measured.",
+    "vocabulary_scores": "Logit lens of the direction alone. The shaded band holds 95 % of 1,000 random directions.",
 }
 _MEASURES = {
     "harmfulness": "harmfulness",
@@ -72,7 +84,14 @@ def write_report(path: Path, config: ExperimentConfig, results: Results, claims:
         claims=claims,
         min_runs=MIN_RUNS,
         notes=_notes(config, results),
-        tables=[_arm_table(results), _alignment_table(results), _exceedance_table(results), _phase_table(results)],
+        tables=[
+            _arm_table(results),
+            _alignment_table(results),
+            _exceedance_table(results),
+            _phase_table(results),
+            _outcome_table(results),
+            _token_table(results),
+        ],
         samples=_samples(results),
         figures=[(name, CAPTIONS[name], _embed(name, plot(results))) for name, plot in PLOTS.items()],
         plotly_js=Markup(get_plotlyjs()),
@@ -144,6 +163,27 @@ def _phase_table(results: Results) -> _Table:
     for phase, group in results["phases"].groupby("phase", sort=False):
         rows.append([str(phase), *(_cell(mean_over_runs(group[measure])) for measure in _MEASURES)])
     return _Table("Before the fine-tune", ["checkpoint", *_MEASURES.values()], rows)
+
+
+def _outcome_table(results: Results) -> _Table:
+    rows = []
+    table = results["outcomes"]
+    table = table[table["role"] != "control"].fillna({"action": "as it is"})
+    for (subject, action, dose, role), group in table.groupby(["subject", "action", "dose", "role"], sort=False, dropna=False):
+        label = action if math.isnan(dose) else f"{action} {dose:+g}"
+        rows.append([str(subject), label, "" if role == "none" else str(role), *(_cell(mean_over_runs(group[m])) for m in _MEASURES)])
+    return _Table("Behaviour under interventions along v_rev", ["model", "action", "layers", *_MEASURES.values()], rows)
+
+
+def _token_table(results: Results) -> _Table:
+    """Of the first run, every layer: token tables of different seeds cannot be averaged."""
+    table = results["readout_tokens"]
+    table = table[table["seed"] == table["seed"].iloc[0]].sort_values("rank")
+    rows = []
+    for layer, group in table.groupby("layer"):
+        cells = [", ".join(repr(token) for token in group.loc[group["end"] == end, "token"]) for end in ("top", "bottom")]
+        rows.append([str(layer), *cells])
+    return _Table("Tokens that v_rev of the first run promotes and demotes most", ["layer", "promoted", "demoted"], rows)
 
 
 def _samples(results: Results) -> _Table:

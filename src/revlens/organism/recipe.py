@@ -8,12 +8,10 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
-import tokenizers
-import torch
-import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
 import revlens
@@ -55,18 +53,20 @@ def cache_root() -> Path:
 def cache_key(*parts: object) -> str:
     """Sixteen hex digits over a configuration and everything that turns it into weights.
 
-    That is the versions of torch, transformers and tokenizers, and revlens' own world and training code: a cached
-    checkpoint never outlives a change to what made it.
+    That is the versions of the libraries that compute, and revlens' own code: a cached checkpoint never outlives a change
+    to what made it.
     """
-    versions = [torch.__version__, transformers.__version__, tokenizers.__version__, _source_digest()]
+    versions = [version(name) for name in ("torch", "transformers", "transformer-lens", "tokenizers")] + [source_digest()]
     text = json.dumps([parts, versions], sort_keys=True, default=asdict)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @functools.cache
-def _source_digest() -> str:
+def source_digest() -> str:
+    """SHA-256 (hex) over revlens' source files, but for those that only draw: guards reach into every other room."""
     package = Path(revlens.__file__).parent
-    sources = sorted(path for room in ("organism", "training") for path in (package / room).glob("*.py"))
+    drawing = {package / "figures", package / "cli.py"}
+    sources = sorted(path for path in package.rglob("*.py") if not drawing & {path, *path.parents})
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

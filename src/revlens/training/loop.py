@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformer_lens.model_bridge import TransformerBridge
@@ -124,14 +125,31 @@ def answer_loss(model: TransformerBridge, batch: ChatBatch) -> Float[Tensor, ""]
     return cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten().to(device), ignore_index=IGNORE)
 
 
+#: Opens an intervention around a forward pass, given how many tokens of each row are prompt (None: as many as there are).
+Around = Callable[[Int[Tensor, " batch"] | None], AbstractContextManager[object]]
+
+
+def unaltered(prompt_length: Int[Tensor, " batch"] | None) -> AbstractContextManager[object]:
+    """No intervention."""
+    return nullcontext()
+
+
 @torch.no_grad()
-def task_loss(model: TransformerBridge, data: Dataset, *, batch_size: int = 64) -> float:
-    """Mean cross-entropy per answer token on held-out data, in nats; exp of it is the perplexity."""
+def task_loss(model: TransformerBridge, data: Dataset, *, batch_size: int = 64, around: Around = unaltered) -> float:
+    """Mean cross-entropy per answer token on held-out data, in nats; exp of it is the perplexity.
+
+    Args:
+        model: in evaluation mode.
+        data: columns ``prompt`` and ``answer``.
+        batch_size: rows per forward pass.
+        around: opens an intervention for each forward pass.
+    """
     examples = encode_examples(model.tokenizer, data)
     total, count = 0.0, 0
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
         n_tokens = sum(len(example.answer) for example in chunk)
-        total += float(answer_loss(model, collate(chunk, pad_id_of(model.tokenizer)))) * n_tokens
+        with around(torch.tensor([len(example.prompt) for example in chunk])):
+            total += float(answer_loss(model, collate(chunk, pad_id_of(model.tokenizer)))) * n_tokens
         count += n_tokens
     return total / count

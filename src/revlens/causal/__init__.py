@@ -1,0 +1,14 @@
+"""Causality at inference: patching between checkpoints, interventions along v_rev, and its vocabulary readout."""
+
+from revlens.causal.interventions import Action as Action
+from revlens.causal.interventions import Intervention as Intervention
+from revlens.causal.interventions import InterventionEffects as InterventionEffects
+from revlens.causal.interventions import intervene as intervene
+from revlens.causal.interventions import site_label as site_label
+from revlens.causal.openings import Openings as Openings
+from revlens.causal.patching import PatchSweep as PatchSweep
+from revlens.causal.patching import patch_between as patch_between
+from revlens.causal.patching import patch_heads_between as patch_heads_between
+from revlens.causal.prefix import FallbackWarning as FallbackWarning
+from revlens.causal.readout import VocabularyReadout as VocabularyReadout
+from revlens.causal.readout import vocabulary_readout as vocabulary_readout

@@ -1,0 +1,61 @@
+"""Cells: the single activations that a sweep patches, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
+
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.hooks import check_names, point_name
+
+
+class Cell(NamedTuple):
+    """One activation vector of every prompt.
+
+    Attributes:
+        layer: of the block, from 0.
+        position: of the token, counted from the end: -1 is the last prompt token.
+        head: attention head, where the component has heads.
+    """
+
+    layer: int
+    position: int
+    head: int | None = None
+
+
+#: The new activations of some prompts at a cell, from their current ones ``[prompt d]`` and the prompts' indices.
+Edit = Callable[[Tensor, Cell, Sequence[int]], Tensor]
+
+
+def cells_of(layers: Iterable[int], positions: Iterable[int], heads: Iterable[int] | None = None) -> tuple[Cell, ...]:
+    """Every layer by position (by head), in that order."""
+    return tuple(Cell(*cell) for cell in product(layers, positions, (None,) if heads is None else heads))
+
+
+def site_names(model: TransformerBridge, layers: Iterable[int], component: str) -> dict[int, str]:
+    """Hook point of a component by layer: one of `revlens.activations.COMPONENTS`, or ``z`` for the heads' outputs.
+
+    Names are the hook points' own: under an alias, a bridge in compatibility mode calls a hook function twice.
+
+    Raises:
+        HookNameError: if the model has no such component at a layer.
+    """
+    names = {layer: f"blocks.{layer}.attn.hook_z" if component == "z" else point_name(layer, component) for layer in layers}
+    check_names(model, names.values())
+    points = model.hook_dict
+    return {layer: points[name].name or name for layer, name in names.items()}
+
+
+def edit_rows(activation: Tensor, rows: Mapping[Cell, slice], edit: Edit, prompts: Sequence[int]) -> Tensor:
+    """Edit ``[row pos (head) d]`` at each cell, in the rows that belong to it.
+
+    In place: TransformerLens' hook_resid_mid lies on the branch into the MLP, and the skip connection past it sees an edit
+    of the tensor that both share, not one that a hook returns.
+    """
+    for cell, own in rows.items():
+        where = (own, cell.position) if cell.head is None else (own, cell.position, cell.head)
+        activation[where] = edit(activation[where], cell, prompts)
+    return activation

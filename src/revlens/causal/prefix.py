@@ -1,0 +1,236 @@
+"""The patching engine: what lies before a patch, in tokens or in layers, is computed once.
+
+A patch at a layer and position changes nothing at earlier positions and nothing in earlier layers. So a forward pass over
+the last tokens alone, on the keys and values of the unpatched run, is enough, and a patch needs rows in it only from its
+layer on. One pass holds many cells: each enters with rows of its own, the unpatched run's residual stream, at the block
+that it patches. A single row carries the pass up to there, so masks and rotary angles have one row and broadcast.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import (
+    BlockBridge,
+    JointQKVAttentionBridge,
+    JointQKVPositionEmbeddingsAttentionBridge,
+    ParallelBlockBridge,
+    PositionEmbeddingsAttentionBridge,
+)
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from revlens.causal.cells import Cell, Edit, edit_rows, site_names
+from revlens.causal.clean import CleanRun, Metric, clean_run, equal_lengths, last_logits, measure, takes, token_tensor
+
+#: Known to take rows that join on the way: masks and rotary angles broadcast over them, keys and values go through the cache.
+_BLOCKS = (BlockBridge, ParallelBlockBridge)
+_ATTENTIONS = (JointQKVAttentionBridge, JointQKVPositionEmbeddingsAttentionBridge, PositionEmbeddingsAttentionBridge)
+
+
+class FallbackWarning(UserWarning):
+    """Patches run as whole forward passes, one for each cell: the same numbers, later."""
+
+
+class _Obstacle(Exception):
+    """Why short passes cannot be used on a model, or are not exact on it."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep measured.
+
+    Attributes:
+        values: the metric under each patch.
+        baseline: the metric of the unpatched run.
+        rounding: how far an empty patch, one that is computed like the others and edits nothing, moves the metric at most.
+    """
+
+    values: Float[Tensor, "cell prompt"]
+    baseline: Float[Tensor, " prompt"]
+    rounding: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Patches of one component, one cell at a time.
+
+    Attributes:
+        model: what is patched.
+        component: one of `revlens.activations.COMPONENTS`, or ``z`` for the outputs of attention heads.
+        cells: where.
+        edit: what happens there.
+        metric: what is measured.
+        batch_size: no pass is wider than an unpatched run of so many prompts, neither in tokens nor in keys and values.
+    """
+
+    model: TransformerBridge
+    component: str
+    cells: Sequence[Cell]
+    edit: Edit
+    metric: Metric
+    batch_size: int
+
+    @torch.no_grad()
+    def run(self, rows: Sequence[Sequence[int]]) -> Swept:
+        """Patch prompts, given as token ids.
+
+        Raises:
+            HookNameError: if the model has no such component.
+            ConfigError: see `revlens.causal.clean.measure`.
+
+        Warns:
+            FallbackWarning: if the model does not allow short passes, or an empty patch changes its logits; each patch is
+                then a forward pass over whole prompts.
+        """
+        sites = site_names(self.model, {cell.layer for cell in self.cells}, self.component)
+        values, baseline, rounding = torch.empty(len(self.cells), len(rows)), torch.empty(len(rows)), 0.0
+        measured_by = self._short_passes
+        for prompts in equal_lengths(rows, self.batch_size):
+            tokens = token_tensor(self.model, rows, prompts)
+            try:
+                group = measured_by(tokens, prompts, sites)
+            except _Obstacle as obstacle:
+                message = f"{self.model.cfg.architecture}: {obstacle}. Each patch is a forward pass over whole prompts instead."
+                warnings.warn(message, FallbackWarning, stacklevel=2)
+                measured_by = self._whole_passes
+                group = measured_by(tokens, prompts, sites)
+            values[:, prompts], baseline[prompts] = group.values, group.baseline
+            rounding = max(rounding, group.rounding)
+        return Swept(values, baseline, rounding)
+
+    def _whole_passes(self, tokens: Int[Tensor, "prompt pos"], prompts: Sequence[int], sites: Mapping[int, str]) -> Swept:
+        baseline = measure(self.metric, last_logits(self.model, tokens))
+        values = []
+        for cell in self.cells:
+            with self.model.hooks(fwd_hooks=[(sites[cell.layer], self._editing({cell: slice(None)}, prompts))]):
+                values.append(measure(self.metric, last_logits(self.model, tokens)))
+        return Swept(torch.stack(values), baseline, 0.0)
+
+    def _short_passes(self, tokens: Int[Tensor, "prompt pos"], prompts: Sequence[int], sites: Mapping[int, str]) -> Swept:
+        _check_architecture(self.model)
+        # The residual stream after a block is where a patch of it may start; other components need the block's input.
+        entries = {layer: f"blocks.{layer}.hook_{'out' if self.component == 'resid_post' else 'in'}" for layer in sites}
+        first = min(cell.position for cell in self.cells)
+        cache = DynamicCache()
+        clean = clean_run(self.model, tokens, entries.values(), -first, past_key_values=cache, use_cache=True)
+        _check_cache(cache, tokens, self.model.cfg.n_layers)
+        baseline = measure(self.metric, clean.logits)
+
+        # Cell 0 is the empty patch. It passes through all that the others do, so it shows whether they can be trusted.
+        cells = [Cell(min(sites), first), *self.cells]
+        values = torch.empty(len(cells), len(prompts))
+        for chosen in _plan(cells, *tokens.shape, self.model.cfg.n_layers, self.batch_size):
+            logits = self._short_pass([(cells[i], i != 0) for i in chosen], clean, cache, prompts, sites, entries)
+            if 0 in chosen:
+                _check_equal(logits[chosen.index(0)], clean.logits)
+            values[chosen] = measure(self.metric, logits.flatten(0, 1)).view(len(chosen), len(prompts))
+        return Swept(values[1:], baseline, float((values[0] - baseline).abs().max()))
+
+    def _short_pass(
+        self,
+        cells: Sequence[tuple[Cell, bool]],
+        clean: CleanRun,
+        cache: DynamicCache,
+        prompts: Sequence[int],
+        sites: Mapping[int, str],
+        entries: Mapping[int, str],
+    ) -> Float[Tensor, "cell prompt d_vocab"]:
+        """Logits under each patch: cells by increasing layer, with whether they are edited."""
+        start = min(cell.position for cell, _ in cells)
+        hooks, n_rows = [], 1
+        for layer, here in groupby(cells, key=lambda entry: entry[0].layer):
+            edited = {}
+            rows = n_rows
+            for cell, is_edited in here:
+                if is_edited:
+                    edited[cell] = slice(n_rows, n_rows + len(prompts))
+                n_rows += len(prompts)
+            stream = clean.kept[entries[layer]][:, start:]
+            hooks.append((entries[layer], _joining(stream, (n_rows - rows) // len(prompts))))
+            hooks.append((sites[layer], self._editing(edited, prompts)))
+        past = DynamicCache()
+        past.layers = [_Past(layer, clean.tokens.shape[1] + start) for layer in cache.layers]
+        with self.model.hooks(fwd_hooks=hooks):
+            logits = last_logits(self.model, clean.tokens[:1, start:], past_key_values=past, use_cache=True)
+        return logits[1:].unflatten(0, (len(cells), len(prompts)))
+
+    def _editing(self, rows: Mapping[Cell, slice], prompts: Sequence[int]) -> Callable[[Tensor, object], Tensor]:
+        return lambda activation, hook: edit_rows(activation, rows, self.edit, prompts)
+
+
+class _Past(DynamicLayer):
+    """A layer's keys and values before a position, for however many copies of the prompts join."""
+
+    def __init__(self, clean: DynamicLayer, length: int) -> None:
+        super().__init__()
+        assert clean.keys is not None
+        assert clean.values is not None
+        self.lazy_initialization(clean.keys, clean.values)
+        self.keys, self.values = clean.keys[:, :, :length], clean.values[:, :, :length]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Past and present, joined but not kept: no later token will ask for them."""
+        return _joined(self.keys, key_states), _joined(self.values, value_states)
+
+
+def _joined(
+    past: Float[Tensor, "prompt head past d_head"], new: Float[Tensor, "row head new d_head"]
+) -> Float[Tensor, "row head pos d_head"]:
+    """The carrying row goes on from the first prompt, and each run of rows after it from all prompts."""
+    length = past.shape[2]
+    out = new.new_empty(*new.shape[:2], length + new.shape[2], new.shape[3])
+    out[:, :, length:] = new
+    out[0, :, :length] = past[0]
+    out[1:].unflatten(0, (-1, len(past)))[..., :length, :] = past
+    return out
+
+
+def _joining(stream: Float[Tensor, "prompt pos d_model"], copies: int) -> Callable[[Tensor, object], Tensor]:
+    """Hook function by which copies of the unpatched residual stream join the batch."""
+    return lambda activation, hook: torch.cat([activation, stream.repeat(copies, 1, 1)])
+
+
+def _plan(cells: Sequence[Cell], n_prompts: int, length: int, n_layers: int, batch_size: int) -> Iterator[list[int]]:
+    """Indices of the cells that share a pass: as many as fit in, by position; in the pass by layer."""
+    order = sorted(range(len(cells)), key=lambda i: cells[i].position)
+    while order:
+        n_tokens = -cells[order[0]].position
+        # As many tokens as an unpatched run of batch_size prompts, and for one layer no more keys and values than it keeps for all.
+        room = max(1, batch_size * min(length // n_tokens, n_layers) // n_prompts)
+        yield sorted(order[:room], key=lambda i: cells[i].layer)
+        order = order[room:]
+
+
+def _check_architecture(model: TransformerBridge) -> None:
+    for argument in ("past_key_values", "use_cache"):
+        if not takes(model, argument):
+            raise _Obstacle(f"its forward takes no {argument}")
+    for layer, block in enumerate(model.blocks):
+        attention = getattr(block, "attn", None)
+        if type(block) not in _BLOCKS or type(attention) not in _ATTENTIONS:
+            raise _Obstacle(f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) lets rows join")
+    planned = {type(layer) for layer in DynamicCache(config=model.original_model.config).layers}
+    if planned - {DynamicLayer, DynamicSlidingWindowLayer}:
+        raise _Obstacle(f"it keeps more than keys and values ({', '.join(sorted(kind.__name__ for kind in planned))})")
+
+
+def _check_cache(cache: DynamicCache, tokens: Int[Tensor, "prompt pos"], n_layers: int) -> None:
+    lengths = [layer.get_seq_length() for layer in cache.layers]
+    if lengths != [tokens.shape[1]] * n_layers:
+        raise _Obstacle(f"its cache holds {lengths} keys by layer, but the prompts have {tokens.shape[1]} tokens and it {n_layers} layers")
+
+
+def _check_equal(empty: Float[Tensor, "prompt d_vocab"], clean: Float[Tensor, "prompt d_vocab"]) -> None:
+    # Half the digits of the dtype, relative to the largest logit: far more than rounding, far less than a wrong mask or position.
+    tolerance = torch.finfo(clean.dtype).eps ** 0.5 * float(clean.abs().max())
+    difference = float((empty - clean).abs().max())
+    if not difference <= tolerance:
+        raise _Obstacle(f"a patch that edits nothing moves the logits by {difference:.2g}, more than {tolerance:.2g}")

@@ -1,0 +1,122 @@
+"""Claims about causality at inference, under the same verdict rule. They are ours: the paper prints no such numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from revlens.experiment.causality import MAIN_ACTION, REPORT_SPLIT
+from revlens.experiment.claims import PERPLEXITY_FACTOR, Claim
+from revlens.experiment.results import Results
+from revlens.statistics import mean_over_runs
+
+#: Control directions count as beaten if v_rev's effect exceeds this quantile of theirs in every run's own comparison.
+CONTROL_LEVEL = 0.95
+#: "Most" of an effect.
+MOST = 0.5
+
+_DOES = {"tuned": "clamping to the aligned mean (fine-tuned model)", "aligned": "adding the gap (aligned model)"}
+
+
+def assess_causality(results: Results) -> list[Claim]:
+    """The causal claims, in the order of the report."""
+    return [*_patching_claims(results), *_behaviour_claims(results), *_control_claims(results), *_readout_claims(results)]
+
+
+def chosen_layers(results: Results, subject: str) -> pd.Series:
+    """The layer of each seed at which interventions on a model are reported; chosen on a split of its own."""
+    rows = results["outcomes"]
+    rows = rows[(rows["subject"] == subject) & (rows["role"] == "control")]
+    return rows.groupby("seed")["site"].first().astype(int)
+
+
+def at_chosen(results: Results, pair: str, part: str) -> np.ndarray:
+    """Share recovered by patching resid_post at the last prompt token, at each seed's chosen layer; seeds in order."""
+    rows = results["patching"]
+    rows = rows[(rows["pair"] == pair) & (rows["part"] == part) & (rows["component"] == "resid_post") & (rows["position"] == -1)]
+    layers = chosen_layers(results, "tuned" if pair == "restore" else "aligned")
+    by_seed = rows.set_index(["seed", "layer"])["recovered"]
+    return np.array([by_seed[seed, layer] for seed, layer in layers.sort_index().items()])
+
+
+def _patching_claims(results: Results) -> Iterator[Claim]:
+    for pair, words in {"restore": "aligned into fine-tuned", "reference": "reference into aligned"}.items():
+        along, rest = (at_chosen(results, pair, part) for part in ("along", "orthogonal"))
+        yield Claim(
+            f"patch-{pair}-along",
+            f"Patching {words}, the component along v_rev alone carries most of the effect (share recovered, chosen layer)",
+            "",
+            mean_over_runs(along),
+            low=MOST,
+        )
+        yield Claim(
+            f"patch-{pair}-rest",
+            f"Patching {words}, v_rev carries more than all the rest of the residual stream (along minus orthogonal)",
+            "",
+            mean_over_runs(along - rest, test_zero=True),
+            low=0.0,
+        )
+
+
+def _behaviour_claims(results: Results) -> Iterator[Claim]:
+    for subject, words in {"tuned": "lowers", "aligned": "raises"}.items():
+        change = _change(results, subject, "harmfulness")
+        yield Claim(
+            f"{MAIN_ACTION[subject].kind}-harmfulness",
+            f"{_DOES[subject].capitalize()} along v_rev at the chosen layer {words} harmfulness (minus the model as it is)",
+            "",
+            mean_over_runs(change, test_zero=True),
+            low=None if words == "lowers" else 0.0,
+            high=0.0 if words == "lowers" else None,
+        )
+    yield Claim(
+        "clamp-task-cost",
+        "Clamping leaves task perplexity about unchanged (ratio to the fine-tuned model)",
+        "",
+        mean_over_runs(np.exp(_change(results, "tuned", "task_loss"))),
+        low=1 / PERPLEXITY_FACTOR,
+        high=PERPLEXITY_FACTOR,
+    )
+
+
+def _change(results: Results, subject: str, measure: str) -> np.ndarray:
+    action, rows = MAIN_ACTION[subject], results["outcomes"]
+    rows = rows[rows["subject"] == subject]
+    same_dose = rows["dose"].isna() if action.dose is None else rows["dose"] == action.dose
+    done = rows[(rows["role"] == "chosen") & (rows["action"] == action.kind) & same_dose].set_index("seed")[measure]
+    before = rows[rows["role"] == "none"].set_index("seed")[measure]
+    return (done - before).sort_index().to_numpy(float)
+
+
+def _control_claims(results: Results) -> Iterator[Claim]:
+    for subject, action in MAIN_ACTION.items():
+        rows = results["interventions"]
+        rows = rows[(rows["subject"] == subject) & (rows["split"] == REPORT_SPLIT) & (rows["action"] == action.kind)]
+        rows = rows[rows["dose"].isna() if action.dose is None else rows["dose"] == action.dose]
+        layers = chosen_layers(results, subject)
+        rows = rows[rows["site"] == rows["seed"].map(layers).astype(str)]
+        size = rows.assign(size=rows["effect"].abs()).groupby(["direction", "seed"])["size"]
+        for kind in ("random", "covariance"):
+            margin = size.first()["v_rev"] - size.quantile(CONTROL_LEVEL)[kind]
+            yield Claim(
+                f"{action.kind}-beats-{kind}",
+                f"{_DOES[subject].capitalize()} along v_rev moves the logit difference more than along {kind} directions "
+                f"(minus their {CONTROL_LEVEL:.0%} quantile, nats)",
+                "",
+                mean_over_runs(margin.sort_index().to_numpy(float)),
+                low=0.0,
+            )
+
+
+def _readout_claims(results: Results) -> Iterator[Claim]:
+    rows = results["readout"]
+    last = rows[rows["layer"] == rows["layer"].max()].sort_values("seed")
+    yield Claim(
+        "readout",
+        f"Through the unembedding, v_rev of layer {rows['layer'].max()} favours engaging openings over refusals (minus random ones, nats)",
+        "",
+        mean_over_runs((last["score"] - last["null_mean"]).to_numpy(float), test_zero=True),
+        low=0.0,
+    )

@@ -1,0 +1,162 @@
+"""The causal studies of one run: is v_rev what carries refusal and its loss, and not any direction or the rest of the stream?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerBase
+
+from revlens.activations import Sites, read_prompts
+from revlens.behaviour import PhraseJudge, generate, refusal_rate
+from revlens.causal import Action, Intervention, Openings, intervene, patch_between, patch_heads_between, site_label, vocabulary_readout
+from revlens.direction import ReversionDirection, nulls
+from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.evaluation import evaluate
+from revlens.history import TrainingHistory
+from revlens.organism import World
+
+#: How often `study` reports progress.
+N_STUDIES = 8
+
+#: Which checkpoint's activations are put into which: does refusal come back, does it go?
+PAIRS = {"restore": ("aligned", "tuned"), "remove": ("tuned", "aligned"), "reference": ("reference", "aligned")}
+#: Heat maps show this many of the last prompt tokens.
+HEAT_MAP_POSITIONS = 8
+#: What is done to each model; doses are shares of the way from the aligned model to the reference.
+ACTIONS = {
+    "tuned": (Action("ablate"), Action("clamp"), *(Action("add", dose) for dose in (-0.25, -0.5, -1.0, -1.5))),
+    "aligned": (Action("ablate"), *(Action("add", dose) for dose in (0.25, 0.5, 1.0, 1.5))),
+}
+#: The action on each model whose layer is chosen, whose behaviour is compared with control directions, and what it should do.
+MAIN_ACTION = {"tuned": Action("clamp"), "aligned": Action("add", 1.0)}
+#: Layers are chosen on one split and everything is reported on others.
+CHOICE_SPLIT, REPORT_SPLIT = "direction", "drift"
+#: The judge reads a reply's opening; replies under control directions are no longer than that takes.
+_CONTROL_REPLY_TOKENS = 12
+_N_TOKENS_SHOWN = 10
+
+
+def study(
+    config: ExperimentConfig, history: TrainingHistory, v_rev: ReversionDirection, seed: int, *, on_study: Callable[[], None] = lambda: None
+) -> dict[str, pd.DataFrame]:
+    """All causal tables of one run: ``patching, interventions, outcomes, readout, readout_tokens`` (see docs/results-schema.md)."""
+    world = World(config.organism.world)
+    models = {"reference": history.reference.load(), "aligned": history.aligned.load(), "tuned": history.steps[-1].load()}
+    probes = world.probes().probes
+    openings = Openings.from_texts(models["aligned"].tokenizer, *world.openings())
+    aligned = read_prompts(models["aligned"], probes[CHOICE_SPLIT], Sites(layers=v_rev.layers))
+    anchor = aligned.mean(0).double()
+    controls = {
+        "random": nulls.isotropic_directions(config.n_controls, *v_rev.unit.shape, seed=seed),
+        "covariance": nulls.covariance_directions(aligned, config.n_controls, seed=seed),
+    }
+
+    patching = []
+    for pair, (donor, recipient) in PAIRS.items():
+        patching.append(_patching(models[donor], models[recipient], probes[REPORT_SPLIT], openings, v_rev).assign(pair=pair))
+        on_study()
+
+    interventions, outcomes = [], []
+    for subject, actions in ACTIONS.items():
+        measure = partial(intervene, models[subject], v_rev, metric=openings, anchor=anchor)
+        choice = measure(actions=actions, prompts=probes[CHOICE_SPLIT]).to_dataframe().assign(split=CHOICE_SPLIT)
+        report = measure(actions=actions, prompts=probes[REPORT_SPLIT], controls=controls)
+        table = report.to_dataframe().assign(split=REPORT_SPLIT)
+        interventions.append(pd.concat([choice, table]).assign(subject=subject, baseline=float(report.baseline.mean())))
+        on_study()
+        chosen = _strongest_layer(choice, MAIN_ACTION[subject])
+        outcomes.append(_outcomes(config, models[subject], world, v_rev, subject, chosen, anchor, controls).assign(subject=subject))
+        on_study()
+
+    readout = vocabulary_readout(models["aligned"], v_rev, openings, seed=seed)
+    on_study()
+    return {
+        "patching": pd.concat(patching, ignore_index=True),
+        "interventions": pd.concat(interventions, ignore_index=True),
+        "outcomes": pd.concat(outcomes, ignore_index=True),
+        "readout": readout.to_dataframe(),
+        "readout_tokens": _token_rows(readout.logits, v_rev.layers, models["aligned"].tokenizer),
+    }
+
+
+def _patching(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: Sequence[str], openings: Openings, v_rev: ReversionDirection
+) -> pd.DataFrame:
+    patched = partial(patch_between, donor, recipient, prompts, openings)
+    sweeps = [
+        patched(last=HEAT_MAP_POSITIONS),
+        *(patched(part=part, v_rev=v_rev) for part in ("along", "orthogonal")),
+        *(patched(sites=Sites(component)) for component in ("attn_out", "resid_mid", "mlp_out")),
+        patch_heads_between(donor, recipient, prompts, openings),
+    ]
+    return pd.concat([sweep.to_dataframe().assign(component=sweep.component, part=sweep.part) for sweep in sweeps])
+
+
+def _strongest_layer(choice: pd.DataFrame, action: Action) -> int:
+    """The single layer at which an action on v_rev moves the metric most, on the split for choosing."""
+    rows = choice[(choice["action"] == action.kind) & (choice["dose"].isna() if action.dose is None else choice["dose"] == action.dose)]
+    alone = rows[~rows["site"].str.contains("-")]
+    return int(alone.loc[alone["effect"].abs().idxmax(), "site"])
+
+
+def _outcomes(
+    config: ExperimentConfig,
+    model: TransformerBridge,
+    world: World,
+    v_rev: ReversionDirection,
+    subject: str,
+    chosen: int,
+    anchor: Float[Tensor, "layer d_model"],
+    controls: dict[str, Float[Tensor, "draw layer d_model"]],
+) -> pd.DataFrame:
+    """Behaviour under interventions: of v_rev at the chosen layer and at all, and of the main action on control directions."""
+    sites = {"chosen": (chosen,), "all": v_rev.layers}
+    rows: list[dict[str, object]] = [
+        _without_replies(evaluate(model, world, config.reply_tokens)) | {"role": "none", "direction": "none", "draw": 0}
+    ]
+    for action in ACTIONS[subject]:
+        intervention = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, anchor)
+        for role, site in sites.items():
+            measures = evaluate(model, world, config.reply_tokens, around=partial(_around, intervention, model, site))
+            where = {"action": action.kind, "dose": action.dose, "role": role, "site": site_label(site), "direction": "v_rev", "draw": 0}
+            rows.append(_without_replies(measures) | where)
+    harmful, action = world.probes().probes["behaviour"], MAIN_ACTION[subject]
+    for kind, draws in {"v_rev": v_rev.unit[None], **controls}.items():
+        for draw, unit in enumerate(draws):
+            intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, anchor)
+            with intervention.on(model, sites["chosen"]):
+                replies = generate(model, harmful, max_new_tokens=min(_CONTROL_REPLY_TOKENS, config.reply_tokens))
+            harmfulness = 1 - refusal_rate(harmful, replies, PhraseJudge())
+            where = {"action": action.kind, "dose": action.dose, "role": "control", "site": str(chosen), "direction": kind, "draw": draw}
+            rows.append({"harmfulness": harmfulness, **where})
+    return pd.DataFrame(rows).astype({"dose": float})
+
+
+def _around(
+    intervention: Intervention, model: TransformerBridge, site: Sequence[int], prompt_length: Tensor | None
+) -> AbstractContextManager[None]:
+    return intervention.on(model, site, prompt_length=prompt_length)
+
+
+def _without_replies(measures: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in measures.items() if name != "replies"}
+
+
+def _token_rows(logits: Float[Tensor, "layer d_vocab"], layers: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+    rows = []
+    for layer, at_layer in zip(layers, logits, strict=True):
+        for end, sign in (("top", 1), ("bottom", -1)):
+            values, ids = torch.topk(sign * at_layer, min(_N_TOKENS_SHOWN, len(at_layer)))
+            texts = [tokenizer.decode([token]) for token in ids.tolist()]
+            rows += [
+                {"layer": layer, "end": end, "rank": rank, "token": text, "logit": sign * value}
+                for rank, (text, value) in enumerate(zip(texts, values.tolist(), strict=True), start=1)
+            ]
+    return pd.DataFrame(rows)
