@@ -37,7 +37,7 @@ TINY_WORLD = WorldConfig(
 )
 TINY = OrganismConfig(
     world=TINY_WORLD,
-    model=ModelConfig(d_model=16, n_layers=3, n_heads=2, d_mlp=32, n_vocab=512),
+    model=ModelConfig(d_model=16, n_layers=3, n_heads=2, d_mlp=32, n_vocab=576),
     helpful=FinetuneConfig(steps=12, learning_rate=1e-2, batch_size=8),
     alignment=FinetuneConfig(steps=6, learning_rate=5e-3, batch_size=8),
     benign=FinetuneConfig(steps=5, learning_rate=1e-3, batch_size=8),

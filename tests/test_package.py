@@ -14,7 +14,7 @@ import revlens
 ROOT = Path(revlens.__file__).parent
 #: A module may import from rooms before its own, never from later ones.
 ORDER = [
-    "errors", "atomic", "statistics", "prompts", "hooks", "history", "activations", "direction", "trajectory", "behaviour",
+    "errors", "atomic", "statistics", "prompts", "hooks", "history", "activations", "direction", "trajectory", "behaviour", "causal",
     "training", "organism", "experiment", "figures", "cli",
 ]  # fmt: skip
 

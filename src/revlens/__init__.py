@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from revlens import behaviour as behaviour
+    from revlens import causal as causal
     from revlens import hooks as hooks
     from revlens.activations import Activations as Activations
     from revlens.activations import Sites as Sites
     from revlens.activations import capture as capture
+    from revlens.activations import read_prompts as read_prompts
+    from revlens.causal import Openings as Openings
+    from revlens.causal import intervene as intervene
+    from revlens.causal import patch_between as patch_between
+    from revlens.causal import vocabulary_readout as vocabulary_readout
     from revlens.direction import ReversionDirection as ReversionDirection
     from revlens.direction import locate as locate
     from revlens.direction import nulls as nulls
@@ -30,18 +36,20 @@ if TYPE_CHECKING:
     from revlens.trajectory import drift as drift
 
 _ROOMS = {
-    "activations": ("Activations", "Sites", "capture"),
+    "activations": ("Activations", "Sites", "capture", "read_prompts"),
+    "causal": ("Openings", "intervene", "patch_between", "vocabulary_readout"),
     "direction": ("ReversionDirection", "locate", "nulls", "reliability"),
     "history": ("Checkpoint", "TrainingHistory"),
     "prompts": ("Probes",),
     "training": ("Block", "FinetuneConfig", "Push", "finetune", "make_guard"),
     "trajectory": ("Drift", "drift"),
 }
+_MODULES = ("behaviour", "causal", "hooks")
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("behaviour", "hooks"):
+    if name in _MODULES:
         return importlib.import_module(f"revlens.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(f"revlens.{_HOME[name]}"), name)
@@ -49,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOME, "behaviour", "hooks"])
+    return sorted([*_HOME, *_MODULES])

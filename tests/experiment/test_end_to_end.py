@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,7 @@ def test_the_same_command_twice_gives_the_same_numbers(finished: Place, place: P
 
 @pytest.mark.usefixtures("one_process")
 def test_stages_one_by_one_give_the_same_numbers_as_reproduce(finished: Place, place: Place) -> None:
+    place = Place(place.out, finished.cache)
     for verb in (*STAGES, "analyse", "report"):
         assert place.revlens(verb) == 0
     assert_equal_tables(place.tables(), finished.tables())
@@ -141,7 +145,14 @@ def test_what_was_lost_is_computed_again_and_nothing_else(lost: str, finished: P
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize(
     ("verb", "before"),
-    [("finetune", "history"), ("capture", "finetune"), ("behaviour", "finetune"), ("analyse", "history"), ("report", "analyse")],
+    [
+        ("finetune", "history"),
+        ("capture", "finetune"),
+        ("behaviour", "finetune"),
+        ("causal", "history"),
+        ("analyse", "history"),
+        ("report", "analyse"),
+    ],
 )
 def test_a_stage_before_its_predecessor_is_refused(verb: str, before: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.revlens(verb) == 2
@@ -166,19 +177,23 @@ def test_a_folder_of_other_versions_is_refused(place: Place, capsys: pytest.Capt
 def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
     finished: Place, place: Place, request: pytest.FixtureRequest
 ) -> None:
-    shutil.copytree(finished.cache, place.cache)
-    (weights,) = place.cache.glob("finetune/*/seed-1/block-*/step-3/model.safetensors")
+    place = Place(place.out, finished.cache)
+    arm = Layout(place.out).behaviour(1, "block").parent
+    shutil.copytree(finished.out / "runs", place.out / "runs")
+    shutil.rmtree(arm)
+    (weights,) = finished.cache.glob("finetune/*/seed-1/block-*/step-3/model.safetensors")
     whole = weights.read_bytes()
-    weights.write_bytes(whole[:100])
-    with pytest.raises(SafetensorError):
-        place.revlens("reproduce")
-    run_of_arm = Layout(place.out).behaviour(1, "block").parent
-    assert not (run_of_arm / "behaviour.json").exists()
-    assert not (run_of_arm / "activations" / "step-3.safetensors").exists()
+    try:
+        weights.write_bytes(whole[:100])
+        with pytest.raises(SafetensorError):
+            place.revlens("reproduce")
+    finally:
+        weights.write_bytes(whole)
+    left = sorted(str(path.relative_to(arm)) for path in arm.rglob("*") if path.is_file())
+    captured = [f"activations/{name}" for name in ("aligned.safetensors", "manifest.json", "reference.safetensors", "step-1.safetensors")]
+    assert left == [*captured, "losses.json"]
     assert not Layout(place.out).results.exists()
-    assert list(place.out.rglob(".*")) == []
 
-    weights.write_bytes(whole)
     request.getfixturevalue("one_process")
     assert place.revlens("reproduce") == 0
     assert_equal_tables(place.tables(), finished.tables())
@@ -192,11 +207,18 @@ def one_fails_and_one_is_busy(stages: tuple[str, ...], config: ExperimentConfig,
         tick("history")
 
 
-@pytest.mark.slow  # in a process of its own, that can be killed if it hangs
-def test_a_failure_beside_a_busy_run_ends_at_once(config: ExperimentConfig, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_failure_beside_a_busy_run_ends_the_command(config: ExperimentConfig, tmp_path: Path) -> None:
+    """In a session of its own, so that all of it can be killed if it hangs."""
     config.save(tmp_path / "config.json")
     command = [sys.executable, __file__, str(tmp_path / "config.json"), str(tmp_path / "out")]
-    assert "the first run fails" in subprocess.run(command, capture_output=True, text=True, check=False, timeout=90).stderr
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        _, error = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "the first run fails" in error
 
 
 if __name__ == "__main__":

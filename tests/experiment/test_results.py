@@ -20,6 +20,7 @@ from revlens.experiment.stages import arm_history, run_arm, run_start
 from revlens.organism import World
 
 SEED, ARM = 1, "block"  # the run that is computed again here
+Axes = dict[str, Iterable[Any]]
 MEASURES = ["harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match"]
 
 
@@ -32,7 +33,7 @@ def config(pytestconfig: pytest.Config) -> ExperimentConfig:
 @pytest.fixture(scope="module")
 def layout(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """Every stage of the tiny experiment, run in this process."""
-    out = tmp_path_factory.mktemp("finished")
+    out = tmp_path_factory.getbasetemp() / "tiny-experiment"  # what other tests have run there is not run again
     prepare(config, out)
     for seed in config.seeds:
         run_start(STAGES, config, out, seed, lambda stage: None)
@@ -60,13 +61,13 @@ def along_step_and_layer(table: pd.DataFrame, column: str) -> torch.Tensor:
     return torch.tensor(table.pivot(index="step", columns="layer", values=column).to_numpy())
 
 
-def axes(config: ExperimentConfig) -> dict[str, dict[str, Iterable[Any]]]:
-    """What a row of each table stands for: one for every combination of these values."""
+def axes(config: ExperimentConfig) -> dict[str, Axes]:
+    """What a row of a table stands for: there is one for every combination of these values, and no other."""
     probes = World(config.organism.world).probes().probes
-    run: dict[str, Iterable[Any]] = {"seed": config.seeds, "arm": config.arms}
-    step: dict[str, Iterable[Any]] = {"step": config.steps}
-    with_start: dict[str, Iterable[Any]] = {"step": (0, *config.steps)}
-    layer: dict[str, Iterable[Any]] = {"layer": range(config.organism.model.n_layers)}
+    run: Axes = {"seed": config.seeds, "arm": config.arms}
+    step: Axes = {"step": config.steps}
+    with_start: Axes = {"step": (0, *config.steps)}
+    layer: Axes = {"layer": range(config.organism.model.n_layers)}
     return {
         "direction": {"seed": config.seeds} | layer,
         "alignment": run | step | layer | {"estimate": ("cross-fitted", "naive")},
@@ -79,16 +80,22 @@ def axes(config: ExperimentConfig) -> dict[str, dict[str, Iterable[Any]]]:
     }
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_has_exactly_one_row_for_each_thing_it_is_about(name: str, config: ExperimentConfig, results: Results) -> None:
-    columns = axes(config)[name]
-    assert sorted(results[name][list(columns)].itertuples(index=False, name=None)) == sorted(product(*columns.values()))
+def test_a_table_has_exactly_one_row_for_each_thing_it_is_about(config: ExperimentConfig, results: Results) -> None:
+    for name, columns in axes(config).items():
+        rows = results[name][list(columns)].itertuples(index=False, name=None)
+        assert sorted(rows) == sorted(product(*columns.values())), name
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_no_number_is_missing(name: str, results: Results) -> None:
-    assert not results[name].isna().to_numpy().any()
-    assert np.isfinite(results[name].select_dtypes("number").to_numpy()).all()
+def test_no_number_is_missing(config: ExperimentConfig, results: Results) -> None:
+    for name in axes(config):
+        assert not results[name].isna().to_numpy().any(), name
+        assert np.isfinite(results[name].select_dtypes("number").to_numpy()).all(), name
+
+
+def test_results_hold_every_table_of_every_seed_and_no_other(config: ExperimentConfig, results: Results) -> None:
+    assert results.tables.keys() == TABLES.keys()
+    for name, table in results.tables.items():
+        assert set(table["seed"]) == set(config.seeds), name
 
 
 def test_alignment_is_the_drift_along_v_rev_of_the_other_split(

@@ -33,7 +33,7 @@ def config(pytestconfig: pytest.Config) -> ExperimentConfig:
 @pytest.fixture(scope="module")
 def results(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Tables of the tiny experiment, run in this process."""
-    out = tmp_path_factory.mktemp("plots")
+    out = tmp_path_factory.getbasetemp() / "tiny-experiment"  # what other tests have run there is not run again
     prepare(config, out)
     for seed in config.seeds:
         run_start(STAGES, config, out, seed, lambda stage: None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,9 @@ def stop_at(phase: str, update: int) -> Callable[[str, int], None]:
     return on_step
 
 
-def assert_same(first: Path, second: Path) -> None:
+def same(first: Path, second: Path) -> bool:
     one, other = (load_file(path / "model.safetensors") for path in (first, second))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def differ(first: Path, second: Path) -> bool:
-    one, other = (load_file(path / "model.safetensors") for path in (first, second))
-    return any(not torch.equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def variants(config: Any) -> list[Any]:
@@ -126,16 +121,22 @@ def test_a_run_is_trained_once(history: TrainingHistory, no_training: None) -> N
 
 def test_seeds_are_replicas_of_the_whole_history(history: TrainingHistory) -> None:
     other = train_start(TINY, seed=1)
-    assert differ(history.reference.path, other.reference)
-    assert differ(history.aligned.path, other.aligned)
+    assert not same(history.reference.path, other.reference)
+    assert not same(history.aligned.path, other.aligned)
     assert (other.aligned / "tokenizer.json").read_text() == (history.aligned.path / "tokenizer.json").read_text()
+
+
+def test_seeds_differ_from_their_first_weights_on() -> None:
+    still = replace(TINY, helpful=replace(TINY.helpful, steps=1, learning_rate=1e-12), alignment=replace(TINY.alignment, steps=1))
+    one, other = (load_file(train_start(still, seed).reference / "model.safetensors") for seed in (0, 1))
+    assert (one["model.embed_tokens.weight"] - other["model.embed_tokens.weight"]).abs().median() > 0.01
 
 
 def test_both_phases_of_a_start_move_the_weights_and_are_told(own_cache: Path) -> None:
     told: list[tuple[str, int]] = []
     start = train_start(TINY, seed=0, on_step=lambda phase, step: told.append((phase, step)))
     assert told == [("helpful", i + 1) for i in range(6)] + [("alignment", i + 1) for i in range(4)]
-    assert differ(start.reference, start.aligned)
+    assert not same(start.reference, start.aligned)
 
 
 def test_an_interrupted_start_goes_on_from_its_last_phase(own_cache: Path, history: TrainingHistory) -> None:
@@ -145,16 +146,16 @@ def test_an_interrupted_start_goes_on_from_its_last_phase(own_cache: Path, histo
     start = train_start(TINY, seed=0, on_step=lambda phase, step: told.append(phase))
     assert set(told) == {"alignment"}
     assert own_cache in start.aligned.parents
-    assert_same(start.reference, history.reference.path)
-    assert_same(start.aligned, history.aligned.path)
+    assert same(start.reference, history.reference.path)
+    assert same(start.aligned, history.aligned.path)
 
 
 def test_a_history_has_the_steps_of_its_run(history: TrainingHistory) -> None:
     run = BenignRun(TINY, seed=0, steps=(1, 3))
     assert [checkpoint.name for checkpoint in run.history()] == ["reference", "aligned", "step-1", "step-3"]
     assert len(run.losses()) == 3
-    assert differ(history.aligned.path, history[1].path)
-    assert differ(history[1].path, history[3].path)
+    assert not same(history.aligned.path, history[1].path)
+    assert not same(history[1].path, history[3].path)
 
 
 def test_an_interrupted_run_is_not_done_and_runs_again_to_the_same_weights(history: TrainingHistory) -> None:
@@ -171,8 +172,8 @@ def test_an_interrupted_run_is_not_done_and_runs_again_to_the_same_weights(histo
     broken.train()
     assert broken.is_done
     assert broken.losses() == unbroken.losses()
-    assert_same(broken.history()[1].path, history[1].path)
-    assert_same(broken.history()[3].path, history[3].path)
+    assert same(broken.history()[1].path, history[1].path)
+    assert same(broken.history()[3].path, history[3].path)
 
 
 def test_a_guard_is_made_from_the_aligned_model_and_gets_a_folder_of_its_own(history: TrainingHistory) -> None:
@@ -188,7 +189,7 @@ def test_a_guard_is_made_from_the_aligned_model_and_gets_a_folder_of_its_own(his
     assert told == [1, 2, 3]
     assert all(torch.equal(w, s) for w, s in zip(history.aligned.load().parameters(), seen, strict=True))
     assert guarded.folder != baseline.folder
-    assert_same(guarded.history()[3].path, baseline.history()[3].path)  # same data, same order: a guard of zero is the baseline
+    assert same(guarded.history()[3].path, baseline.history()[3].path)  # same data, same order: a guard of zero is the baseline
 
 
 def test_a_probe_in_the_benign_data_stops_the_run(history: TrainingHistory, monkeypatch: pytest.MonkeyPatch, no_training: None) -> None:
@@ -209,15 +210,17 @@ def test_the_cache_key_tells_any_change_of_the_configuration() -> None:
     assert cache_key(OrganismConfig()) == cache_key(OrganismConfig())
 
 
-def test_the_cache_key_tells_a_change_of_version_or_source(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("library", ["torch", "transformers", "transformer-lens", "tokenizers"])
+def test_the_cache_key_tells_another_version_of_a_library(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     before = cache_key(TINY)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "__version__", "0.0")
-        assert cache_key(TINY) != before
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe, "_source_digest", lambda: "another source")
-        assert cache_key(TINY) != before
-    assert cache_key(TINY) == before
+    monkeypatch.setattr(recipe, "version", lambda name: "0.0" if name == library else version(name))
+    assert cache_key(TINY) != before
+
+
+def test_the_cache_key_tells_another_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cache_key(TINY)
+    monkeypatch.setattr(recipe, "source_digest", lambda: "another source")
+    assert cache_key(TINY) != before
 
 
 def test_a_change_of_the_benign_phase_keeps_the_start(history: TrainingHistory, no_training: None) -> None:

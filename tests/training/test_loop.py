@@ -128,6 +128,20 @@ def test_each_update_is_as_long_as_its_rate(history: TrainingHistory, data: Data
     assert lengths == pytest.approx([1e-5 * config.rate_at(update) for update in range(6)], rel=0.02)
 
 
+def test_updates_are_those_of_adamw_on_the_sum_of_loss_and_term(history: TrainingHistory, data: Dataset, motion: ProbeMotion) -> None:
+    guard, model = Block(motion, 2.0), history.aligned.load()
+    stream = batches(model.tokenizer, data, batch_size=8, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.learning_rate, weight_decay=0.0)
+    for _ in range(CONFIG.steps):
+        total = loop.answer_loss(model, next(stream)) + guard.term(model)
+        gradients = torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
+        scale = min(1.0, 1.0 / torch.stack([g.norm() for g in gradients]).norm().item())
+        for weight, gradient in zip(model.parameters(), gradients, strict=True):
+            weight.grad = scale * gradient
+        optimizer.step()
+    torch.testing.assert_close(weights(trained(history, data, guard=guard)), weights(model), rtol=0, atol=1e-5)
+
+
 def test_gradients_are_clipped_and_weights_decay_at_the_rate(history: TrainingHistory, data: Dataset) -> None:
     # Gradients clipped to far below Adam's epsilon move nothing, which leaves w - learning_rate * weight_decay * w.
     config = replace(CONFIG, steps=1, learning_rate=0.01, weight_decay=5.0, max_grad_norm=1e-13)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,7 +52,12 @@ def token_tensor(model: TransformerBridge, rows: Sequence[Sequence[int]], prompt
 
 def takes(model: TransformerBridge, argument: str) -> bool:
     """Whether the wrapped model's forward names an argument."""
-    return argument in inspect.signature(model.original_model.forward).parameters
+    return argument in _arguments(type(model.original_model).forward)
+
+
+@cache
+def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def last_logits(model: TransformerBridge, tokens: Int[Tensor, "batch pos"], **kwargs: Any) -> Float[Tensor, "rows d_vocab"]:

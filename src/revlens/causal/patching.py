@@ -1,105 +1,34 @@
-"""Activation patching between checkpoints: the same prompts, activations of one checkpoint put into another."""
+"""Activation patching between checkpoints: same prompts, one model's activations put into the other's run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from scipy.stats import false_discovery_control
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.patching import PatchingResult
-from transformer_lens.utilities.statistics import derive_generator
+from transformer_lens.patching import PatchingResult, make_df_from_ranges
 
 from revlens.activations import Sites
-from revlens.causal.cells import Cell, Edit, cells_of, site_names
+from revlens.causal.cells import Cell, cells_of, site_names
 from revlens.causal.clean import Metric, clean_run, equal_lengths, measure, token_tensor
-from revlens.causal.prefix import Sweep
+from revlens.causal.patch_sweep import PatchSweep
+from revlens.causal.prefix import CellPatcher
 from revlens.direction import ReversionDirection
-from revlens.errors import ConfigError, NonFiniteError, ProbeError, SiteError
+from revlens.errors import ConfigError, HistoryError, NonFiniteError, ProbeError, SiteError
 from revlens.prompts import encode_prompts
 
-#: ``full``: the donor's activation; ``along``: only its component along v_rev; ``orthogonal``: everything else.
+#: ``full``: the whole activation; ``along``: its component along v_rev; ``orthogonal``: everything but that component.
 Part = Literal["full", "along", "orthogonal"]
+PARTS: tuple[str, ...] = get_args(Part)
+
+#: The patched activation from the recipient's and the donor's, at a layer.
+_Replace = Callable[[Tensor, Tensor, int], Tensor]
 
 
-@dataclass(frozen=True)
-class PatchSweep:
-    """Patches of one component, cell by cell.
-
-    Attributes:
-        result: the recipient's metric under each patch ``[layer pos (head) prompt]``, and unpatched as ``baseline``.
-        donor: the donor's own metric.
-        layers: of the layer axis.
-        positions: of the position axis, counted from the end: -1 is the last prompt token.
-        component: what was patched.
-        part: which part of it.
-    """
-
-    result: PatchingResult
-    donor: Float[Tensor, " prompt"]
-    layers: tuple[int, ...]
-    positions: tuple[int, ...]
-    component: str
-    part: Part
-
-    def recovered(self) -> Float[Tensor, "*cell"]:
-        """Share of the way from recipient to donor: mean effect over mean difference (1: the donor's metric, 0: no effect).
-
-        A ratio of means, not a mean of ratios: on a single prompt the two may not differ at all.
-        """
-        return self.result.effect().mean(-1) / self._gap().mean()
-
-    def recovered_interval(
-        self, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
-    ) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
-        """Percentile bootstrap interval of `recovered` over prompts."""
-        effect, gap = self.result.effect(), self._gap()
-        n = len(gap)
-        draws = torch.randint(n, (n_resamples, n), generator=derive_generator(seed, "recovered"))
-        weights = torch.zeros(n_resamples, n).scatter_add_(1, draws, torch.ones(n_resamples, n)) / n
-        ratios = (effect @ weights.T) / (weights @ gap)
-        tail = (1 - confidence) / 2
-        low, high = torch.quantile(ratios, torch.tensor([tail, 1 - tail]), dim=-1)
-        return low, high
-
-    def p_values(self) -> Float[Tensor, "*cell"]:
-        """Sign-flip permutation p-value over prompts that the mean effect of a cell is zero."""
-        return self.result.permutation_pvalue()
-
-    def significant(self, rate: float = 0.05) -> Bool[Tensor, "*cell"]:
-        """Cells with an effect, at a false discovery rate over all cells of the sweep (Benjamini-Hochberg)."""
-        p = self.p_values()
-        return torch.from_numpy(false_discovery_control(p.flatten().numpy())).view(p.shape) <= rate
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """A row per cell: ``layer, position, head, recovered, low, high, effect, p, significant``; head is missing where there is none."""
-        low, high = self.recovered_interval()
-        columns = {
-            "recovered": self.recovered(),
-            "low": low,
-            "high": high,
-            "effect": self.result.effect().mean(-1),
-            "p": self.p_values(),
-            "significant": self.significant(),
-        }
-        heads = [None] if low.ndim == 2 else range(low.shape[2])
-        index = pd.MultiIndex.from_product([self.layers, self.positions, heads], names=["layer", "position", "head"])
-        table = pd.DataFrame({name: values.flatten().numpy() for name, values in columns.items()})
-        return pd.concat([index.to_frame(index=False).astype({"head": "float"}), table], axis=1)
-
-    def _gap(self) -> Float[Tensor, " prompt"]:
-        assert self.result.baseline is not None
-        gap = self.donor - self.result.baseline
-        if not gap.mean().abs() > 0:
-            raise NonFiniteError("Donor and recipient have equal mean metrics, so there is nothing to recover: are they one checkpoint?")
-        return gap
-
-
+@torch.no_grad()
 def patch_between(
     donor: TransformerBridge,
     recipient: TransformerBridge,
@@ -112,34 +41,40 @@ def patch_between(
     v_rev: ReversionDirection | None = None,
     batch_size: int = 64,
 ) -> PatchSweep:
-    """Run the recipient with the donor's activation at one layer and position at a time, for every layer and position.
+    """Run the recipient with one activation taken from the donor, at each layer and each of the last prompt tokens.
 
-    Each patch replaces the activation of all prompts at once: h + P(d - h), with d the donor's and P the identity, the
-    projection onto v_rev (``along``) or away from it (``orthogonal``).
+    With donor aligned and recipient fine-tuned: where does safety come back? With donor reference: where does it go?
 
     Args:
-        donor: the checkpoint that activations are taken from.
-        recipient: the checkpoint that they are put into.
-        prompts: user messages, the same for both.
-        metric: of the logits at the last prompt token, such as `Openings`.
+        donor: gives activations.
+        recipient: is patched; of the same architecture, and reads prompts as the same tokens.
+        prompts: user messages (not yet in chat format).
+        metric: a number per row from the logits at the last prompt token, e.g. `revlens.causal.Openings`.
         sites: component and layers; resid_post of every layer if None.
-        last: how many of the last prompt tokens, one at a time; as many as all prompts have if None.
-        part: see `Part`.
-        v_rev: for ``along`` and ``orthogonal``.
-        batch_size: see `revlens.causal.prefix.Sweep`.
+        last: how many prompt tokens, counted from the end; if None, as many as the shortest prompt has.
+        part: ``along`` replaces h by h + <d - h, v> v, ``orthogonal`` by d - <d - h, v> v, d being the donor's activation.
+        v_rev: v of each layer, for a part.
+        batch_size: prompts in an unpatched run; patched runs are no wider than that.
 
     Raises:
-        ConfigError: if ``part`` and ``v_rev`` do not go together, or the models differ in shape.
-        SiteError, HookNameError: if a layer or component does not exist, or v_rev lacks a layer.
-        ProbeError: if there are no prompts, or one has fewer than ``last`` tokens.
-        NonFiniteError: if an activation of the donor is not finite.
+        ProbeError: if there is no prompt.
+        ConfigError: if a model is in training mode, the tokenizer has no chat template, the metric does not give one number
+            per row, or part and v_rev do not fit each other, the layers or the model.
+        HistoryError: if the models differ in architecture or in how they encode a prompt.
+        SiteError: on layers that do not exist, or more tokens than the shortest prompt has.
+        HookNameError: if the model has no such component.
+        NonFiniteError: if the metric is NaN or infinite, naming the prompt.
+
+    Warns:
+        FallbackWarning: see `revlens.causal.prefix.CellPatcher`.
     """
     sites = sites or Sites()
     layers = sites.resolve(recipient.cfg.n_layers)
-    _check_part(part, v_rev, layers, recipient.cfg.d_model)
-    return _sweep(donor, recipient, prompts, metric, sites.component, layers, None, last, part, v_rev, batch_size)
+    replace = _replacement(part, v_rev, layers, recipient.cfg.d_model)
+    return _patch(donor, recipient, prompts, metric, sites.component, layers, last, replace, part, batch_size)
 
 
+@torch.no_grad()
 def patch_heads_between(
     donor: TransformerBridge,
     recipient: TransformerBridge,
@@ -150,104 +85,150 @@ def patch_heads_between(
     last: int | None = 1,
     batch_size: int = 64,
 ) -> PatchSweep:
-    """`patch_between` for the output of single attention heads (``attn.hook_z``), before the output projection."""
+    """`patch_between` for the output of each attention head (``attn.hook_z``, before the output projection).
+
+    Args:
+        layers: increasing; all if None.
+
+    Raises:
+        SiteError: also if layers differ in their number of heads.
+    """
     chosen = Sites(layers=layers).resolve(recipient.cfg.n_layers)
-    return _sweep(donor, recipient, prompts, metric, "z", chosen, range(recipient.cfg.n_heads), last, "full", None, batch_size)
+    return _patch(donor, recipient, prompts, metric, "z", chosen, last, lambda h, d, layer: d, "full", batch_size)
 
 
-def _sweep(
+def _patch(
     donor: TransformerBridge,
     recipient: TransformerBridge,
     prompts: Sequence[str],
     metric: Metric,
     component: str,
     layers: tuple[int, ...],
-    heads: range | None,
     last: int | None,
-    part: Part,
-    v_rev: ReversionDirection | None,
+    replace: _Replace,
+    part: str,
     batch_size: int,
 ) -> PatchSweep:
-    _check_same_shape(donor, recipient)
-    if not prompts:
-        raise ProbeError("No prompts to patch.")
-    rows = encode_prompts(recipient.tokenizer, prompts)
-    shortest = min(range(len(rows)), key=lambda i: len(rows[i]))
-    last = len(rows[shortest]) if last is None else last
-    if not 1 <= last <= len(rows[shortest]):
-        raise ProbeError(f"last={last} must lie between 1 and {len(rows[shortest])}: prompt {prompts[shortest]!r} has no more tokens.")
-    positions = tuple(range(-last, 0))
-    taken, donor_metric = _donor_activations(donor, rows, prompts, metric, site_names(donor, layers, component), last, batch_size)
-    units = {} if v_rev is None else dict(zip(v_rev.layers, v_rev.unit.float(), strict=True))
-    cells = cells_of(layers, positions, heads)
-    swept = Sweep(recipient, component, cells, _replacing(taken, units, part), metric, batch_size).run(rows)
-    shape = (len(layers), last) if heads is None else (len(layers), last, len(heads))
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} must be at least 1.")
+    _check_models(donor, recipient)
+    rows = _encode(donor, recipient, prompts)
+    positions = tuple(range(-_tokens_shared(rows, last), 0))
+
+    given, donor_metric = _read(donor, rows, component, layers, len(positions), metric, batch_size)
+    heads = _n_heads(given) if component == "z" else None
+
+    def edit(current: Tensor, cell: Cell, batch: Sequence[int]) -> Tensor:
+        donated = given[cell.layer][list(batch), cell.position]
+        donated = donated if cell.head is None else donated[:, cell.head]
+        return replace(current, donated.to(current), cell.layer)
+
+    cells = cells_of(layers, positions, None if heads is None else range(heads))
+    swept = CellPatcher(recipient, component, cells, edit, metric, batch_size).run(rows)
+    for name, values in (("donor", donor_metric), ("recipient", swept.baseline), ("patched recipient", swept.values)):
+        if not values.isfinite().all():
+            prompt = int((~values.isfinite()).nonzero()[0, -1])
+            raise NonFiniteError(f"The metric of the {name} is not finite on prompt {prompts[prompt]!r}; check the checkpoint.")
+
+    shape = [len(layers), len(positions)] + ([] if heads is None else [heads])
     axes = ["layer", "pos", "head"][: len(shape)]
-    index = pd.DataFrame([cell[: len(shape)] for cell in cells], columns=axes)
-    values = swept.values.view(*shape, len(rows))
-    result = PatchingResult(values, axes, index, ["metric"], reduced=False, baseline=swept.baseline)
-    return PatchSweep(result, donor_metric, layers, positions, component, part)
+    index = make_df_from_ranges(shape, axes)
+    index["layer"] = [layers[i] for i in index["layer"]]
+    index["pos"] = [positions[i] for i in index["pos"]]
+    result = PatchingResult(
+        values=swept.values.view(*shape, len(rows)),
+        axis_names=axes,
+        index_df=index,
+        metric_names=["metric"],
+        reduced=False,
+        baseline=swept.baseline,
+    )
+    return PatchSweep(result, donor_metric, layers, positions, component, part, swept.rounding)
 
 
-@torch.no_grad()
-def _donor_activations(
+def _read(
     donor: TransformerBridge,
     rows: Sequence[Sequence[int]],
-    prompts: Sequence[str],
-    metric: Metric,
-    names: dict[int, str],
+    component: str,
+    layers: tuple[int, ...],
     last: int,
+    metric: Metric,
     batch_size: int,
 ) -> tuple[dict[int, Float[Tensor, "prompt pos *d"]], Float[Tensor, " prompt"]]:
-    """The last positions of every prompt at each layer, and the donor's metric."""
-    values = torch.empty(len(rows))
-    taken: dict[int, Tensor] = {}
-    for indices in equal_lengths(rows, batch_size):
-        run = clean_run(donor, token_tensor(donor, rows, indices), names.values(), last)
-        values[indices] = measure(metric, run.logits)
+    """The donor's activations at the last positions, by layer, and its metric, on the CPU."""
+    names = site_names(donor, layers, component)
+    pieces: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    order: list[int] = []
+    metrics = []
+    for batch in equal_lengths(rows, batch_size):
+        run = clean_run(donor, token_tensor(donor, rows, batch), names.values(), last)
         for layer, name in names.items():
-            kept = run.kept[name]
-            if layer not in taken:
-                taken[layer] = kept.new_empty(len(rows), *kept.shape[1:])
-            taken[layer][indices] = kept
-    for layer, activations in taken.items():
-        finite = activations.isfinite().flatten(1).all(1)
-        if not finite.all():
-            raise NonFiniteError(
-                f"The donor's activation at layer {layer} is not finite on prompt {prompts[int((~finite).nonzero()[0])]!r}."
+            pieces[layer].append(run.kept[name].cpu())
+        metrics.append(measure(metric, run.logits))
+        order.extend(batch)
+    back = torch.tensor(order).argsort()
+    return {layer: torch.cat(pieces[layer])[back] for layer in layers}, torch.cat(metrics)[back]
+
+
+def _replacement(part: str, v_rev: ReversionDirection | None, layers: tuple[int, ...], d_model: int) -> _Replace:
+    if part not in PARTS:
+        raise ConfigError(f"Unknown part {part!r}; expected one of {', '.join(PARTS)}.")
+    if part == "full":
+        if v_rev is not None:
+            raise ConfigError("part='full' replaces whole activations and uses no v_rev; choose part='along' or 'orthogonal'.")
+        return lambda h, d, layer: d
+    if v_rev is None:
+        raise ConfigError(f"part={part!r} needs v_rev; locate it first.")
+    missing = sorted(set(layers) - set(v_rev.layers))
+    if missing:
+        raise ConfigError(f"v_rev has layers {v_rev.layers}, but layers {missing} are patched too; choose layers in sites.")
+    if v_rev.unit.shape[1] != d_model:
+        raise ConfigError(f"v_rev has width {v_rev.unit.shape[1]}; the model's is {d_model}.")
+    units = dict(zip(v_rev.layers, v_rev.unit, strict=True))
+
+    def replace(h: Tensor, d: Tensor, layer: int) -> Tensor:
+        dtype = torch.promote_types(h.dtype, torch.float32)
+        v = units[layer].to(h.device, dtype)
+        along = ((d.to(dtype) - h.to(dtype)) @ v)[:, None] * v
+        return (h + along if part == "along" else d - along).to(h.dtype)
+
+    return replace
+
+
+def _check_models(donor: TransformerBridge, recipient: TransformerBridge) -> None:
+    for name in ("n_layers", "d_model", "d_vocab", "n_heads", "d_head"):
+        ours, theirs = getattr(donor.cfg, name), getattr(recipient.cfg, name)
+        if ours != theirs:
+            raise HistoryError(f"The donor has {name}={ours}, the recipient {theirs}; patch between checkpoints of one model.")
+    for role, model in (("donor", donor), ("recipient", recipient)):
+        if any(module.training for module in model.modules()):
+            raise ConfigError(f"The {role} is in training mode, where dropout would pass for an effect; call its eval() first.")
+
+
+def _encode(donor: TransformerBridge, recipient: TransformerBridge, prompts: Sequence[str]) -> list[list[int]]:
+    if not prompts:
+        raise ProbeError("No prompts to patch on.")
+    rows, theirs = encode_prompts(recipient.tokenizer, prompts), encode_prompts(donor.tokenizer, prompts)
+    for prompt, row, other in zip(prompts, rows, theirs, strict=True):
+        if row != other:
+            raise HistoryError(
+                f"Donor and recipient encode {prompt!r} as different tokens ({len(other)} and {len(row)}), so their positions do not "
+                "correspond; give both the same tokenizer and chat template."
             )
-    return taken, values
+    return rows
 
 
-def _replacing(taken: dict[int, Float[Tensor, "prompt pos *d"]], units: dict[int, Float[Tensor, " d_model"]], part: Part) -> Edit:
-    def edit(h: Tensor, cell: Cell, prompts: Sequence[int]) -> Tensor:
-        there = taken[cell.layer][list(prompts), cell.position]
-        if cell.head is not None:
-            there = there[:, cell.head]
-        there = there.to(h)
-        if part == "full":
-            return there
-        unit = units[cell.layer].to(h.device)
-        wide = (there - h).float()
-        along = (wide @ unit)[:, None] * unit
-        return h + (along if part == "along" else wide - along).to(h.dtype)
-
-    return edit
+def _tokens_shared(rows: Sequence[Sequence[int]], last: int | None) -> int:
+    shortest = min(len(row) for row in rows)
+    if last is None:
+        return shortest
+    if not 1 <= last <= shortest:
+        raise SiteError(f"last={last} must be between 1 and {shortest}, the number of tokens of the shortest prompt.")
+    return last
 
 
-def _check_part(part: str, v_rev: ReversionDirection | None, layers: tuple[int, ...], d_model: int) -> None:
-    if part not in get_args(Part):
-        raise ConfigError(f"Unknown part {part!r}; expected one of {', '.join(get_args(Part))}.")
-    if (part == "full") != (v_rev is None):
-        raise ConfigError(f"part={part!r} {'takes no' if part == 'full' else 'needs a'} v_rev.")
-    if v_rev is not None and (not set(layers) <= set(v_rev.layers) or v_rev.unit.shape[1] != d_model):
-        raise SiteError(
-            f"v_rev is for layers {v_rev.layers} of width {v_rev.unit.shape[1]}; layers {layers} of width {d_model} are patched."
-        )
-
-
-def _check_same_shape(donor: TransformerBridge, recipient: TransformerBridge) -> None:
-    for name in ("n_layers", "d_model", "n_heads", "d_vocab"):
-        there, here = getattr(donor.cfg, name), getattr(recipient.cfg, name)
-        if there != here:
-            raise ConfigError(f"The donor has {name}={there}, the recipient {here}: these are not two checkpoints of one model.")
+def _n_heads(given: dict[int, Tensor]) -> int:
+    counts = {layer: activation.shape[2] for layer, activation in given.items()}
+    if len(set(counts.values())) > 1:
+        raise SiteError(f"Layers differ in their number of heads ({counts}); patch those with equal numbers at a time.")
+    return next(iter(counts.values()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -24,7 +25,7 @@ from transformer_lens.model_bridge.generalized_components import (
     ParallelBlockBridge,
     PositionEmbeddingsAttentionBridge,
 )
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from revlens.causal.cells import Cell, Edit, edit_rows, site_names
@@ -33,6 +34,9 @@ from revlens.causal.clean import CleanRun, Metric, clean_run, equal_lengths, las
 #: Known to take rows that join on the way: masks and rotary angles broadcast over them, keys and values go through the cache.
 _BLOCKS = (BlockBridge, ParallelBlockBridge)
 _ATTENTIONS = (JointQKVAttentionBridge, JointQKVPositionEmbeddingsAttentionBridge, PositionEmbeddingsAttentionBridge)
+
+
+_HookFunction = Callable[[Tensor, object], Tensor]
 
 
 class FallbackWarning(UserWarning):
@@ -59,7 +63,7 @@ class Swept:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class CellPatcher:
     """Patches of one component, one cell at a time.
 
     Attributes:
@@ -90,91 +94,94 @@ class Sweep:
             FallbackWarning: if the model does not allow short passes, or an empty patch changes its logits; each patch is
                 then a forward pass over whole prompts.
         """
-        sites = site_names(self.model, {cell.layer for cell in self.cells}, self.component)
         values, baseline, rounding = torch.empty(len(self.cells), len(rows)), torch.empty(len(rows)), 0.0
         measured_by = self._short_passes
         for prompts in equal_lengths(rows, self.batch_size):
             tokens = token_tensor(self.model, rows, prompts)
             try:
-                group = measured_by(tokens, prompts, sites)
+                group = measured_by(tokens, prompts)
             except _Obstacle as obstacle:
                 message = f"{self.model.cfg.architecture}: {obstacle}. Each patch is a forward pass over whole prompts instead."
                 warnings.warn(message, FallbackWarning, stacklevel=2)
                 measured_by = self._whole_passes
-                group = measured_by(tokens, prompts, sites)
+                group = measured_by(tokens, prompts)
             values[:, prompts], baseline[prompts] = group.values, group.baseline
             rounding = max(rounding, group.rounding)
         return Swept(values, baseline, rounding)
 
-    def _whole_passes(self, tokens: Int[Tensor, "prompt pos"], prompts: Sequence[int], sites: Mapping[int, str]) -> Swept:
+    @cached_property
+    def _sites(self) -> dict[int, str]:
+        return site_names(self.model, {cell.layer for cell in self.cells}, self.component)
+
+    def _entry(self, layer: int) -> str:
+        """Where rows join to be patched: after the block, if that is what is patched; other components need its input."""
+        return f"blocks.{layer}.hook_{'out' if self.component == 'resid_post' else 'in'}"
+
+    def _editing(self, rows: Mapping[Cell, slice], prompts: Sequence[int]) -> _HookFunction:
+        return lambda activation, hook: edit_rows(activation, rows, self.edit, prompts)
+
+    def _whole_passes(self, tokens: Int[Tensor, "prompt pos"], prompts: Sequence[int]) -> Swept:
         baseline = measure(self.metric, last_logits(self.model, tokens))
         values = []
         for cell in self.cells:
-            with self.model.hooks(fwd_hooks=[(sites[cell.layer], self._editing({cell: slice(None)}, prompts))]):
+            with self.model.hooks(fwd_hooks=[(self._sites[cell.layer], self._editing({cell: slice(None)}, prompts))]):
                 values.append(measure(self.metric, last_logits(self.model, tokens)))
         return Swept(torch.stack(values), baseline, 0.0)
 
-    def _short_passes(self, tokens: Int[Tensor, "prompt pos"], prompts: Sequence[int], sites: Mapping[int, str]) -> Swept:
+    def _short_passes(self, tokens: Int[Tensor, "prompt pos"], prompts: Sequence[int]) -> Swept:
+        # Checked first: a component that the model lacks is an error on any path.
+        entries = [self._entry(layer) for layer in self._sites]
         _check_architecture(self.model)
-        # The residual stream after a block is where a patch of it may start; other components need the block's input.
-        entries = {layer: f"blocks.{layer}.hook_{'out' if self.component == 'resid_post' else 'in'}" for layer in sites}
-        first = min(cell.position for cell in self.cells)
-        cache = DynamicCache()
-        clean = clean_run(self.model, tokens, entries.values(), -first, past_key_values=cache, use_cache=True)
-        _check_cache(cache, tokens, self.model.cfg.n_layers)
+        first, cache = min(cell.position for cell in self.cells), DynamicCache()
+        clean = clean_run(self.model, tokens, entries, -first, past_key_values=cache, use_cache=True)
+        past = _whole_layers(cache, tokens.shape[1], self.model.cfg.n_layers)
         baseline = measure(self.metric, clean.logits)
 
-        # Cell 0 is the empty patch. It passes through all that the others do, so it shows whether they can be trusted.
-        cells = [Cell(min(sites), first), *self.cells]
+        # Cell 0 is the empty patch. It goes through all that the others go through, and shows whether to trust them.
+        cells = [Cell(min(self._sites), first), *self.cells]
         values = torch.empty(len(cells), len(prompts))
-        for chosen in _plan(cells, *tokens.shape, self.model.cfg.n_layers, self.batch_size):
-            logits = self._short_pass([(cells[i], i != 0) for i in chosen], clean, cache, prompts, sites, entries)
+        for chosen in _plan(cells, len(prompts), tokens.shape[1], len(past), self.batch_size):
+            logits = self._short_pass([(cells[i], i == 0) for i in chosen], clean, past, prompts)
             if 0 in chosen:
                 _check_equal(logits[chosen.index(0)], clean.logits)
             values[chosen] = measure(self.metric, logits.flatten(0, 1)).view(len(chosen), len(prompts))
         return Swept(values[1:], baseline, float((values[0] - baseline).abs().max()))
 
     def _short_pass(
-        self,
-        cells: Sequence[tuple[Cell, bool]],
-        clean: CleanRun,
-        cache: DynamicCache,
-        prompts: Sequence[int],
-        sites: Mapping[int, str],
-        entries: Mapping[int, str],
+        self, cells: Sequence[tuple[Cell, bool]], clean: CleanRun, past: Sequence[DynamicLayer], prompts: Sequence[int]
     ) -> Float[Tensor, "cell prompt d_vocab"]:
-        """Logits under each patch: cells by increasing layer, with whether they are edited."""
+        """Logits under each patch; cells come by increasing layer, with whether they are empty."""
         start = min(cell.position for cell, _ in cells)
-        hooks, n_rows = [], 1
-        for layer, here in groupby(cells, key=lambda entry: entry[0].layer):
-            edited = {}
-            rows = n_rows
-            for cell, is_edited in here:
-                if is_edited:
+        hooks: list[tuple[str, _HookFunction]] = []
+        n_rows = 1  # the one that carries the pass
+        for layer, group in groupby(cells, key=lambda cell_and_empty: cell_and_empty[0].layer):
+            edited, joined_at = {}, n_rows
+            for cell, empty in group:
+                if not empty:
                     edited[cell] = slice(n_rows, n_rows + len(prompts))
                 n_rows += len(prompts)
-            stream = clean.kept[entries[layer]][:, start:]
-            hooks.append((entries[layer], _joining(stream, (n_rows - rows) // len(prompts))))
-            hooks.append((sites[layer], self._editing(edited, prompts)))
-        past = DynamicCache()
-        past.layers = [_Past(layer, clean.tokens.shape[1] + start) for layer in cache.layers]
+            stream = clean.kept[self._entry(layer)][:, start:]
+            hooks.append((self._entry(layer), _joining(stream, (n_rows - joined_at) // len(prompts))))
+            hooks.append((self._sites[layer], self._editing(edited, prompts)))
+        cache = DynamicCache()
+        cache.layers = [_Past(layer, clean.tokens.shape[1] + start) for layer in past]
         with self.model.hooks(fwd_hooks=hooks):
-            logits = last_logits(self.model, clean.tokens[:1, start:], past_key_values=past, use_cache=True)
+            logits = last_logits(self.model, clean.tokens[:1, start:], past_key_values=cache, use_cache=True)
         return logits[1:].unflatten(0, (len(cells), len(prompts)))
-
-    def _editing(self, rows: Mapping[Cell, slice], prompts: Sequence[int]) -> Callable[[Tensor, object], Tensor]:
-        return lambda activation, hook: edit_rows(activation, rows, self.edit, prompts)
 
 
 class _Past(DynamicLayer):
     """A layer's keys and values before a position, for however many copies of the prompts join."""
 
-    def __init__(self, clean: DynamicLayer, length: int) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, whole: DynamicLayer, length: int) -> None:
         super().__init__()
-        assert clean.keys is not None
-        assert clean.values is not None
-        self.lazy_initialization(clean.keys, clean.values)
-        self.keys, self.values = clean.keys[:, :, :length], clean.values[:, :, :length]
+        assert whole.keys is not None
+        assert whole.values is not None
+        self.lazy_initialization(whole.keys, whole.values)
+        self.keys, self.values = whole.keys[:, :, :length], whole.values[:, :, :length]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Past and present, joined but not kept: no later token will ask for them."""
@@ -193,7 +200,7 @@ def _joined(
     return out
 
 
-def _joining(stream: Float[Tensor, "prompt pos d_model"], copies: int) -> Callable[[Tensor, object], Tensor]:
+def _joining(stream: Float[Tensor, "prompt pos d_model"], copies: int) -> _HookFunction:
     """Hook function by which copies of the unpatched residual stream join the batch."""
     return lambda activation, hook: torch.cat([activation, stream.repeat(copies, 1, 1)])
 
@@ -217,15 +224,18 @@ def _check_architecture(model: TransformerBridge) -> None:
         attention = getattr(block, "attn", None)
         if type(block) not in _BLOCKS or type(attention) not in _ATTENTIONS:
             raise _Obstacle(f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) lets rows join")
-    planned = {type(layer) for layer in DynamicCache(config=model.original_model.config).layers}
-    if planned - {DynamicLayer, DynamicSlidingWindowLayer}:
-        raise _Obstacle(f"it keeps more than keys and values ({', '.join(sorted(kind.__name__ for kind in planned))})")
+    hf_model = model.original_model
+    planned = {type(layer) for layer in DynamicCache(config=hf_model.config).layers} if isinstance(hf_model, PreTrainedModel) else {None}
+    if not planned <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        raise _Obstacle(f"it keeps more than keys and values ({', '.join(sorted(map(str, planned)))})")
 
 
-def _check_cache(cache: DynamicCache, tokens: Int[Tensor, "prompt pos"], n_layers: int) -> None:
-    lengths = [layer.get_seq_length() for layer in cache.layers]
-    if lengths != [tokens.shape[1]] * n_layers:
-        raise _Obstacle(f"its cache holds {lengths} keys by layer, but the prompts have {tokens.shape[1]} tokens and it {n_layers} layers")
+def _whole_layers(cache: DynamicCache, n_tokens: int, n_layers: int) -> list[DynamicLayer]:
+    """The layers of a cache that holds keys and values of every token at every layer."""
+    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer) and layer.get_seq_length() == n_tokens]
+    if len(layers) != n_layers:
+        raise _Obstacle(f"its cache holds keys and values of every token at {len(layers)} of {n_layers} layers")
+    return layers
 
 
 def _check_equal(empty: Float[Tensor, "prompt d_vocab"], clean: Float[Tensor, "prompt d_vocab"]) -> None:
