@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 import revlens as rl
-from revlens.activations import read_prompts
 from revlens.behaviour import PhraseJudge, generate, refusal_rate
 from revlens.organism import OrganismConfig, World, train_start
 from revlens.training import ARMS, task_loss
@@ -26,10 +25,9 @@ def main() -> None:
     config = OrganismConfig()
     world, start = World(config.world), train_start(config, args.seed)
     history, probes = rl.TrainingHistory.from_dirs(start.reference, start.aligned), world.probes().probes
-    sites = rl.Sites()
-    at_direction = {c.name: read_prompts(c.load(), probes["direction"], sites) for c in history}
-    v_rev = rl.ReversionDirection.fit(**at_direction, layers=sites.resolve(history.n_layers), split="direction")
-    before = read_prompts(history.aligned.load(), probes["drift"], sites).mean(0).double()
+    ends = rl.read_endpoints(history, probes["direction"])
+    v_rev = rl.ReversionDirection.fit(*ends, split="direction")
+    before = rl.read_prompts(history.aligned.load(), probes["drift"]).mean(0).double()
     data = world.benign(config.benign.steps * config.benign.batch_size, args.seed)
 
     table = Table("arm", "alignment", "harmfulness", "over-refusal", "task loss", title=f"After {config.benign.steps} benign updates")
@@ -37,7 +35,7 @@ def main() -> None:
         model = history.aligned.load()  # every arm starts from the same weights and sees the same batches
         guard = rl.make_guard(arm, v_rev, model, probes["guard"], strength=args.strength, seed=args.seed)
         rl.finetune(model, data, config.benign, seed=args.seed, guard=guard)
-        moved = read_prompts(model, probes["drift"], sites).mean(0).double() - before
+        moved = rl.read_prompts(model, probes["drift"]).mean(0).double() - before
         alignment = (moved * v_rev.unit).sum(-1) / moved.norm(dim=-1)
         refusals = {s: refusal_rate(probes[s], generate(model, probes[s]), PhraseJudge()) for s in ("behaviour", "harmless")}
         harmfulness, over_refusal = 1 - refusals["behaviour"], refusals["harmless"]

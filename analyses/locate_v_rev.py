@@ -5,7 +5,6 @@ python analyses/locate_v_rev.py --reference base/ --aligned chat/ --probes probe
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -22,11 +21,9 @@ def main() -> None:
     args = parser.parse_args()
 
     history, probes = open_history(args)
-    endpoints = rl.TrainingHistory(history.reference, history.aligned)
-    with tempfile.TemporaryDirectory() as folder:
-        acts = rl.capture(endpoints, probes, folder, splits=["direction"])
-        v_rev = rl.locate(acts)
-        split_half = rl.reliability(acts.at("reference", "direction"), acts.at("aligned", "direction"))
+    ends = rl.read_endpoints(history, probes["direction"])
+    v_rev = rl.ReversionDirection.fit(*ends, split="direction")
+    split_half = rl.reliability(*ends)
 
     table = Table("layer", "gap", "split-half cosine", "reliability [95 % over prompts]", title=f"v_rev from {v_rev.n_prompts} prompts")
     for i, layer in enumerate(v_rev.layers):

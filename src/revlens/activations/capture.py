@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -33,12 +34,19 @@ def read_batch(model: TransformerBridge, batch: Batch, sites: Sites, positions: 
 def read_prompts(
     model: TransformerBridge,
     prompts: Sequence[str],
-    sites: Sites,
+    sites: Sites | None = None,
     positions: Positions = "last",
     *,
     batch_size: int = 64,
 ) -> Float[Tensor, "prompt layer d_model"]:
     """Activations of user messages in the model's chat format, as float32 on the CPU.
+
+    Args:
+        model: any bridge whose tokenizer has a chat template.
+        prompts: user messages.
+        sites: component and layers; resid_post of every layer if None.
+        positions: position policy.
+        batch_size: prompts per forward pass.
 
     Raises:
         ProbeError: if there is no prompt.
@@ -46,6 +54,7 @@ def read_prompts(
     """
     if not prompts:
         raise ProbeError("No prompts to read activations of.")
+    sites = sites or Sites()
     rows = encode_prompts(model.tokenizer, prompts)
     pad_id = pad_id_of(model.tokenizer)
     pieces = [
@@ -60,6 +69,26 @@ def read_prompts(
             f"on prompt {prompts[prompt]!r}; check the checkpoint, or load it in a wider dtype."
         )
     return values
+
+
+class Endpoints(NamedTuple):
+    """Activations of the same prompts at both ends of v_rev, in the order that `ReversionDirection.fit` takes them."""
+
+    reference: Float[Tensor, "prompt layer d_model"]
+    aligned: Float[Tensor, "prompt layer d_model"]
+
+
+def read_endpoints(
+    history: TrainingHistory, prompts: Sequence[str], sites: Sites | None = None, positions: Positions = "last"
+) -> Endpoints:
+    """Activations under the reference and the aligned checkpoint.
+
+    One model is in memory at a time, and nothing is written; see `capture` for whole histories.
+
+    Raises:
+        ProbeError, SiteError, NonFiniteError: see `read_prompts` and `Sites`.
+    """
+    return Endpoints(*(read_prompts(c.load(), prompts, sites, positions) for c in (history.reference, history.aligned)))
 
 
 def capture(

@@ -91,8 +91,8 @@ class CellPatcher:
             ConfigError: see `revlens.causal.clean.measure`.
 
         Warns:
-            FallbackWarning: if the model does not allow short passes, or an empty patch changes its logits; each patch is
-                then a forward pass over whole prompts.
+            FallbackWarning: if the model does not allow short passes, or they change its logits where nothing is patched;
+                each patch is then a forward pass over whole prompts.
         """
         values, baseline, rounding = torch.empty(len(self.cells), len(rows)), torch.empty(len(rows)), 0.0
         measured_by = self._short_passes
@@ -137,7 +137,8 @@ class CellPatcher:
         past = _whole_layers(cache, tokens.shape[1], self.model.cfg.n_layers)
         baseline = measure(self.metric, clean.logits)
 
-        # Cell 0 is the empty patch. It goes through all that the others go through, and shows whether to trust them.
+        # Cell 0 is the empty patch. It goes through all that the others go through, and shows whether to trust them;
+        # every other pass is held to the row that carries it.
         cells = [Cell(min(self._sites), first), *self.cells]
         values = torch.empty(len(cells), len(prompts))
         for chosen in _plan(cells, len(prompts), tokens.shape[1], len(past), self.batch_size):
@@ -167,6 +168,7 @@ class CellPatcher:
         cache.layers = [_Past(layer, clean.tokens.shape[1] + start) for layer in past]
         with self.model.hooks(fwd_hooks=hooks):
             logits = last_logits(self.model, clean.tokens[:1, start:], past_key_values=cache, use_cache=True)
+        _check_equal(logits[:1], clean.logits[:1])
         return logits[1:].unflatten(0, (len(cells), len(prompts)))
 
 
@@ -210,8 +212,9 @@ def _plan(cells: Sequence[Cell], n_prompts: int, length: int, n_layers: int, bat
     order = sorted(range(len(cells)), key=lambda i: cells[i].position)
     while order:
         n_tokens = -cells[order[0]].position
-        # As many tokens as an unpatched run of batch_size prompts, and for one layer no more keys and values than it keeps for all.
-        room = max(1, batch_size * min(length // n_tokens, n_layers) // n_prompts)
+        # As many tokens as an unpatched run of batch_size prompts has, and at one layer no more keys and values than it keeps of all.
+        n_rows = min(batch_size * length // n_tokens, batch_size * n_layers)
+        room = max(1, n_rows // n_prompts)
         yield sorted(order[:room], key=lambda i: cells[i].layer)
         order = order[room:]
 
@@ -238,9 +241,9 @@ def _whole_layers(cache: DynamicCache, n_tokens: int, n_layers: int) -> list[Dyn
     return layers
 
 
-def _check_equal(empty: Float[Tensor, "prompt d_vocab"], clean: Float[Tensor, "prompt d_vocab"]) -> None:
+def _check_equal(unpatched: Float[Tensor, "prompt d_vocab"], clean: Float[Tensor, "prompt d_vocab"]) -> None:
     # Half the digits of the dtype, relative to the largest logit: far more than rounding, far less than a wrong mask or position.
     tolerance = torch.finfo(clean.dtype).eps ** 0.5 * float(clean.abs().max())
-    difference = float((empty - clean).abs().max())
+    difference = float((unpatched - clean).abs().max())
     if not difference <= tolerance:
-        raise _Obstacle(f"a patch that edits nothing moves the logits by {difference:.2g}, more than {tolerance:.2g}")
+        raise _Obstacle(f"a short pass that edits nothing moves the logits by {difference:.2g}, more than {tolerance:.2g}")

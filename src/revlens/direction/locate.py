@@ -40,16 +40,23 @@ class ReversionDirection:
         reference: Float[Tensor, "prompt layer d_model"],
         aligned: Float[Tensor, "prompt layer d_model"],
         *,
-        layers: tuple[int, ...],
         split: str,
+        layers: tuple[int, ...] | None = None,
     ) -> ReversionDirection:
         """Estimate from the activations of the same prompts under both checkpoints.
+
+        Args:
+            reference: of the earlier, permissive checkpoint.
+            aligned: of the checkpoint that fine-tuning starts from.
+            split: a name for these prompts, so that drift is not measured on them as well.
+            layers: indices of the layer axis; 0, 1, 2, ... if None.
 
         Raises:
             HistoryError: if ``layers`` does not match the layer axis.
             NonFiniteError: if an input is not finite, or reference and aligned do not differ at some layer.
         """
         difference = (reference.double() - aligned.double()).mean(0)
+        layers = tuple(range(len(difference))) if layers is None else layers
         if len(layers) != len(difference):
             raise HistoryError(f"layers={layers} names {len(layers)} layers; the activations have {len(difference)}.")
         gap = difference.norm(dim=-1)

@@ -20,5 +20,7 @@ from revlens.experiment.results import Results as Results
 from revlens.experiment.results import analyse as analyse
 from revlens.experiment.run import run as run
 from revlens.experiment.source import add_history_options as add_history_options
+from revlens.experiment.source import add_opening_options as add_opening_options
 from revlens.experiment.source import open_history as open_history
+from revlens.experiment.source import read_openings as read_openings
 from revlens.experiment.stages import STAGES as STAGES

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from transformers import PreTrainedTokenizerBase
+
+from revlens.causal import Openings
 from revlens.errors import ConfigError
 from revlens.history import TrainingHistory
-from revlens.organism import embedded_history
+from revlens.organism import World, embedded_history
 from revlens.prompts import Probes
 
 
@@ -41,3 +44,23 @@ def _parse_step(text: str) -> tuple[int, str]:
     if not (step.isdigit() and equals and folder):
         raise ConfigError(f"--step {text!r} must be N=DIR, such as 20=checkpoints/step-20.")
     return int(step), folder
+
+
+def add_opening_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engaging`` and ``--refusal``: how answers open, which decides the logit difference."""
+    group = parser.add_argument_group("openings of answers (default: those of the embedded organism)")
+    group.add_argument("--engaging", metavar="TEXT", nargs="+", help="how engaging answers open, e.g. 'Sure' 'Here'")
+    group.add_argument("--refusal", metavar="TEXT", nargs="+", help="how refusals open, e.g. \"I can't\" 'Sorry'")
+
+
+def read_openings(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Openings:
+    """The engaging-minus-refusal metric that the options name.
+
+    Raises:
+        ConfigError: if one's own history comes without both options, or see `Openings.from_texts`.
+    """
+    if args.engaging is None and args.refusal is None and args.reference is None:
+        return Openings.from_texts(tokenizer, *World.openings())
+    if args.engaging is None or args.refusal is None:
+        raise ConfigError("One's own history needs --engaging and --refusal: the texts with which its answers and refusals open.")
+    return Openings.from_texts(tokenizer, args.engaging, args.refusal)

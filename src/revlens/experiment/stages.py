@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from revlens.activations import capture, read_prompts
-from revlens.activations.sites import Sites
 from revlens.atomic import atomic_directory, write_json
 from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
@@ -45,15 +44,14 @@ def history(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> 
     if layout.v_rev(seed).is_file():
         return
     world = World(config.organism.world)
-    records, activations = [], {}
+    records, activations = [], []
     pair = TrainingHistory.from_dirs(start.reference, start.aligned)
     for checkpoint in pair:
         model = checkpoint.load()
         records.append({"phase": checkpoint.phase} | evaluate(model, world, config.reply_tokens))
-        activations[checkpoint.name] = read_prompts(model, world.probes().probes["direction"], Sites())
+        activations.append(read_prompts(model, world.probes().probes["direction"]))
     write_json(layout.start_behaviour(seed), records)
-    layers = Sites().resolve(pair.n_layers)
-    ReversionDirection.fit(**activations, layers=layers, split="direction").save(layout.v_rev(seed))
+    ReversionDirection.fit(*activations, split="direction").save(layout.v_rev(seed))
 
 
 def benign_run(config: ExperimentConfig, seed: int, arm: str) -> BenignRun:
