@@ -44,7 +44,8 @@ class PatchSweep:
     def recovered(self) -> Float[Tensor, "layer pos *head"]:
         """Recovered fraction: mean effect / mean(donor - baseline); 0 = as the recipient, 1 = as the donor.
 
-        A ratio of means, not a mean of ratios: a single prompt may have no gap, and its ratio no value.
+        A ratio of means, not a mean of ratios: a single prompt may have no gap, and its ratio no value. Even the whole stream
+        after the last block need not give 1, for the recipient reads it through its own final norm and unembedding.
 
         Raises:
             NonFiniteError: if donor and recipient have equal mean metrics, up to rounding.

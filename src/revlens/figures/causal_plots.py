@@ -29,7 +29,7 @@ def patching_heat_maps(results: Results) -> go.Figure:
     for column, pair in enumerate(PAIRS, start=1):
         cells = rows[rows["pair"] == pair].groupby(["layer", "position"])
         share, everywhere = cells["recovered"].mean().unstack(), cells["significant"].all().unstack()
-        plain = share.map("{:.2f}".format)
+        plain = share.map(_two_digits)
         text = np.where(everywhere, plain + "•", plain)
         figure.add_trace(_heat_map(share, text, showscale=column == 1), row=1, col=column)
     styled(figure, title="Patching the residual stream between checkpoints (• = significant in every run, Benjamini-Hochberg 5 %)",
@@ -72,7 +72,7 @@ def patching_components(results: Results) -> go.Figure:
     heads = rows[rows["head"].notna()].assign(head=lambda t: "head " + t["head"].astype(int).astype(str))
     by_head = heads.pivot_table(index="layer", columns="head", values="recovered", aggfunc="mean")
     share = whole[["attn_out", "resid_mid", "mlp_out", "resid_post"]].join(by_head)
-    figure = go.Figure(_heat_map(share, share.map("{:.2f}".format).to_numpy(), showscale=True))
+    figure = go.Figure(_heat_map(share, share.map(_two_digits).to_numpy(), showscale=True))
     title = "Aligned → fine-tuned at the last prompt token, by component (share recovered, mean over runs)"
     return styled(figure, title=title, x="", y="layer", width=900, height=380)
 
@@ -188,6 +188,10 @@ def _heat_map(share: pd.DataFrame, text: object, *, showscale: bool) -> go.Heatm
         z=share.to_numpy(), x=[str(name) for name in share.columns], y=[str(layer) for layer in share.index],
         text=text, texttemplate="%{text}", zmid=0, zmin=-1, zmax=1, colorscale="RdBu_r", showscale=showscale, colorbar={"title": "share"},
     )  # fmt: skip
+
+
+def _two_digits(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # adding zero turns -0.00 into 0.00
 
 
 def _at_chosen(results: Results, subject: str) -> pd.DataFrame:
