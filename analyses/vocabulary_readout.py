@@ -26,9 +26,9 @@ def main() -> None:
     model = history.aligned.load()
     readout = rl.vocabulary_readout(model, v_rev, read_openings(args, model.tokenizer), seed=args.seed)
 
-    ends = {"promoted": readout.top(args.top), "demoted": readout.top(args.top, bottom=True)}
-    table = Table("layer", "engaging minus refusal", "random, 95 %", "p", *ends, title="v_rev through the unembedding")
-    for row, *tokens in zip(readout.to_dataframe().itertuples(), *ends.values(), strict=True):
+    shown = {"promoted": readout.top(args.top), "demoted": readout.top(args.top, bottom=True)}
+    table = Table("layer", "engaging minus refusal", "random, 95 %", "p", *shown, title="v_rev through the unembedding")
+    for row, *tokens in zip(readout.to_dataframe().itertuples(), *shown.values(), strict=True):
         words = [" ".join(repr(model.tokenizer.decode([token])) for token in at_layer) for at_layer in (end.tolist() for end in tokens)]
         table.add_row(str(row.layer), f"{row.score:.2f}", f"{row.null_low:.2f} to {row.null_high:.2f}", f"{row.p:.3f}", *words)
     Console().print(table)
