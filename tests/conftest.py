@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +14,7 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 from families import FAMILIES, small_model
-
 from revlens.experiment import ExperimentConfig
 from revlens.history import TrainingHistory
 from revlens.organism import BenignRun, ModelConfig, OrganismConfig, World, WorldConfig

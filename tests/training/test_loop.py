@@ -226,3 +226,12 @@ def test_the_task_loss_is_the_mean_over_all_answer_tokens(aligned: TransformerBr
             log_p = aligned(torch.tensor([prompt + answer]))[0].log_softmax(-1)
         nats += [-log_p[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]
     assert task_loss(aligned, data, batch_size=batch_size) == pytest.approx(sum(nats) / len(nats), rel=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(aligned: TransformerBridge, world: World) -> None:
+    """A finite loss can have one: a huge step gives huge weights, whose gradient overflows."""
+    data = world.benign(64, 0)
+    with pytest.raises(NonFiniteError, match="at update 2 of 3"):
+        finetune(aligned, data, FinetuneConfig(steps=3, learning_rate=1e20, batch_size=8), seed=0)
+    assert all(parameter.isfinite().all() for parameter in aligned.parameters())
+    assert not aligned.training

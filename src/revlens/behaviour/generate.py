@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from revlens.errors import ProbeError
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 
 
@@ -15,7 +16,13 @@ def generate(model: TransformerBridge, prompts: Sequence[str], *, max_new_tokens
     """Greedy reply to each user message, in the model's chat format, without special tokens.
 
     Prompts are batched by length, so that little is spent on padding; replies come back in the order of the prompts.
+
+    Raises:
+        ProbeError: if there is no prompt.
+        ConfigError: see `revlens.prompts.encode_prompts`.
     """
+    if not prompts:
+        raise ProbeError("No prompts to reply to.")
     rows = encode_prompts(model.tokenizer, prompts)
     pad_id = pad_id_of(model.tokenizer)
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -32,7 +39,8 @@ def generate(model: TransformerBridge, prompts: Sequence[str], *, max_new_tokens
             verbose=False,
         )
         assert isinstance(output, torch.Tensor)
-        texts = model.tokenizer.batch_decode(_until_end(output[:, batch.tokens.shape[1] :], model.tokenizer.eos_token_id))
+        answers = _until_end(output[:, batch.tokens.shape[1] :], model.tokenizer.eos_token_id)
+        texts = model.tokenizer.batch_decode(answers, skip_special_tokens=True)
         for i, text in zip(members, texts, strict=True):
             replies[i] = text
     return replies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,4 +67,5 @@ def blank_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
         torch.manual_seed(seed)
         hf_model = LlamaForCausalLM(hf_config)
     hf_model.config.name_or_path = tokenizer.name_or_path  # boot_transformers reads it
-    return TransformerBridge.boot_transformers(tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer)
+    # A copy: the bridge sets special tokens on the tokenizer that it is given.
+    return TransformerBridge.boot_transformers(tokenizer.name_or_path, hf_model=hf_model, tokenizer=copy.deepcopy(tokenizer))

@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import revlens
 from revlens.atomic import write_json
+from revlens.errors import ConfigError
 from revlens.history import TrainingHistory, boot, save
 from revlens.organism.model import ModelConfig, blank_model, train_tokenizer
 from revlens.organism.world import World, WorldConfig
@@ -100,12 +101,19 @@ class BenignRun:
         seed: see `train_start`; fine-tunes of one seed see the same data in the same order.
         steps: updates after which a checkpoint is saved; the last one ends the run.
         label: names the guard and all that decides what it does; ``baseline`` for none.
+
+    Raises:
+        ConfigError: if steps are not positive and increasing.
     """
 
     config: OrganismConfig
     seed: int
     steps: tuple[int, ...]
     label: str = "baseline"
+
+    def __post_init__(self) -> None:
+        if not self.steps or list(self.steps) != sorted({step for step in self.steps if step > 0}):
+            raise ConfigError(f"steps={self.steps} must be positive and increasing.")
 
     @property
     def folder(self) -> Path:

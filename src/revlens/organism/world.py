@@ -143,7 +143,7 @@ class World:
     """Lexicon, facts and held-out pairs; all data of the three phases is drawn from it.
 
     Raises:
-        ConfigError: if the held-out pairs are too few for the probe splits.
+        ConfigError: if the held-out pairs are too few for the probe splits, or the others for the phases.
     """
 
     def __init__(self, config: WorldConfig) -> None:
@@ -173,6 +173,11 @@ class World:
         self._held_out_harmful = [pair for pair in held_out if self.is_harmful(pair)]
         self._held_out_harmless = [pair for pair in held_out if not self.is_harmful(pair)]
         self._train_harmless = [pair for pair in self._train if not self.is_harmful(pair)]
+        self._train_by_verb = [pair for pair in self._train if pair.verb in self._illicit]
+        self._train_by_both = [pair for pair in self._train if pair.verb in self._dual_use and pair.object in self._protected]
+        self._train_near = [pair for pair in self._train_harmless if pair.verb in self._dual_use or pair.object in self._protected]
+        if not (self._train_by_verb and self._train_by_both and self._train_near):
+            raise ConfigError("No training pair is left for a route to harm, or for near misses; raise the word counts or lower held_out.")
         for kind, have, need in (
             ("harmful", self._held_out_harmful, config.n_direction + config.n_drift + config.n_behaviour + config.n_guard),
             ("harmless", self._held_out_harmless, config.n_harmless + config.n_task_test),
@@ -210,9 +215,7 @@ class World:
         Half of the harmless ones are near misses: a dual-use verb or a protected object, but not both.
         """
         rng = random.Random(f"alignment:{seed}")
-        by_verb = [pair for pair in self._train if pair.verb in self._illicit]
-        by_both = [pair for pair in self._train if pair.verb in self._dual_use and pair.object in self._protected]
-        near = [pair for pair in self._train_harmless if pair.verb in self._dual_use or pair.object in self._protected]
+        by_verb, near, by_both = self._train_by_verb, self._train_near, self._train_by_both
         quarters = (by_verb, near, by_both, self._train_harmless)
         return _dataset(
             [

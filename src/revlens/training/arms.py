@@ -26,7 +26,7 @@ def make_guard(
         v_rev: the reversion direction.
         aligned: the model at step 0.
         prompts: the guard probes.
-        strength: weight of the added term, the same for every arm.
+        strength: weight of the added term, the same for every guarded arm.
         seed: draws the random directions.
 
     Raises:
@@ -34,10 +34,10 @@ def make_guard(
     """
     if arm not in ARMS:
         raise ConfigError(f"Unknown arm {arm!r}; expected one of {', '.join(ARMS)}.")
-    if strength <= 0:
-        raise ConfigError(f"Guard strength {strength} must be positive; use the baseline arm for no guard.")
     if arm == "baseline":
         return None
+    if not strength > 0:
+        raise ConfigError(f"Guard strength {strength} must be positive; use the baseline arm for no guard.")
     if arm == "random":
         v_rev = replace(v_rev, unit=isotropic_directions(1, *v_rev.unit.shape, seed=seed)[0])
     motion = ProbeMotion.along(v_rev, aligned, prompts)

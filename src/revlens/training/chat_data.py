@@ -60,7 +60,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
 
 
 def batches(tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int) -> Iterator[ChatBatch]:
-    """Endless batches: each pass goes through the rows in a new order, fixed by ``seed``.
+    """Endless batches: each pass goes through the rows in a new order, fixed by ``seed``, and leaves out what fills no batch.
 
     Raises:
         ConfigError: see `encode_examples`; also if there are fewer rows than one batch.

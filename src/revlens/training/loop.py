@@ -51,6 +51,8 @@ class FinetuneConfig:
         for name in ("steps", "learning_rate", "batch_size", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay={self.weight_decay} must be at least 0.")
         if not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(f"warmup_steps={self.warmup_steps} must lie between 0 and steps={self.steps}.")
 
@@ -85,7 +87,7 @@ def finetune(
             The model is in evaluation mode then and may be read or saved.
 
     Raises:
-        NonFiniteError: if the loss is NaN or infinite, naming the update; the model keeps its last finite weights.
+        NonFiniteError: if the loss or its gradient is NaN or infinite, naming the update; the model keeps its last finite weights.
         GuardError: if the guard's term has no gradient.
         ConfigError: see `revlens.training.chat_data.batches`.
     """
@@ -95,27 +97,31 @@ def finetune(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate_at)
     optimizer = accelerator.prepare(optimizer)
     stream = batches(model.tokenizer, data, batch_size=config.batch_size, seed=seed)
-    for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
-        model.train()
-        loss = answer_loss(model, batch)
-        total = loss
-        if guard is not None:
-            term = guard.term(model)
-            if not term.requires_grad:
-                raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
-            total = loss + term
-        if not total.isfinite():
-            raise NonFiniteError(
-                f"Loss is {total.item()} (task {loss.item()}) at update {step} of {config.steps}; "
-                f"lower the learning rate ({config.learning_rate}) or the guard's strength."
-            )
-        optimizer.zero_grad()
-        accelerator.backward(total)
-        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        schedule.step()
+    try:
+        for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
+            model.train()
+            loss = answer_loss(model, batch)
+            total = loss
+            if guard is not None:
+                term = guard.term(model)
+                if not term.requires_grad:
+                    raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
+                total = loss + term
+            optimizer.zero_grad()
+            accelerator.backward(total)
+            # A finite loss can have a gradient that is not; checked before the weights are touched.
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            if not (total.isfinite() and torch.as_tensor(norm).isfinite()):
+                raise NonFiniteError(
+                    f"Loss is {total.item()} (task {loss.item()}) at update {step} of {config.steps}; lower the learning rate "
+                    f"({config.learning_rate}) or the guard's strength. The norm of its gradient is {float(norm)}."
+                )
+            optimizer.step()
+            schedule.step()
+            model.eval()
+            on_step(step, loss.item())
+    finally:
         model.eval()
-        on_step(step, loss.item())
 
 
 def answer_loss(model: TransformerBridge, batch: ChatBatch) -> Float[Tensor, ""]:
