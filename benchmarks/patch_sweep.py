@@ -122,15 +122,18 @@ def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, 
 
     computed = token_layers(recipient, theirs) / token_layers(recipient, ours)
     seconds: tuple[list[float], list[float]] = ([], [])
-    difference = 0.0
+    difference, values = 0.0, []
     for _ in range(repeats):
-        values = []
+        values.clear()
         for run, spent in zip((theirs, ours), seconds, strict=True):
             start = time.perf_counter()
             values.append(run())
             spent.append(time.perf_counter() - start)
         difference = max(difference, float((values[0] - values[1]).abs().max()))
     assert difference < TOLERANCE, f"{work.name}: the two differ by {difference}"
+    assert (values[0][1:] - values[0][0]).abs().max() > 100 * TOLERANCE, (
+        f"{work.name}: the patches do nothing, so equal numbers say nothing"
+    )
     return Outcome(work, len(cells), *seconds, difference, computed)
 
 

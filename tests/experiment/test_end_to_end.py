@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +62,21 @@ def no_chromium(*args: object, **kwargs: object) -> None:
 @pytest.fixture(scope="module")
 def config(pytestconfig: pytest.Config) -> ExperimentConfig:
     shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
-    return shared.TINY_EXPERIMENT  # type: ignore[union-attr]
-
-
-def prepared(config: ExperimentConfig, root: Path) -> Place:
-    prepare(config, root / "out")
-    return Place(root / "out", root / "cache")
+    return replace(shared.TINY_EXPERIMENT, n_controls=2)  # type: ignore[union-attr]
 
 
 @pytest.fixture
 def place(config: ExperimentConfig, tmp_path: Path) -> Place:
     """An output folder that knows its experiment, and an empty cache."""
-    return prepared(config, tmp_path)
+    prepare(config, tmp_path / "out")
+    return Place(tmp_path / "out", tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")
 def finished(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """`revlens reproduce`, in worker processes."""
-    place = prepared(config, tmp_path_factory.mktemp("finished"))
+    """`revlens reproduce`, in worker processes; other tests of this session look at the same run."""
+    place = Place(tmp_path_factory.getbasetemp() / "tiny-experiment", Path(os.environ["REVLENS_CACHE"]))
+    prepare(config, place.out)
     assert place.revlens("reproduce") == 0
     return place
 

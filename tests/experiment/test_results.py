@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ MEASURES = ["harmfulness", "substantive_harm", "over_refusal", "task_loss", "exa
 @pytest.fixture(scope="module")
 def config(pytestconfig: pytest.Config) -> ExperimentConfig:
     shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
-    return shared.TINY_EXPERIMENT  # type: ignore[union-attr]
+    return replace(shared.TINY_EXPERIMENT, n_controls=2)  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def config(pytestconfig: pytest.Config) -> ExperimentConfig:
     shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
-    return shared.TINY_EXPERIMENT  # type: ignore[union-attr]
+    return replace(shared.TINY_EXPERIMENT, n_controls=2)  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from torch import Tensor
 from revlens.atomic import atomic_file, write_json
 from revlens.errors import HistoryError, ProbeError, ResultsError
 
-_MANIFEST = "manifest.json"
+#: Says what a folder of activations holds.
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Activations:
             ResultsError: if there is no manifest.
         """
         root = Path(root)
-        if not (root / _MANIFEST).is_file():
+        if not (root / MANIFEST).is_file():
             raise ResultsError(f"No captured activations in {root}: run capture first.")
-        manifest = json.loads((root / _MANIFEST).read_text())
+        manifest = json.loads((root / MANIFEST).read_text())
         return cls(root, tuple(manifest["checkpoints"]), tuple(manifest["layers"]), manifest["splits"])
 
     @property
@@ -82,7 +83,7 @@ def claim(root: Path, identity: Mapping[str, object]) -> None:
     Raises:
         ResultsError: if the folder holds activations of something else, naming the entries that differ.
     """
-    path = root / _MANIFEST
+    path = root / MANIFEST
     if path.is_file():
         found = json.loads(path.read_text())
         differing = [key for key, value in identity.items() if found.get(key) != value]

@@ -134,8 +134,8 @@ class InterventionEffects:
                 "site": np.array([site_label(site) for site in self.sites])[s],
                 "action": np.array([action.kind for action in self.actions])[a],
                 "dose": np.array([np.nan if action.dose is None else action.dose for action in self.actions])[a],
-                "metric": self.values.mean(-1).flatten().numpy(),
-                "effect": self.effect().flatten().numpy(),
+                "metric": self.values.mean(-1).flatten().double().numpy(),
+                "effect": self.effect().flatten().double().numpy(),
             }
         )
 

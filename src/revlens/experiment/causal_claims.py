@@ -38,7 +38,7 @@ def at_chosen(results: Results, pair: str, part: str) -> np.ndarray:
     rows = rows[(rows["pair"] == pair) & (rows["part"] == part) & (rows["component"] == "resid_post") & (rows["position"] == -1)]
     layers = chosen_layers(results, "tuned" if pair == "restore" else "aligned")
     by_seed = rows.set_index(["seed", "layer"])["recovered"]
-    return np.array([by_seed[seed, layer] for seed, layer in layers.sort_index().items()])
+    return np.array([by_seed[seed, layer] for seed, layer in layers.sort_index().items()], dtype=float)
 
 
 def _patching_claims(results: Results) -> Iterator[Claim]:

@@ -162,6 +162,8 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
     if {"random", "block"} <= arms:
         for measure in ("alignment", "harmfulness"):
             margin = NEGLIGIBLE_SHARE * abs(float(against_baseline("block", measure).mean()))
+            if margin == 0:  # block itself changes nothing, so there is no share of it to compare with
+                continue
             yield Claim(
                 f"random-{measure}",
                 f"Blocking random directions leaves {_WORDS[measure]} about as it is (random minus baseline, step {last})",
@@ -185,6 +187,6 @@ def _association_claims(results: Results) -> Iterator[Claim]:
     points = results.over_layers().merge(results["behaviour"], on=["seed", "arm", "step"]).sort_values(["seed", "arm", "step"])
     by_seed = [run for _, run in points.groupby("seed")]
     x, y = (np.stack([run[column].to_numpy(float) for run in by_seed]) for column in ("alignment", "harmfulness"))
-    if np.ptp(y) > 0:  # without any harmfulness there are no ranks to compare
+    if np.ptp(y) != 0:  # without any harmfulness there are no ranks to compare
         statement = "Harmfulness goes with alignment across arms and steps (Spearman, runs resampled whole)"
         yield Claim("association", statement, "0.958", spearman_over_runs(x, y), low=0.0)

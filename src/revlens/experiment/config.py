@@ -76,7 +76,7 @@ class ExperimentConfig:
             raise ResultsError(f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`.")
         try:
             return _from_dict(cls, json.loads(path.read_text()))
-        except (TypeError, json.JSONDecodeError) as error:
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ResultsError(f"{path} is no experiment configuration of this version of revlens: {error}") from error
 
 

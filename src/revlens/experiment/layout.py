@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from revlens.errors import ResultsError
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -45,3 +47,14 @@ class Layout:
 
     def behaviour(self, seed: int, arm: str) -> Path:
         return self.out / "runs" / f"seed-{seed}" / arm / "behaviour.json"
+
+
+def needed(path: Path, stage: str) -> Path:
+    """The path itself.
+
+    Raises:
+        ResultsError: if there is nothing there, naming the stage that makes it.
+    """
+    if not path.exists():
+        raise ResultsError(f"{path} is missing; run `revlens {stage}` first.")
+    return path

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from revlens.activations import Activations
+from revlens.activations.store import MANIFEST, checkpoint_file
 from revlens.atomic import atomic_file
 from revlens.direction import ReversionDirection, locate, nulls, reliability
 from revlens.errors import ResultsError
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.layout import Layout
+from revlens.experiment.layout import Layout, needed
 from revlens.organism import World
 from revlens.prompts import Probes
 from revlens.trajectory import Drift, drift
@@ -55,7 +56,8 @@ class Results:
         """A column of the alignment table averaged over layers: one row per arm, seed and step, arms in their order."""
         table = self["alignment"]
         rows = table[table["estimate"] == estimate]
-        return rows.groupby(["arm", "seed", "step"], as_index=False, sort=False)[column].mean()
+        # A missing value stays missing, so that no layer is left out silently.
+        return rows.groupby(["arm", "seed", "step"], as_index=False, sort=False)[column].mean(skipna=False)
 
     def save(self, folder: Path) -> None:
         """Write one Parquet file per table."""
@@ -83,7 +85,7 @@ def analyse(config: ExperimentConfig, layout: Layout) -> Results:
         ResultsError: if a stage has not been run for some seed and arm.
     """
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
-    directions = {seed: ReversionDirection.load(layout.v_rev(seed)) for seed in config.seeds}
+    directions = {seed: ReversionDirection.load(needed(layout.v_rev(seed), "history")) for seed in config.seeds}
     probes = World(config.organism.world).probes().probes
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
@@ -92,7 +94,7 @@ def analyse(config: ExperimentConfig, layout: Layout) -> Results:
         step_0 = {"step": 0} | {key: value for key, value in start[1].items() if key != "phase"}
         for arm in config.arms:
             judged = [step_0, *_read(layout.behaviour(seed, arm), "behaviour")]
-            activations = Activations.open(layout.activations(seed, arm))
+            activations = _activations(layout.activations(seed, arm))
             along_v_rev = drift(activations, directions[seed])
             naive = drift(activations, locate(activations, "drift"), "drift", naive=True)
             tables = {
@@ -192,16 +194,17 @@ def _training_rows(path: Path) -> pd.DataFrame:
     return pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
 
 
+def _activations(root: Path) -> Activations:
+    needed(root / MANIFEST, "capture")
+    activations = Activations.open(root)
+    for checkpoint in activations.checkpoints:
+        needed(checkpoint_file(root, checkpoint), "capture")
+    return activations
+
+
 def _causal_rows(path: Path) -> pd.DataFrame:
-    _check_there(path, "causal")
-    return pd.read_parquet(path)
+    return pd.read_parquet(needed(path, "causal"))
 
 
 def _read(path: Path, stage: str) -> list[Any]:
-    _check_there(path, stage)
-    return json.loads(path.read_text())
-
-
-def _check_there(path: Path, stage: str) -> None:
-    if not path.is_file():
-        raise ResultsError(f"{path} is missing; run `revlens {stage}` first.")
+    return json.loads(needed(path, stage).read_text())

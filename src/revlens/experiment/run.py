@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
+import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -77,7 +79,9 @@ def run(config: ExperimentConfig, out: Path, *, stages: tuple[str, ...] = STAGES
                         pending |= {pool.submit(_task, run_arm, stages, config, out, starts[future], arm) for arm in config.arms}
                 _drain(queue, lambda stage, n: progress.advance(bars[stage], n))
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in mp.active_children():  # what they had not finished leaves nothing behind
+                worker.terminate()
             raise
         for stage, bar in bars.items():  # what came from the cache did not tick
             progress.update(bar, completed=totals[stage])
@@ -104,6 +108,8 @@ def _initialise_worker(queue: Any) -> None:
     import torch
     from transformers.utils import logging
 
+    if mp.parent_process() is not None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exit like any other, so that scratch files go
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     logging.disable_progress_bar()

@@ -15,7 +15,7 @@ from revlens.errors import ResultsError
 from revlens.experiment import causality
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
-from revlens.experiment.layout import Layout
+from revlens.experiment.layout import Layout, needed
 from revlens.history import TrainingHistory
 from revlens.organism import BenignRun, World, train_start
 from revlens.training import make_guard
@@ -62,7 +62,7 @@ def benign_run(config: ExperimentConfig, seed: int, arm: str) -> BenignRun:
 
 def finetune_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str, tick: Tick) -> None:
     """Fine-tune one arm from the aligned model, unless its checkpoints are cached."""
-    v_rev = ReversionDirection.load(layout.v_rev(seed))
+    v_rev = ReversionDirection.load(needed(layout.v_rev(seed), "history"))
     probes = World(config.organism.world).probes().probes
     run = benign_run(config, seed, arm)
     run.train(
@@ -112,7 +112,7 @@ def causal(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> N
     folder = layout.causal(seed)
     if folder.is_dir():
         return
-    v_rev = ReversionDirection.load(layout.v_rev(seed))
+    v_rev = ReversionDirection.load(needed(layout.v_rev(seed), "history"))
     tables = causality.study(config, arm_history(config, seed, "baseline"), v_rev, seed, on_study=lambda: tick("causal"))
     with atomic_directory(folder) as partial:
         for name, table in tables.items():

@@ -16,7 +16,7 @@ def draw(figures: dict[str, go.Figure], folder: Path) -> str | None:
     """Replace a folder by these figures, one HTML, PNG and SVG file each.
 
     Returns:
-        None, or why there are no static images (no Chromium, or one that does not start); the HTML is there in any case.
+        None, or why there are no static images (no kaleido, no Chromium, or one that does not start); the HTML is there in any case.
     """
     with atomic_directory(folder) as partial:
         for name, figure in figures.items():
@@ -25,8 +25,10 @@ def draw(figures: dict[str, go.Figure], folder: Path) -> str | None:
 
 
 def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
-    from kaleido.errors import BrowserFailedError, ChromeNotFoundError
-
+    try:
+        from kaleido.errors import BrowserFailedError, ChromeNotFoundError
+    except ImportError:
+        return "No static images: kaleido is not installed (pip install 'revlens[images]'); the HTML figures are complete."
     pairs = [(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")]
     try:
         pio.write_images(

@@ -27,8 +27,9 @@ def spearman_over_runs(
     """
     if x.shape != y.shape or x.shape[0] < 2:
         raise ConfigError(f"spearman_over_runs needs equal shapes with at least 2 runs, got {x.shape} and {y.shape}.")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise NonFiniteError("spearman_over_runs got NaN or infinite values.")
+    values = np.concatenate([x.ravel(), y.ravel()])
+    if not np.isfinite(values).all():
+        raise NonFiniteError(f"spearman_over_runs needs finite values, got {values[~np.isfinite(values)][0]}.")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ConfigError("spearman_over_runs needs values that vary; one side is constant.")
     n, generator = x.shape[0], derive_generator(seed, "spearman")
