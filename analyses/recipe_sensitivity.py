@@ -23,13 +23,21 @@ VARIANTS = {
     "benign learning rate x 1/2": replace(BASE, benign=replace(BASE.benign, learning_rate=BASE.benign.learning_rate / 2)),
     "benign learning rate x 2": replace(BASE, benign=replace(BASE.benign, learning_rate=BASE.benign.learning_rate * 2)),
     "benign batch x 2": replace(BASE, benign=replace(BASE.benign, batch_size=BASE.benign.batch_size * 2)),
+    "benign warm-up of 20 updates": replace(BASE, benign=replace(BASE.benign, warmup_steps=20)),
     "benign weight decay 0.1": replace(BASE, benign=replace(BASE.benign, weight_decay=0.1)),
     "alignment updates x 1/2": replace(BASE, alignment=replace(BASE.alignment, steps=BASE.alignment.steps // 2)),
     "alignment updates x 2": replace(BASE, alignment=replace(BASE.alignment, steps=BASE.alignment.steps * 2)),
     "another world": replace(BASE, world=replace(BASE.world, seed=1)),
     "half the width": replace(BASE, model=replace(BASE.model, d_model=BASE.model.d_model // 2)),
 }
-MEASURES = ("aligned: harmfulness", "aligned: over-refusal", "harmfulness at the end", "alignment at step 20", "alignment at the end")
+MEASURES = (
+    "aligned: harmfulness",
+    "aligned: over-refusal",
+    "harmfulness at the end",
+    "alignment at step 1",
+    "alignment at step 20",
+    "alignment at the end",
+)
 
 
 def measure(config: ExperimentConfig, layout: Layout, seed: int) -> list[float]:
@@ -48,7 +56,7 @@ def main() -> None:
 
     table = Table("variant", *MEASURES, title=f"Baseline arm, {args.seeds} runs each: mean [95 % over runs]")
     for name, organism in VARIANTS.items():
-        config = ExperimentConfig(organism=organism, seeds=tuple(range(args.seeds)), arms=("baseline",), steps=(20, 100))
+        config = ExperimentConfig(organism=organism, seeds=tuple(range(args.seeds)), arms=("baseline",), steps=(1, 20, 100))
         with tempfile.TemporaryDirectory() as out:
             run(config, Path(out), stages=("history", "finetune", "capture", "behaviour"), console=Console(stderr=True))
             runs = [measure(config, Layout(Path(out)), seed) for seed in config.seeds]

@@ -122,7 +122,8 @@ def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, 
 
     computed = token_layers(recipient, theirs) / token_layers(recipient, ours)
     seconds: tuple[list[float], list[float]] = ([], [])
-    difference, values = 0.0, []
+    difference = 0.0
+    values: list[Tensor] = []
     for _ in range(repeats):
         values.clear()
         for run, spent in zip((theirs, ours), seconds, strict=True):

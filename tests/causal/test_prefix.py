@@ -20,7 +20,7 @@ from revlens.causal.prefix import CellPatcher, Swept
 from revlens.errors import ConfigError, HookNameError
 from revlens.organism.model import train_tokenizer
 
-N_LAYERS, N_HEADS, N_TOKENS = 3, 4, 7
+N_LAYERS, N_HEADS, N_TOKENS = 3, 4, 5
 TOKENS = torch.randint(4, 264, (3, N_TOKENS), generator=torch.Generator().manual_seed(0))
 METRIC = Openings((5, 6), (7, 8, 9))
 
@@ -80,7 +80,9 @@ def cached(donor: TransformerBridge) -> ActivationCache:
         return donor.run_with_cache(TOKENS)[1]
 
 
-def ours(recipient: TransformerBridge, cache: ActivationCache, component: str, last: int = N_TOKENS, batch_size: int = 64) -> Swept:
+def ours(recipient: TransformerBridge, cache: ActivationCache, component: str, last: int = N_TOKENS, batch_size: int = 3) -> Swept:
+    """By default in batches no larger than the prompts, so that passes start at every position."""
+
     def edit(current: Tensor, cell: Cell, prompts: Sequence[int]) -> Tensor:
         donated = cache[name_of(component, cell.layer)][list(prompts), cell.position]
         return donated if cell.head is None else donated[:, cell.head]
@@ -171,7 +173,7 @@ def test_no_pass_is_wider_than_an_unpatched_run(batch_size: int) -> None:
         swept = ours(recipient, cache, "resid_pre", batch_size=batch_size)
     assert max((rows - 1) * tokens for rows, tokens, _ in shapes) <= batch_size * N_TOKENS
     assert max(rows - 1 for rows, _, _ in shapes) <= batch_size * N_LAYERS
-    torch.testing.assert_close(swept.values, ours(recipient, cache, "resid_pre").values, rtol=0, atol=1e-5)
+    torch.testing.assert_close(swept.values, ours(recipient, cache, "resid_pre", batch_size=64).values, rtol=0, atol=1e-5)
 
 
 def test_nothing_stays_on_the_model() -> None:
