@@ -38,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(args, console)
     except RevlensError as error:
-        Console(stderr=True).print(f"revlens: {error}", markup=False, highlight=False)
+        Console(stderr=True).print(f"revlens: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
     except OSError as error:  # disk full, no permission: not ours, but no reason for a traceback
-        Console(stderr=True).print(f"revlens: cannot read or write {error.filename}: {error.strerror}", markup=False, highlight=False)
+        Console(stderr=True).print(
+            f"revlens: cannot read or write {error.filename}: {error.strerror}", markup=False, highlight=False, soft_wrap=True
+        )
         return 2
     return 0
 
@@ -113,7 +115,7 @@ def _report(out: Path, console: Console) -> None:
         write_report(layout.report, config, results, assess_all(results), provenance)
     if problem:
         console.print(problem, markup=False)
-    console.print(f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}", highlight=False)
+    console.print(f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}", highlight=False, soft_wrap=True)
 
 
 def entry_point() -> None:

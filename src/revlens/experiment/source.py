@@ -27,7 +27,7 @@ def open_history(args: argparse.Namespace) -> tuple[TrainingHistory, Probes]:
     """The history and probes that the options name.
 
     Raises:
-        ConfigError: if only some of the options for one's own history are given, or a ``--step`` is malformed.
+        ConfigError: if only some of the options for one's own history are given, or a ``--step`` is malformed or given twice.
         HistoryError, ProbeError: see `TrainingHistory` and `Probes.from_json`.
     """
     own = {"--reference": args.reference, "--aligned": args.aligned, "--probes": args.probes}
@@ -36,7 +36,12 @@ def open_history(args: argparse.Namespace) -> tuple[TrainingHistory, Probes]:
         return embedded_history(args.seed)
     if missing:
         raise ConfigError(f"One's own history needs {', '.join(own)}; {', '.join(missing)} missing.")
-    return TrainingHistory.from_dirs(args.reference, args.aligned, dict(map(_parse_step, args.step))), Probes.from_json(args.probes)
+    steps: dict[int, str] = {}
+    for step, folder in map(_parse_step, args.step):
+        if step in steps:
+            raise ConfigError(f"--step {step} is given twice: {steps[step]} and {folder}.")
+        steps[step] = folder
+    return TrainingHistory.from_dirs(args.reference, args.aligned, steps), Probes.from_json(args.probes)
 
 
 def _parse_step(text: str) -> tuple[int, str]:
