@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from revlens.errors import ConfigError
 from revlens.hooks import record
@@ -58,6 +60,14 @@ def takes(model: TransformerBridge, argument: str) -> bool:
 @cache
 def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
+
+
+def caches_plainly(model: TransformerBridge) -> bool:
+    """Whether all that the model keeps of earlier tokens are keys and values, in a cache that it takes as an argument."""
+    hf_model = model.original_model
+    if not takes(model, "past_key_values") or not isinstance(hf_model, PreTrainedModel):
+        return False
+    return {type(layer) for layer in DynamicCache(config=hf_model.config).layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def last_logits(model: TransformerBridge, tokens: Int[Tensor, "batch pos"], **kwargs: Any) -> Float[Tensor, "rows d_vocab"]:

@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from revlens.causal.clean import takes
+from revlens.causal.clean import caches_plainly
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 
 #: Runs a batch of prompts and returns the logits at their last tokens, under whatever hooks are on the model.
@@ -26,22 +25,22 @@ def last_token_passes(model: TransformerBridge, prompts: Sequence[str], batch_si
     """One pass for each batch of user messages, in their order.
 
     To hooks, a pass is one more token after a cached text: of the token choices of `revlens.hooks`, ``answer`` selects it.
-    A model that keeps more than plain keys and values (a sliding window, a recurrent state) runs whole prompts instead.
+    A model that keeps more than keys and values, such as a recurrent state, runs whole prompts instead.
     """
     rows = encode_prompts(model.tokenizer, prompts)
     device = next(model.parameters()).device
     passes = []
     for start in range(0, len(rows), batch_size):
         tokens, mask = (part.to(device) for part in pad_left(rows[start : start + batch_size], pad_id_of(model.tokenizer)))
-        cache = DynamicCache()
-        if takes(model, "past_key_values") and tokens.shape[1] > 1:
-            # The whole prompt, and its last token cut off again: masks and positions are those of a plain forward pass.
-            model(tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
-        if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
-            cache.crop(-1)
-            passes.append(_on_cache(model, tokens, mask, cache))
-        else:
+        if not caches_plainly(model) or tokens.shape[1] == 1:
             passes.append(_whole(model, tokens, mask))
+            continue
+        # The whole prompt, and its last token cut off again: masks and positions are those of a plain forward pass. Without
+        # a configuration the cache keeps every token, whatever the model's window: the mask applies it.
+        cache = DynamicCache()
+        model(tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
+        cache.crop(-1)
+        passes.append(_on_cache(model, tokens, mask, cache))
     return passes
 
 

@@ -25,11 +25,11 @@ from transformer_lens.model_bridge.generalized_components import (
     ParallelBlockBridge,
     PositionEmbeddingsAttentionBridge,
 )
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from revlens.causal.cells import Cell, Edit, edit_rows, site_names
-from revlens.causal.clean import CleanRun, Metric, clean_run, equal_lengths, last_logits, measure, takes, token_tensor
+from revlens.causal.clean import CleanRun, Metric, caches_plainly, clean_run, equal_lengths, last_logits, measure, takes, token_tensor
 
 #: Known to take rows that join on the way: masks and rotary angles broadcast over them, keys and values go through the cache.
 _BLOCKS = (BlockBridge, ParallelBlockBridge)
@@ -227,10 +227,8 @@ def _check_architecture(model: TransformerBridge) -> None:
         attention = getattr(block, "attn", None)
         if type(block) not in _BLOCKS or type(attention) not in _ATTENTIONS:
             raise _Obstacle(f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) lets rows join")
-    hf_model = model.original_model
-    planned = {type(layer) for layer in DynamicCache(config=hf_model.config).layers} if isinstance(hf_model, PreTrainedModel) else {None}
-    if not planned <= {DynamicLayer, DynamicSlidingWindowLayer}:
-        raise _Obstacle(f"it keeps more than keys and values ({', '.join(sorted(map(str, planned)))})")
+    if not caches_plainly(model):
+        raise _Obstacle("it keeps more than keys and values")
 
 
 def _whole_layers(cache: DynamicCache, n_tokens: int, n_layers: int) -> list[DynamicLayer]:
