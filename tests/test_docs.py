@@ -1,7 +1,8 @@
-"""Every Python snippet of the docs runs, in order, in a folder that holds what its page says."""
+"""Every Python snippet of the README and the docs runs, in order, in a folder that holds what it names."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,18 +11,27 @@ from typing import Any
 import pytest
 
 from revlens.history import TrainingHistory
+from revlens.prompts import Probes
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(path.name for path in DOCS.glob("*.md") if "```python" in path.read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[1]
+PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_snippets_run(page: str, history: TrainingHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(history.aligned.path, tmp_path / "my-model")
-    shutil.copytree(history.reference.path, tmp_path / "my-base")
+@pytest.fixture
+def user_folder(history: TrainingHistory, probes: Probes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a user would stand: checkpoints under the names that the pages use, and a file of probes."""
+    names = {"base": "reference", "chat": "aligned", "my-base": "reference", "my-model": "aligned", "ft/step-20": 1, "ft/step-100": 3}
+    for name, key in names.items():
+        shutil.copytree(history[key].path, tmp_path / name)  # type: ignore[index]
+    (tmp_path / "probes.json").write_text(json.dumps({split: list(prompts) for split, prompts in probes.splits.items()}))
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
-    snippets = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.usefixtures("user_folder")
+def test_snippets_run(page: Path) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
     assert snippets
+    namespace: dict[str, Any] = {}
     for snippet in snippets:
-        exec(compile(snippet, page, "exec"), namespace)
+        exec(compile(snippet, page.name, "exec"), namespace)
