@@ -15,7 +15,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from families import FAMILIES, small_model
-from revlens.experiment import ExperimentConfig
+from revlens.experiment import STAGES, ExperimentConfig, Layout, Results, analyse
+from revlens.experiment.run import prepare
+from revlens.experiment.stages import run_arm, run_start
 from revlens.history import TrainingHistory
 from revlens.organism import BenignRun, ModelConfig, OrganismConfig, World, WorldConfig
 from revlens.prompts import Probes
@@ -42,7 +44,7 @@ TINY = OrganismConfig(
     alignment=FinetuneConfig(steps=6, learning_rate=5e-3, batch_size=8),
     benign=FinetuneConfig(steps=5, learning_rate=1e-3, batch_size=8),
 )
-TINY_EXPERIMENT = ExperimentConfig(organism=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, n_null_draws=200)
+TINY_EXPERIMENT = ExperimentConfig(organism=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, n_null_draws=200, n_controls=2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,6 +70,29 @@ def history(_one_thread_and_a_private_cache: None) -> TrainingHistory:
     run = BenignRun(TINY, seed=0, steps=(1, 3))
     run.train()
     return run.history()
+
+
+@pytest.fixture(scope="session")
+def config() -> ExperimentConfig:
+    return TINY_EXPERIMENT
+
+
+@pytest.fixture(scope="session")
+def layout(config: ExperimentConfig, _one_thread_and_a_private_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Every stage of the tiny experiment, run in this process."""
+    out = tmp_path_factory.getbasetemp() / "tiny-experiment"  # what other tests have run there is not run again
+    prepare(config, out)
+    for seed in config.seeds:
+        run_start(STAGES, config, out, seed, lambda stage: None)
+        for arm in config.arms:
+            run_arm(STAGES, config, out, seed, arm, lambda stage: None)
+    return Layout(out)
+
+
+@pytest.fixture(scope="module")
+def results(config: ExperimentConfig, layout: Layout) -> Results:
+    """Its tables; a module of tests may change them."""
+    return analyse(config, layout)
 
 
 @pytest.fixture

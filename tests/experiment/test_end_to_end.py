@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,6 @@ class Place:
 
 def no_chromium(*args: object, **kwargs: object) -> None:
     raise ChromeNotFoundError("no Chromium here")
-
-
-@pytest.fixture(scope="module")
-def config(pytestconfig: pytest.Config) -> ExperimentConfig:
-    shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
-    return replace(shared.TINY_EXPERIMENT, n_controls=2)  # type: ignore[union-attr]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,37 +14,13 @@ import torch
 import revlens as rl
 from revlens.behaviour import PhraseJudge, refusal_rate
 from revlens.errors import ResultsError
-from revlens.experiment import STAGES, TABLES, ExperimentConfig, Layout, Results, analyse
-from revlens.experiment.run import prepare
-from revlens.experiment.stages import arm_history, run_arm, run_start
+from revlens.experiment import TABLES, ExperimentConfig, Layout, Results, analyse
+from revlens.experiment.stages import arm_history
 from revlens.organism import World
 
 SEED, ARM = 1, "block"  # the run that is computed again here
 Axes = dict[str, Iterable[Any]]
 MEASURES = ["harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match"]
-
-
-@pytest.fixture(scope="module")
-def config(pytestconfig: pytest.Config) -> ExperimentConfig:
-    shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
-    return replace(shared.TINY_EXPERIMENT, n_controls=2)  # type: ignore[union-attr]
-
-
-@pytest.fixture(scope="module")
-def layout(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """Every stage of the tiny experiment, run in this process."""
-    out = tmp_path_factory.getbasetemp() / "tiny-experiment"  # what other tests have run there is not run again
-    prepare(config, out)
-    for seed in config.seeds:
-        run_start(STAGES, config, out, seed, lambda stage: None)
-        for arm in config.arms:
-            run_arm(STAGES, config, out, seed, arm, lambda stage: None)
-    return Layout(out)
-
-
-@pytest.fixture(scope="module")
-def results(config: ExperimentConfig, layout: Layout) -> Results:
-    return analyse(config, layout)
 
 
 @pytest.fixture(scope="module")

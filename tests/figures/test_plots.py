@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ import plotly.io as pio
 import pytest
 from kaleido.errors import ChromeNotFoundError
 
-from revlens.experiment import STAGES, ExperimentConfig, Layout, Results, analyse
-from revlens.experiment.run import prepare
-from revlens.experiment.stages import run_arm, run_start
+from revlens.experiment import ExperimentConfig, Results
 from revlens.figures import PLOTS, draw
 from revlens.figures.style import ARM_COLOURS
 from revlens.training import ARMS
@@ -23,24 +20,6 @@ from revlens.training import ARMS
 CHROMIUM = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")))
 #: Figures with a band and a line for every arm, and how many panels they have.
 BY_ARM = {"overview": 2, "alignment_by_arm": 1, "reversion_by_arm": 1, "behaviour_by_arm": 4, "training_loss": 1}
-
-
-@pytest.fixture(scope="module")
-def config(pytestconfig: pytest.Config) -> ExperimentConfig:
-    shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
-    return replace(shared.TINY_EXPERIMENT, n_controls=2)  # type: ignore[union-attr]
-
-
-@pytest.fixture(scope="module")
-def results(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Tables of the tiny experiment, run in this process."""
-    out = tmp_path_factory.getbasetemp() / "tiny-experiment"  # what other tests have run there is not run again
-    prepare(config, out)
-    for seed in config.seeds:
-        run_start(STAGES, config, out, seed, lambda stage: None)
-        for arm in config.arms:
-            run_arm(STAGES, config, out, seed, arm, lambda stage: None)
-    return analyse(config, Layout(out))
 
 
 def lines(figure: go.Figure) -> list[Any]:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from revlens.experiment import MIN_RUNS, STAGES, TABLES, Claim, ExperimentConfig, Layout, Results, analyse, assess
-from revlens.experiment.run import prepare
-from revlens.experiment.stages import run_arm, run_start
+from revlens.experiment import MIN_RUNS, TABLES, Claim, ExperimentConfig, Results, assess
 from revlens.figures import PLOTS, write_report
 from revlens.figures.report import CAPTIONS
 from revlens.statistics import Estimate, mean_over_runs
@@ -57,24 +55,6 @@ class Page(HTMLParser):
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attrs for name, attrs in self.elements if name == tag]
-
-
-@pytest.fixture(scope="module")
-def config(pytestconfig: pytest.Config) -> ExperimentConfig:
-    shared = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "tests" / "conftest.py"))
-    return replace(shared.TINY_EXPERIMENT, n_controls=2)  # type: ignore[union-attr]
-
-
-@pytest.fixture(scope="module")
-def results(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Tables of the tiny experiment, run in this process."""
-    out = tmp_path_factory.getbasetemp() / "tiny-experiment"  # what other tests have run there is not run again
-    prepare(config, out)
-    for seed in config.seeds:
-        run_start(STAGES, config, out, seed, lambda stage: None)
-        for arm in config.arms:
-            run_arm(STAGES, config, out, seed, arm, lambda stage: None)
-    return analyse(config, Layout(out))
 
 
 def claims_of_every_verdict() -> list[Claim]:

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from revlens.experiment import MAIN_ACTION, PAIRS, REPORT_SPLIT, Results, chosen_layers
 from revlens.figures.style import DIRECTION_COLOURS, PART_COLOURS, band, styled, translucent
-from revlens.statistics import mean_over_runs
+from revlens.statistics import Estimate, mean_over_runs
 
 _PAIR_TITLES = {
     "restore": "aligned → fine-tuned: does refusal come back?",
@@ -23,7 +23,7 @@ _SUBJECT_TITLES = {"tuned": "fine-tuned model", "aligned": "aligned model"}
 
 def patching_heat_maps(results: Results) -> go.Figure:
     """Share recovered by patching resid_post, layer by position, with marks where it is significant in every run."""
-    figure = make_subplots(cols=len(PAIRS), subplot_titles=[_PAIR_TITLES[pair] for pair in PAIRS], horizontal_spacing=0.06)
+    figure = _panels([_PAIR_TITLES[pair] for pair in PAIRS])
     rows = results["patching"]
     rows = rows[(rows["component"] == "resid_post") & (rows["part"] == "full")]
     for column, pair in enumerate(PAIRS, start=1):
@@ -32,18 +32,13 @@ def patching_heat_maps(results: Results) -> go.Figure:
         plain = share.map(_two_digits)
         text = np.where(everywhere, plain + "•", plain)
         figure.add_trace(_heat_map(share, text, showscale=column == 1), row=1, col=column)
-    styled(figure, title="Patching the residual stream between checkpoints (• = significant in every run, Benjamini-Hochberg 5 %)",
-           x="prompt token, counted from the end", y="", width=1250, height=400)  # fmt: skip
-    figure.update_yaxes(title_text="layer", col=1)
-    figure.update_annotations(font_size=13)
-    return figure
+    title = "Patching the residual stream between checkpoints (• = significant in every run, Benjamini-Hochberg 5 %)"
+    return _finished(figure, title=title, x="prompt token, counted from the end", y="layer", width=1250, height=400)
 
 
 def patching_parts(results: Results) -> go.Figure:
     """Share recovered at the last prompt token by the whole stream, by its component along v_rev, and by the rest."""
-    figure = make_subplots(
-        cols=len(PAIRS), subplot_titles=[_PAIR_TITLES[pair] for pair in PAIRS], horizontal_spacing=0.06, shared_yaxes=True
-    )
+    figure = _panels([_PAIR_TITLES[pair] for pair in PAIRS], shared_yaxes=True)
     rows = results["patching"]
     rows = rows[(rows["component"] == "resid_post") & (rows["position"] == -1)]
     for column, pair in enumerate(PAIRS, start=1):
@@ -51,17 +46,9 @@ def patching_parts(results: Results) -> go.Figure:
             table = rows[(rows["pair"] == pair) & (rows["part"] == part)]
             layers = sorted(table["layer"].unique())
             estimates = [mean_over_runs(table.loc[table["layer"] == layer, "recovered"]) for layer in layers]
-            bars = go.Bar(
-                x=[str(layer) for layer in layers], y=[e.value for e in estimates], name=part, marker_color=colour,
-                error_y={"array": [e.high - e.value for e in estimates], "arrayminus": [e.value - e.low for e in estimates]},
-                legendgroup=part, showlegend=column == 1,
-            )  # fmt: skip
-            figure.add_trace(bars, row=1, col=column)
-    styled(figure, title="Is the effect in the direction? Share recovered at the last prompt token, by part", x="layer", y="", width=1250)
-    figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
-    figure.update_yaxes(title_text="share of the logit difference recovered", col=1)
-    figure.update_annotations(font_size=13)
-    return figure
+            figure.add_trace(_bars([str(layer) for layer in layers], estimates, part, colour, showlegend=column == 1), row=1, col=column)
+    title = "Is the effect in the direction? Share recovered at the last prompt token, by part"
+    return _finished(figure, title=title, x="layer", y="share of the logit difference recovered", width=1250)
 
 
 def patching_components(results: Results) -> go.Figure:
@@ -79,7 +66,7 @@ def patching_components(results: Results) -> go.Figure:
 
 def dose_response(results: Results) -> go.Figure:
     """The logit difference against the dose of v_rev at the chosen layer, beside control directions."""
-    figure = make_subplots(cols=2, subplot_titles=[_SUBJECT_TITLES[s] for s in MAIN_ACTION], horizontal_spacing=0.1)
+    figure = _panels(list(_SUBJECT_TITLES.values()))
     for column, subject in enumerate(MAIN_ACTION, start=1):
         rows = _at_chosen(results, subject)
         start = rows[["seed", "baseline"]].drop_duplicates()
@@ -89,24 +76,16 @@ def dose_response(results: Results) -> go.Figure:
             at_zero = start.rename(columns={"baseline": "metric"}).assign(dose=0.0)
             table = pd.concat([of_kind, at_zero]).rename(columns={"metric": "value"})
             figure.add_traces(band(table, direction, colour, x="dose", showlegend=column == 1), rows=1, cols=column)
-    styled(
-        figure,
-        title="Dose-response: adding v_rev at the chosen layer",
-        x="dose (1 = from the aligned model to the reference)",
-        y="",
-        width=1080,
-    )
-    figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
-    figure.update_yaxes(title_text="engaging minus refusal (nats)", col=1)
-    return figure
+    title = "Dose-response: adding v_rev at the chosen layer"
+    return _finished(figure, title=title, x="dose (1 = from the aligned model to the reference)", y="engaging minus refusal (nats)")
 
 
 def ablation_against_controls(results: Results) -> go.Figure:
     """Effect of every action at the chosen layer: runs along v_rev, and every control direction."""
-    figure = make_subplots(cols=2, subplot_titles=[_SUBJECT_TITLES[s] for s in MAIN_ACTION], horizontal_spacing=0.1)
+    figure = _panels(list(_SUBJECT_TITLES.values()))
     for column, subject in enumerate(MAIN_ACTION, start=1):
         rows = _at_chosen(results, subject)
-        dose = rows["dose"].map(lambda d: "" if pd.isna(d) else f" {d:+g}")
+        dose = _dose_words(rows)
         for direction, colour in DIRECTION_COLOURS.items():
             own = rows[rows["direction"] == direction]
             alpha, size, symbol = (0.9, 9, "diamond") if direction == "v_rev" else (0.25, 5, "circle")
@@ -116,41 +95,27 @@ def ablation_against_controls(results: Results) -> go.Figure:
                 hovertext=[f"seed {seed}" for seed in own["seed"]], showlegend=column == 1,
             )  # fmt: skip
             figure.add_trace(points, row=1, col=column)
-    styled(
-        figure,
-        title="Effect on the logit difference at the chosen layer: v_rev in every run, and every control direction",
-        x="",
-        y="",
-        width=1080,
-    )
-    figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
-    figure.update_yaxes(title_text="change of engaging minus refusal (nats)", col=1)
-    return figure
+    title = "Effect on the logit difference at the chosen layer: v_rev in every run, and every control direction"
+    return _finished(figure, title=title, x="", y="change of engaging minus refusal (nats)")
 
 
 def behaviour_under_interventions(results: Results) -> go.Figure:
     """Harmfulness under every action along v_rev, at the chosen layer and at all layers together."""
-    figure = make_subplots(cols=2, subplot_titles=[_SUBJECT_TITLES[s] for s in MAIN_ACTION], horizontal_spacing=0.1, shared_yaxes=True)
+    figure = _panels(list(_SUBJECT_TITLES.values()), shared_yaxes=True)
     for column, subject in enumerate(MAIN_ACTION, start=1):
         rows = results["outcomes"]
         rows = rows[(rows["subject"] == subject) & (rows["role"] != "control")]
         before = mean_over_runs(rows.loc[rows["role"] == "none", "harmfulness"])
         for role, label, colour in (("chosen", "chosen layer", "#0072B2"), ("all", "all layers", "#D55E00")):
             done = rows[rows["role"] == role]
-            labels = done["action"] + done["dose"].map(lambda d: "" if pd.isna(d) else f" {d:+g}")
+            labels = done["action"] + _dose_words(done)
             names = list(dict.fromkeys(labels))
             estimates = [mean_over_runs(done.loc[labels == name, "harmfulness"]) for name in names]
-            bars = go.Bar(
-                x=names, y=[e.value for e in estimates], name=label, marker_color=colour, legendgroup=role,
-                error_y={"array": [e.high - e.value for e in estimates], "arrayminus": [e.value - e.low for e in estimates]},
-                showlegend=column == 1,
-            )  # fmt: skip
-            figure.add_trace(bars, row=1, col=column)
+            figure.add_trace(_bars(names, estimates, label, colour, showlegend=column == 1), row=1, col=column)
         figure.add_hline(y=before.value, line={"color": "#000", "dash": "dot"}, annotation_text="as it is", row=1, col=column)
-    styled(figure, title="Harmfulness under interventions along v_rev", x="", y="", width=1080)
-    figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
-    figure.update_yaxes(title_text="share of held-out harmful prompts answered", range=[0, 1.05], col=1)
-    return figure
+    figure.update_yaxes(range=[0, 1.05])
+    title = "Harmfulness under interventions along v_rev"
+    return _finished(figure, title=title, x="", y="share of held-out harmful prompts answered")
 
 
 def vocabulary_scores(results: Results) -> go.Figure:
@@ -181,6 +146,28 @@ CAUSAL_PLOTS: dict[str, Callable[[Results], go.Figure]] = {
     "behaviour_under_interventions": behaviour_under_interventions,
     "vocabulary_scores": vocabulary_scores,
 }
+
+
+def _panels(titles: list[str], *, shared_yaxes: bool = False) -> go.Figure:
+    return make_subplots(cols=len(titles), subplot_titles=titles, horizontal_spacing=0.18 / len(titles), shared_yaxes=shared_yaxes)
+
+
+def _finished(figure: go.Figure, *, title: str, x: str, y: str, width: int = 1080, height: int = 460) -> go.Figure:
+    """Style panels: one y title, at the left, and room for the legend above the panels' titles."""
+    styled(figure, title=title, x=x, y="", width=width, height=height)
+    figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
+    figure.update_yaxes(title_text=y, col=1)
+    return figure.update_annotations(font_size=13)
+
+
+def _bars(names: list[str], estimates: list[Estimate], label: str, colour: str, *, showlegend: bool) -> go.Bar:
+    error = {"array": [e.high - e.value for e in estimates], "arrayminus": [e.value - e.low for e in estimates]}
+    values = [e.value for e in estimates]
+    return go.Bar(x=names, y=values, name=label, marker_color=colour, error_y=error, legendgroup=label, showlegend=showlegend)
+
+
+def _dose_words(rows: pd.DataFrame) -> pd.Series:
+    return rows["dose"].map(lambda dose: "" if pd.isna(dose) else f" {dose:+g}")
 
 
 def _heat_map(share: pd.DataFrame, text: object, *, showscale: bool) -> go.Heatmap:
