@@ -38,7 +38,7 @@ def main() -> None:
     table = Table("layer", "full", "along v_rev", "all the rest", title="At the last prompt token, by part [95 % over prompts]")
     parts = [rl.patch_between(aligned, tuned, probes["drift"], metric)]
     parts += [rl.patch_between(aligned, tuned, probes["drift"], metric, part=part, v_rev=v_rev) for part in ("along", "orthogonal")]
-    cells = [[f"{s:.2f} ({a:.2f} to {b:.2f})" for s, a, b in zip(p.recovered(), *p.recovered_interval(), strict=True)] for p in parts]
+    cells = [[f"{c.recovered:.2f} ({c.low:.2f} to {c.high:.2f})" for c in p.to_dataframe().itertuples()] for p in parts]
     for layer, row in zip(sweep.layers, zip(*cells, strict=True), strict=True):
         table.add_row(str(layer), *row)
     Console().print(table)

@@ -139,3 +139,42 @@ def test_the_guard_holds_alignment_and_harmfulness_down(script: Script) -> None:
     assert blocked_harmfulness < harmfulness
     assert over_refusal <= 1
     assert blocked_loss == pytest.approx(loss, rel=0.2)
+
+
+OPENINGS = ["--engaging", "Sure", "Use", "--refusal", "I can't", "Sorry"]
+
+
+@pytest.fixture
+def fine_tuned(own: list[str], history: rl.TrainingHistory) -> list[str]:
+    return [*own, "--step", f"3={history[3].path}", *OPENINGS]
+
+
+def test_patching_prints_every_cell_and_every_part(
+    script: Script, fine_tuned: list[str], history: rl.TrainingHistory, probes: rl.Probes, activations: rl.Activations
+) -> None:
+    rows = script("layerwise_patching.py", *fine_tuned, "--last", "2")
+    aligned, tuned = history.aligned.load(), history[3].load()
+    metric = rl.Openings.from_texts(aligned.tokenizer, ["Sure", "Use"], ["I can't", "Sorry"])
+    sweep = rl.patch_between(aligned, tuned, probes["drift"], metric, last=2)
+    along = rl.patch_between(aligned, tuned, probes["drift"], metric, part="along", v_rev=rl.locate(activations))
+    assert [[cell.rstrip("*") for cell in row[1:]] for row in rows[:3]] == [[f"{v:.2f}" for v in row] for row in sweep.recovered().tolist()]
+    assert [row[2].split(" ")[0] for row in rows[3:]] == [f"{v:.2f}" for v in along.recovered()[:, 0].tolist()]
+
+
+@pytest.mark.parametrize(("name", "n_columns"), [("directional_ablation.py", 5), ("dose_response.py", 6), ("vocabulary_readout.py", 6)])
+def test_interventions_print_a_row_for_every_site(name: str, n_columns: int, script: Script, fine_tuned: list[str]) -> None:
+    controls = [] if name == "vocabulary_readout.py" else ["--controls", "3"]
+    rows = script(name, *fine_tuned, *controls)
+    expected = {"directional_ablation.py": 8, "dose_response.py": 4, "vocabulary_readout.py": 3}  # three layers, and all together
+    assert [len(row) for row in rows] == [n_columns] * expected[name]
+
+
+def test_ones_own_history_needs_its_openings(script: Script, own: list[str]) -> None:
+    with pytest.raises(ConfigError, match="needs --engaging and --refusal"):
+        script("vocabulary_readout.py", *own)
+
+
+def test_a_step_given_twice_is_named(script: Script, own: list[str], history: rl.TrainingHistory) -> None:
+    step = ["--step", f"3={history[3].path}"]
+    with pytest.raises(ConfigError, match="--step 3 is given twice"):
+        script("drift_vs_nulls.py", *own, *step, *step)

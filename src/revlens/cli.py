@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         if verb not in ("analyse", "report"):
             sub.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
             sub.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
-            sub.add_argument("--quick", action="store_true", help="a smoke run on a smaller organism, in about a minute")
+            sub.add_argument("--quick", action="store_true", help="a smoke run on a smaller organism, in under a minute and a half")
     return parser
 
 
