@@ -3,6 +3,7 @@
 from revlens.causal.interventions import Action as Action
 from revlens.causal.interventions import Intervention as Intervention
 from revlens.causal.interventions import InterventionEffects as InterventionEffects
+from revlens.causal.interventions import action_label as action_label
 from revlens.causal.interventions import intervene as intervene
 from revlens.causal.interventions import site_label as site_label
 from revlens.causal.openings import Openings as Openings

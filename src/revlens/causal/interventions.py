@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Action:
     @property
     def name(self) -> str:
         """``ablate``, ``clamp`` or e.g. ``add +0.5``."""
-        return self.kind if self.dose is None else f"add {self.dose:+g}"
+        return action_label(self.kind, self.dose)
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,11 @@ class InterventionEffects:
                 "effect": self.effect().flatten().double().numpy(),
             }
         )
+
+
+def action_label(kind: str, dose: float | None) -> str:
+    """``"clamp"``, or with a dose ``"add +0.5"``; in tables a missing dose is NaN."""
+    return kind if dose is None or math.isnan(dose) else f"{kind} {dose:+g}"
 
 
 def site_label(layers: Sequence[int]) -> str:

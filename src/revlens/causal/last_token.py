@@ -28,11 +28,11 @@ def last_token_passes(model: TransformerBridge, prompts: Sequence[str], batch_si
     A model that keeps more than keys and values, such as a recurrent state, runs whole prompts instead.
     """
     rows = encode_prompts(model.tokenizer, prompts)
-    device = next(model.parameters()).device
+    device, on_cache = next(model.parameters()).device, caches_plainly(model)
     passes = []
     for start in range(0, len(rows), batch_size):
         tokens, mask = (part.to(device) for part in pad_left(rows[start : start + batch_size], pad_id_of(model.tokenizer)))
-        if not caches_plainly(model) or tokens.shape[1] == 1:
+        if not on_cache or tokens.shape[1] == 1:
             passes.append(_whole(model, tokens, mask))
             continue
         # The whole prompt, and its last token cut off again: masks and positions are those of a plain forward pass. Without

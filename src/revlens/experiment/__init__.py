@@ -3,6 +3,7 @@
 from revlens.experiment.causal_claims import assess_causality as assess_causality
 from revlens.experiment.causal_claims import at_chosen as at_chosen
 from revlens.experiment.causal_claims import chosen_layers as chosen_layers
+from revlens.experiment.causal_claims import effects_at_chosen as effects_at_chosen
 from revlens.experiment.causality import MAIN_ACTION as MAIN_ACTION
 from revlens.experiment.causality import PAIRS as PAIRS
 from revlens.experiment.causality import REPORT_SPLIT as REPORT_SPLIT

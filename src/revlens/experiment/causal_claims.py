@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from revlens.experiment.causality import MAIN_ACTION, REPORT_SPLIT
+from revlens.experiment.causality import MAIN_ACTION, REPORT_SPLIT, rows_of
 from revlens.experiment.claims import PERPLEXITY_FACTOR, Claim
 from revlens.experiment.results import Results
 from revlens.statistics import mean_over_runs
@@ -32,6 +32,13 @@ def chosen_layers(results: Results, subject: str) -> pd.Series:
     rows = results["outcomes"]
     rows = rows[(rows["subject"] == subject) & (rows["role"] == "control")]
     return rows.groupby("seed")["site"].first().astype(int)
+
+
+def effects_at_chosen(results: Results, subject: str) -> pd.DataFrame:
+    """Rows of ``interventions`` on the split for reporting, at each seed's chosen layer."""
+    rows = results["interventions"]
+    rows = rows[(rows["subject"] == subject) & (rows["split"] == REPORT_SPLIT)]
+    return rows[rows["site"] == rows["seed"].map(chosen_layers(results, subject)).astype(str)]
 
 
 def at_chosen(results: Results, pair: str, part: str) -> np.ndarray:
@@ -91,21 +98,16 @@ def _behaviour_claims(results: Results) -> Iterator[Claim]:
 
 
 def _change(results: Results, subject: str, measure: str) -> np.ndarray:
-    action, rows = MAIN_ACTION[subject], results["outcomes"]
+    rows = results["outcomes"]
     rows = rows[rows["subject"] == subject]
-    same_dose = rows["dose"].isna() if action.dose is None else rows["dose"] == action.dose
-    done = rows[(rows["role"] == "chosen") & (rows["action"] == action.kind) & same_dose].set_index("seed")[measure]
+    done = rows_of(rows[rows["role"] == "chosen"], MAIN_ACTION[subject]).set_index("seed")[measure]
     before = rows[rows["role"] == "none"].set_index("seed")[measure]
     return (done - before).sort_index().to_numpy(float)
 
 
 def _control_claims(results: Results) -> Iterator[Claim]:
     for subject, action in MAIN_ACTION.items():
-        rows = results["interventions"]
-        rows = rows[(rows["subject"] == subject) & (rows["split"] == REPORT_SPLIT) & (rows["action"] == action.kind)]
-        rows = rows[rows["dose"].isna() if action.dose is None else rows["dose"] == action.dose]
-        layers = chosen_layers(results, subject)
-        rows = rows[rows["site"] == rows["seed"].map(layers).astype(str)]
+        rows = rows_of(effects_at_chosen(results, subject), action)
         size = rows.assign(size=rows["effect"].abs()).groupby(["direction", "seed"])["size"]
         for kind in ("random", "covariance"):
             margin = size.first()["v_rev"] - size.quantile(CONTROL_LEVEL)[kind]

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -15,7 +14,17 @@ from transformers import PreTrainedTokenizerBase
 
 from revlens.activations import Sites, read_prompts
 from revlens.behaviour import PhraseJudge, generate, refusal_rate
-from revlens.causal import Action, Intervention, Openings, intervene, patch_between, patch_heads_between, site_label, vocabulary_readout
+from revlens.causal import (
+    Action,
+    Intervention,
+    Openings,
+    VocabularyReadout,
+    intervene,
+    patch_between,
+    patch_heads_between,
+    site_label,
+    vocabulary_readout,
+)
 from revlens.direction import ReversionDirection, nulls
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
@@ -82,7 +91,7 @@ def study(
         "interventions": pd.concat(interventions, ignore_index=True),
         "outcomes": pd.concat(outcomes, ignore_index=True),
         "readout": readout.to_dataframe(),
-        "readout_tokens": _token_rows(readout.logits, v_rev.layers, models["aligned"].tokenizer),
+        "readout_tokens": _token_rows(readout, models["aligned"].tokenizer),
     }
 
 
@@ -99,9 +108,15 @@ def _patching(
     return pd.concat([sweep.to_dataframe().assign(component=sweep.component, part=sweep.part) for sweep in sweeps])
 
 
+def rows_of(table: pd.DataFrame, action: Action) -> pd.DataFrame:
+    """The rows of ``interventions`` or ``outcomes`` in which an action was taken."""
+    same_dose = table["dose"].isna() if action.dose is None else table["dose"] == action.dose
+    return table[(table["action"] == action.kind) & same_dose]
+
+
 def _strongest_layer(choice: pd.DataFrame, action: Action) -> int:
     """The single layer at which an action on v_rev moves the metric most, on the split for choosing."""
-    rows = choice[(choice["action"] == action.kind) & (choice["dose"].isna() if action.dose is None else choice["dose"] == action.dose)]
+    rows = rows_of(choice, action)
     alone = rows[~rows["site"].str.contains("-")]
     return int(alone.loc[alone["effect"].abs().idxmax(), "site"])
 
@@ -149,14 +164,13 @@ def _without_replies(measures: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in measures.items() if name != "replies"}
 
 
-def _token_rows(logits: Float[Tensor, "layer d_vocab"], layers: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
-    rows = []
-    for layer, at_layer in zip(layers, logits, strict=True):
-        for end, sign in (("top", 1), ("bottom", -1)):
-            values, ids = torch.topk(sign * at_layer, min(_N_TOKENS_SHOWN, len(at_layer)))
-            texts = [tokenizer.decode([token]) for token in ids.tolist()]
-            rows += [
-                {"layer": layer, "end": end, "rank": rank, "token": text, "logit": sign * value}
-                for rank, (text, value) in enumerate(zip(texts, values.tolist(), strict=True), start=1)
-            ]
-    return pd.DataFrame(rows)
+def _token_rows(readout: VocabularyReadout, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+    ends = {"top": readout.top(_N_TOKENS_SHOWN), "bottom": readout.top(_N_TOKENS_SHOWN, bottom=True)}
+    return pd.DataFrame(
+        [
+            {"layer": layer, "end": end, "rank": rank, "token": tokenizer.decode([token]), "logit": float(readout.logits[i, token])}
+            for i, layer in enumerate(readout.layers)
+            for end, ids in ends.items()
+            for rank, token in enumerate(ids[i].tolist(), start=1)
+        ]
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from revlens.atomic import write_json
 from revlens.errors import ConfigError, ResultsError
-from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, WorldConfig, cache_key
+from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, WorldConfig, cache_key, check_steps
 from revlens.training import ARMS, FinetuneConfig
 
 
@@ -45,8 +45,7 @@ class ExperimentConfig:
             raise ConfigError(f"seeds={self.seeds} must be at least 2 and distinct: intervals are over runs.")
         if "baseline" not in self.arms or not set(self.arms) <= set(ARMS) or len(set(self.arms)) != len(self.arms):
             raise ConfigError(f"arms={self.arms} must be distinct, among {ARMS}, and include 'baseline'.")
-        if not self.steps or list(self.steps) != sorted({step for step in self.steps if step > 0}):
-            raise ConfigError(f"steps={self.steps} must be positive and increasing.")
+        check_steps(self.steps)
         for name in ("strength", "reply_tokens", "n_null_draws", "n_controls"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be positive.")

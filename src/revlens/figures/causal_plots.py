@@ -9,7 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from revlens.experiment import MAIN_ACTION, PAIRS, REPORT_SPLIT, Results, chosen_layers
+from revlens.causal import action_label
+from revlens.experiment import MAIN_ACTION, PAIRS, Results, effects_at_chosen
 from revlens.figures.style import DIRECTION_COLOURS, PART_COLOURS, band, styled, translucent
 from revlens.statistics import Estimate, mean_over_runs
 
@@ -68,7 +69,7 @@ def dose_response(results: Results) -> go.Figure:
     """The logit difference against the dose of v_rev at the chosen layer, beside control directions."""
     figure = _panels(list(_SUBJECT_TITLES.values()))
     for column, subject in enumerate(MAIN_ACTION, start=1):
-        rows = _at_chosen(results, subject)
+        rows = effects_at_chosen(results, subject)
         start = rows[["seed", "baseline"]].drop_duplicates()
         doses = rows[rows["action"] == "add"]
         for direction, colour in DIRECTION_COLOURS.items():
@@ -84,13 +85,12 @@ def ablation_against_controls(results: Results) -> go.Figure:
     """Effect of every action at the chosen layer: runs along v_rev, and every control direction."""
     figure = _panels(list(_SUBJECT_TITLES.values()))
     for column, subject in enumerate(MAIN_ACTION, start=1):
-        rows = _at_chosen(results, subject)
-        dose = _dose_words(rows)
+        rows = effects_at_chosen(results, subject)
         for direction, colour in DIRECTION_COLOURS.items():
             own = rows[rows["direction"] == direction]
             alpha, size, symbol = (0.9, 9, "diamond") if direction == "v_rev" else (0.25, 5, "circle")
             points = go.Scatter(
-                x=own["action"] + dose[own.index], y=own["effect"], mode="markers", name=direction, legendgroup=direction,
+                x=_labels(own), y=own["effect"], mode="markers", name=direction, legendgroup=direction,
                 marker={"color": translucent(colour, alpha), "size": size, "symbol": symbol},
                 hovertext=[f"seed {seed}" for seed in own["seed"]], showlegend=column == 1,
             )  # fmt: skip
@@ -108,9 +108,8 @@ def behaviour_under_interventions(results: Results) -> go.Figure:
         before = mean_over_runs(rows.loc[rows["role"] == "none", "harmfulness"])
         for role, label, colour in (("chosen", "chosen layer", "#0072B2"), ("all", "all layers", "#D55E00")):
             done = rows[rows["role"] == role]
-            labels = done["action"] + _dose_words(done)
-            names = list(dict.fromkeys(labels))
-            estimates = [mean_over_runs(done.loc[labels == name, "harmfulness"]) for name in names]
+            by_action = done.groupby(_labels(done), sort=False)["harmfulness"]
+            names, estimates = [name for name, _ in by_action], [mean_over_runs(values) for _, values in by_action]
             figure.add_trace(_bars(names, estimates, label, colour, showlegend=column == 1), row=1, col=column)
         figure.add_hline(y=before.value, line={"color": "#000", "dash": "dot"}, annotation_text="as it is", row=1, col=column)
     figure.update_yaxes(range=[0, 1.05])
@@ -166,8 +165,8 @@ def _bars(names: list[str], estimates: list[Estimate], label: str, colour: str, 
     return go.Bar(x=names, y=values, name=label, marker_color=colour, error_y=error, legendgroup=label, showlegend=showlegend)
 
 
-def _dose_words(rows: pd.DataFrame) -> pd.Series:
-    return rows["dose"].map(lambda dose: "" if pd.isna(dose) else f" {dose:+g}")
+def _labels(rows: pd.DataFrame) -> list[str]:
+    return [action_label(action, dose) for action, dose in zip(rows["action"], rows["dose"], strict=True)]
 
 
 def _heat_map(share: pd.DataFrame, text: object, *, showscale: bool) -> go.Heatmap:
@@ -179,10 +178,3 @@ def _heat_map(share: pd.DataFrame, text: object, *, showscale: bool) -> go.Heatm
 
 def _two_digits(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # adding zero turns -0.00 into 0.00
-
-
-def _at_chosen(results: Results, subject: str) -> pd.DataFrame:
-    """Effects on the split for reporting, at each seed's chosen layer."""
-    rows = results["interventions"]
-    rows = rows[(rows["subject"] == subject) & (rows["split"] == REPORT_SPLIT)]
-    return rows[rows["site"] == rows["seed"].map(chosen_layers(results, subject)).astype(str)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from revlens.atomic import write_text
+from revlens.causal import action_label
 from revlens.experiment import MIN_RUNS, Claim, ExperimentConfig, Results
 from revlens.figures.plots import PLOTS
 from revlens.organism import OrganismConfig
@@ -170,8 +170,14 @@ def _outcome_table(results: Results) -> _Table:
     table = results["outcomes"]
     table = table[table["role"] != "control"].fillna({"action": "as it is"})
     for (subject, action, dose, role), group in table.groupby(["subject", "action", "dose", "role"], sort=False, dropna=False):
-        label = action if math.isnan(dose) else f"{action} {dose:+g}"
-        rows.append([str(subject), label, "" if role == "none" else str(role), *(_cell(mean_over_runs(group[m])) for m in _MEASURES)])
+        rows.append(
+            [
+                str(subject),
+                action_label(action, dose),
+                "" if role == "none" else str(role),
+                *(_cell(mean_over_runs(group[m])) for m in _MEASURES),
+            ]
+        )
     return _Table("Behaviour under interventions along v_rev", ["model", "action", "layers", *_MEASURES.values()], rows)
 
 

@@ -9,6 +9,7 @@ from revlens.organism.recipe import BenignRun as BenignRun
 from revlens.organism.recipe import OrganismConfig as OrganismConfig
 from revlens.organism.recipe import Start as Start
 from revlens.organism.recipe import cache_key as cache_key
+from revlens.organism.recipe import check_steps as check_steps
 from revlens.organism.recipe import embedded_history as embedded_history
 from revlens.organism.recipe import source_digest as source_digest
 from revlens.organism.recipe import train_start as train_start

@@ -92,6 +92,16 @@ def train_start(config: OrganismConfig, seed: int, *, on_step: Callable[[str, in
     return start
 
 
+def check_steps(steps: tuple[int, ...]) -> None:
+    """Check the steps at which a fine-tune is looked at.
+
+    Raises:
+        ConfigError: if there are none, or they are not positive and increasing.
+    """
+    if not steps or list(steps) != sorted({step for step in steps if step > 0}):
+        raise ConfigError(f"steps={steps} must be positive and increasing.")
+
+
 @dataclass(frozen=True)
 class BenignRun:
     """The benign fine-tune of one seed, by itself or with a guard, and where its checkpoints are cached.
@@ -112,8 +122,7 @@ class BenignRun:
     label: str = "baseline"
 
     def __post_init__(self) -> None:
-        if not self.steps or list(self.steps) != sorted({step for step in self.steps if step > 0}):
-            raise ConfigError(f"steps={self.steps} must be positive and increasing.")
+        check_steps(self.steps)
 
     @property
     def folder(self) -> Path:
