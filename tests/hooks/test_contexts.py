@@ -285,6 +285,11 @@ def test_edits_that_touch_nothing_are_errors(llama: TransformerBridge) -> None:
         pass
 
 
+def test_a_generation_that_ends_at_once_is_no_error(model: TransformerBridge) -> None:
+    with hooks.add(model, direction(), 1.0, tokens="generated"):
+        assert generate(model, n=1).shape[1] == PROMPT.shape[1] + 1  # one forward pass: the answer's only token was never read
+
+
 def test_a_cache_of_other_prompts_is_an_error(llama: TransformerBridge) -> None:
     _, cache = llama.run_with_cache(PROMPT[:, :3])
     with pytest.raises(SiteError, match=r"shape \(2, 3, 16\), but \(2, 5, 16\)"), hooks.patch(llama, cache, ["blocks.0.hook_out"]):

@@ -188,7 +188,9 @@ def _editing(model: TransformerBridge, edits: Mapping[str, _EditAt], tokens: Tok
         for name, edit in edits.items():
             stack.enter_context(_attached(model, name, at_tokens(edit)))
         yield
-        if latest.count and not touched:
+        # A generation that ended at its first token wrote nothing to edit: not a mistake of the caller's.
+        ended_at_once = tokens.tokens == "generated" and latest.generating
+        if latest.count and not touched and not ended_at_once:
             raise SiteError(
                 f"tokens={tokens.tokens!r}, rows={tokens.rows}, prompt_length={tokens.prompt_length} selected no token in any forward "
                 "pass, so nothing was done. In a plain forward all tokens are prompt, unless prompt_length says where the answer starts."

@@ -27,11 +27,13 @@ class ForwardPass:
 
     Attributes:
         count: how many forward passes have been followed.
+        generating: whether one of them was told to keep keys and values, as only generation does.
         n_past: columns of the batch that its KV cache covers.
         mask: its attention mask over all columns so far, or None.
     """
 
     count: int = 0
+    generating: bool = False
     n_past: int = 0
     mask: Tensor | None = None
 
@@ -44,6 +46,7 @@ def follow(model: TransformerBridge) -> Iterator[ForwardPass]:
     def before_forward(module: object, args: object, kwargs: dict[str, Any]) -> None:
         past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         latest.count += 1
+        latest.generating |= bool(kwargs.get("use_cache"))
         latest.n_past = 0 if past is None else int(past.get_seq_length())
         latest.mask = mask if mask is not None and mask.ndim == 2 else None
 
