@@ -26,6 +26,10 @@ class ProbeError(RevlensError, ValueError):
     """A probe split is missing, empty, repeats a prompt or shares one with another split."""
 
 
+class DataError(RevlensError, ValueError):
+    """Data cannot be found or read, or its columns or rows are not what the mapping says."""
+
+
 class HistoryError(RevlensError, ValueError):
     """A checkpoint or step is not in the history, cannot be read, or does not fit the others."""
 

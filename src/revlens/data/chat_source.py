@@ -1,0 +1,91 @@
+"""Training examples, a prompt with its answer, from any table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from revlens.data.source import Source, text_of
+from revlens.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class ChatSource(Source):
+    """Exchanges in a table: a column of prompts and one of answers, or one of messages.
+
+    Attributes:
+        prompt: column of the user's messages.
+        answer: column of the assistant's answers.
+        context: column of what a prompt is about, such as Alpaca's ``input``: it follows the prompt after a blank line (see
+            `join_context`); where it is empty, the prompt stands alone.
+        messages: column of conversations, lists of ``{"role": ..., "content": ...}``, instead of the three columns above. A
+            conversation must open with a user message and the answer to it; these are taken, later turns are left out.
+
+    Raises:
+        ConfigError: if both ``messages`` and another column are named; see also `Source`.
+    """
+
+    prompt: str = "prompt"
+    answer: str = "answer"
+    context: str | None = None
+    messages: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.messages is not None and (self.prompt, self.answer, self.context) != ("prompt", "answer", None):
+            raise ConfigError(f"messages={self.messages!r} holds prompts and answers; do not name prompt, answer or context as well.")
+
+    def read(self, root: str | Path | None = None) -> Dataset:
+        """The examples, in columns ``prompt`` and ``answer``.
+
+        Args:
+            root: where a relative path starts, such as the folder of the configuration file; by default the working directory.
+
+        Raises:
+            DataError: if the source cannot be read, lacks a column, or has an empty row; if a conversation does not open with
+                a user message and its answer.
+        """
+        pairs = self.collect(self._columns(root) if self.messages is None else self._conversations(self.messages, root))
+        return Dataset.from_dict({"prompt": [prompt for prompt, _ in pairs], "answer": [answer for _, answer in pairs]})
+
+    def _columns(self, root: str | Path | None) -> Iterator[tuple[str, tuple[str, str]]]:
+        columns = {"prompt": self.prompt, "answer": self.answer} | ({} if self.context is None else {"context": self.context})
+        for where, cells in self.rows(columns, root):
+            text = {setting: text_of(cell, where) for setting, cell in cells.items()}
+            yield where, (join_context(text["prompt"], text.get("context", "")), text["answer"])
+
+    def _conversations(self, column: str, root: str | Path | None) -> Iterator[tuple[str, tuple[str, str]]]:
+        for where, cells in self.rows({"messages": column}, root):
+            yield where, first_exchange(cells["messages"], where)
+
+
+def join_context(prompt: str, context: str) -> str:
+    """Prompt, blank line, context: Alpaca's order of instruction and input, without its headings, which the chat template replaces.
+
+    An empty prompt stays empty: a context alone asks nothing.
+    """
+    return f"{prompt}\n\n{context}" if prompt.strip() and context.strip() else prompt
+
+
+def first_exchange(messages: Any, where: str) -> tuple[str, str]:
+    """The first user message with the answer to it; what a short conversation lacks is empty.
+
+    Raises:
+        DataError: if these are not messages with text, or others come first. A system message is refused rather than left out:
+            prompts are encoded without one, so the answer would be trained in another context than it was written in.
+    """
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict) and {"role", "content"} <= message.keys() for message in messages
+    ):
+        raise DataError(f'Expected a list of {{"role": ..., "content": ...}} in {where}, found {messages!r}.')
+    roles = [str(message["role"]) for message in messages[:2]]
+    if "system" in roles:
+        raise DataError(f"There is a system message in {where}, which prompts cannot carry; move its text into the user message.")
+    if roles != ["user", "assistant"][: len(roles)]:
+        raise DataError(f"Expected a user message and an assistant message first in {where}, found {' and '.join(roles)}.")
+    prompt, answer, *_ = [*(text_of(message["content"], where) for message in messages[:2]), "", ""]
+    return prompt, answer

@@ -1,0 +1,133 @@
+"""Which rows of which table to take, in plain values."""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import concatenate_datasets
+
+from revlens.data.tables import read_tables
+from revlens.errors import ConfigError, DataError
+
+
+class DroppedWarning(UserWarning):
+    """Rows without text, or repeated prompts, were left out; the message says how many."""
+
+
+class Row(NamedTuple):
+    """Cells of one row by the setting that names their column.
+
+    Attributes:
+        where: what to call the row in an error.
+        cells: as stored.
+    """
+
+    where: str
+    cells: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What every source of data has. Its values are plain, so that it can stand in a JSON or TOML file.
+
+    Attributes:
+        path: a .json, .jsonl, .csv, .parquet or .txt file, a pattern of such files (``data/*.jsonl``, read in sorted order),
+            a folder written by ``Dataset.save_to_disk``, any other folder that ``datasets.load_dataset`` reads, or a hub id.
+            A relative path starts at the ``root`` given to ``read``. CSV cells are text, also "12" and "None".
+        name: configuration of a hub data set or folder.
+        split: split; what is in files of its own is all in ``train``.
+        revision: commit or tag of a hub data set; without one, what the hub has today.
+        limit: take at most so many rows; all by default.
+        seed: put the rows in a random order, fixed by the seed, before the limit; the order of the source by default.
+        drop_empty: leave out rows without text, with a `DroppedWarning`, rather than raise.
+
+    Raises:
+        ConfigError: if ``limit`` is not positive.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    limit: int | None = None
+    seed: int | None = None
+    drop_empty: bool = False
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit={self.limit} must be positive; leave it out to take every row.")
+
+    def rows(self, columns: Mapping[str, str], root: str | Path | None) -> Iterator[Row]:
+        """Every row, in the order that ``seed`` asks for.
+
+        Args:
+            columns: columns to read, by the setting that names them.
+            root: where a relative path starts; by default the working directory.
+
+        Raises:
+            DataError: if the source cannot be read, lacks a column, or its files hold different types in one.
+        """
+        tables = read_tables(self.path, root=Path(root or "."), name=self.name, split=self.split, revision=self.revision)
+        for file, table in tables.items():
+            missing = [f"{setting}={column!r}" for setting, column in columns.items() if column not in table.column_names]
+            if missing:
+                raise DataError(f"{file} has no column for {', '.join(missing)}; it has {', '.join(table.column_names)}.")
+        needed = [table.select_columns(sorted(set(columns.values()))) for table in tables.values()]
+        try:
+            together = concatenate_datasets(needed)
+        except ValueError as error:
+            raise DataError(f"The files of {self.path} hold different types in a column: {error}") from error
+        order = np.arange(len(together))
+        if self.seed is not None:
+            np.random.default_rng(self.seed).shuffle(order)
+            together = together.select(order, keep_in_memory=True)
+        files, starts = list(tables), [0, *accumulate(map(len, needed))]
+        for index, cells in zip(order.tolist(), together, strict=True):
+            home = bisect_right(starts, index) - 1
+            yield Row(f"row {index - starts[home]} of {files[home]}", {setting: cells[column] for setting, column in columns.items()})
+
+    def collect(self, texts: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
+        """The texts of as many rows as wanted.
+
+        Args:
+            texts: for each row what to call it, and its texts; it is empty if any of them is blank.
+
+        Raises:
+            DataError: on an empty row, unless such are dropped; if no row is left.
+        """
+        kept: list[tuple[str, ...]] = []
+        n_empty = 0
+        for where, row in texts:
+            if all(text.strip() for text in row):
+                kept.append(row)
+            elif self.drop_empty:
+                n_empty += 1
+            else:
+                raise DataError(f"No text in {where}: {row!r}. Fill it in, or leave such rows out with drop_empty=True.")
+            if len(kept) == self.limit:
+                break
+        if not kept:
+            raise DataError(f"{self.path} has no rows with text ({n_empty} without).")
+        if n_empty:
+            warnings.warn(f"Left out {n_empty} row(s) without text of {self.path}.", DroppedWarning, stacklevel=3)
+        return kept
+
+
+def text_of(cell: object, where: str) -> str:
+    """A cell's text; a missing one has none.
+
+    Raises:
+        DataError: if the cell holds anything but text.
+    """
+    if cell is None:
+        return ""
+    if not isinstance(cell, str):
+        raise DataError(f"Expected text in {where}, found {type(cell).__name__} {cell!r}.")
+    return cell

@@ -1,0 +1,71 @@
+"""The tables behind a path: files, folders and hub data sets."""
+
+from __future__ import annotations
+
+import csv
+import glob
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from revlens.errors import DataError
+
+BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+SAVED = (datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASETDICT_JSON_FILENAME)
+
+
+def read_tables(path: str, *, root: Path, name: str | None, split: str, revision: str | None) -> dict[str, Dataset]:
+    """Tables by the file they come from; a folder or a hub data set is one table. See `Source` for the arguments.
+
+    Raises:
+        DataError: if the path cannot be found or read, has no such split, or is local and has a hub setting.
+    """
+    place = root / Path(path).expanduser()
+    is_files = place.suffix in BUILDERS and not place.is_dir()
+    is_saved = any((place / mark).is_file() for mark in SAVED)
+    if (is_files or is_saved) and (name is not None or revision is not None):
+        raise DataError(f"name={name!r} and revision={revision!r} are for hub data sets; {place} is local.")
+    try:
+        if is_files:
+            return _files(place, split)
+        if is_saved:
+            return {path: _saved(place, split)}
+        if place.is_dir():
+            return {path: load_dataset(str(place), name, split=split, revision=revision)}
+        if path.startswith((".", "/", "~")):
+            raise DataError(f"There is no file or folder {place}.")
+        return {path: load_dataset(path, name, split=split, revision=revision)}
+    except DataError:
+        raise
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        nowhere = "" if is_files or place.exists() else f"there is no file or folder {place}, and the hub did not give it: "
+        raise DataError(f"Cannot read split {split!r} of {path!r}: {nowhere}{error.__cause__ or error}") from error
+
+
+def _files(place: Path, split: str) -> dict[str, Dataset]:
+    files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
+    if not files:
+        raise DataError(f"There is no file {place}.")
+    builder = BUILDERS[place.suffix]
+    # One by one: datasets refuses files of which one has a column more, also where nobody asks for that column.
+    return {file: load_dataset(builder, data_files=glob.escape(file), split=split, **_options(builder, file)) for file in files}
+
+
+def _options(builder: str, file: str) -> dict[str, Any]:
+    if builder != "csv":
+        return {}
+    # Every cell is text: left to itself, pandas makes 7 of "007" and a missing value of the answer "None".
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        header = next(csv.reader(lines), [])
+    return {"features": Features({column: Value("string") for column in header}), "na_filter": False, "encoding": "utf-8-sig"}
+
+
+def _saved(place: Path, split: str) -> Dataset:
+    saved = load_from_disk(str(place))
+    splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+    if split not in splits:
+        raise DataError(f"{place} has no split {split!r}; it has {', '.join(splits)}.")
+    return splits[split]
