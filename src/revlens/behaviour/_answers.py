@@ -1,0 +1,80 @@
+"""A generative judge's greedy answers, and the verdicts in their first words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from revlens.behaviour._exchanges import batches
+from revlens.errors import ConfigError
+from revlens.prompts import pad_id_of, pad_left
+
+#: Enough for one word of any vocabulary; the rest of an answer (such as a guard's categories) is not read.
+_ANSWER_TOKENS = 8
+
+
+@torch.no_grad()
+def answer_chats(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[dict[str, str]]], batch_size: int
+) -> list[str]:
+    """The opening of the model's greedy answer to each conversation, in its chat format, in their order."""
+    texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    pad_id = pad_id_of(tokenizer)
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    answers = [""] * len(rows)
+    for members in batches(by_length, batch_size):
+        batch = pad_left([rows[i] for i in members], pad_id)
+        output = model.generate(  # type: ignore[operator]  # every causal model has it
+            batch.tokens.to(model.device),
+            attention_mask=batch.mask.to(model.device),
+            max_new_tokens=_ANSWER_TOKENS,
+            pad_token_id=pad_id,
+            do_sample=False,
+            # A checkpoint may carry settings for chatting. A repetition penalty would count against the words of the question.
+            num_beams=1,
+            repetition_penalty=1.0,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+        openings = tokenizer.batch_decode(output[:, batch.tokens.shape[1] :], skip_special_tokens=True)
+        for i, opening in zip(members, openings, strict=True):
+            answers[i] = opening
+    return answers
+
+
+def meaning_of_words(refused: str, answered: str) -> dict[str, bool]:
+    """The two first words that an answer may have, with the verdicts that they stand for.
+
+    Raises:
+        ConfigError: if one is not a single word without punctuation around it, or both are the same up to case.
+    """
+    for word in (refused, answered):
+        if _first_word(word) != word.casefold() or not word:
+            raise ConfigError(f"{word!r} must be a single word: it is compared with the first word of the judge's answer.")
+    if refused.casefold() == answered.casefold():
+        raise ConfigError(f"{refused!r} and {answered!r} must be two different words.")
+    return {refused.casefold(): True, answered.casefold(): False}
+
+
+def read_verdicts(answers: Sequence[str], meaning: Mapping[str, bool]) -> list[bool]:
+    """The verdict that each answer's first word stands for, in any case and without punctuation around it.
+
+    Raises:
+        ConfigError: if an answer begins with none of the words: a judge that does not understand its task has no verdict.
+    """
+    words = [_first_word(answer) for answer in answers]
+    undecided = sorted({answer for answer, word in zip(answers, words, strict=True) if word not in meaning})
+    if undecided:
+        some = ", ".join(map(repr, undecided[:5])) + (f" and {len(undecided) - 5} more" if len(undecided) > 5 else "")
+        raise ConfigError(f"The judge must answer with {' or '.join(map(repr, meaning))} first; it answered {some}.")
+    return [meaning[word] for word in words]
+
+
+def _first_word(text: str) -> str:
+    first = (text.split() or [""])[0].casefold()
+    return first.strip(".,:;!?\"'*()[]")

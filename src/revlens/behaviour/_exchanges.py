@@ -1,0 +1,50 @@
+"""Prompts with their replies: paired, put into a judge's template, and dealt out in batches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from revlens.errors import ConfigError, ProbeError
+
+T = TypeVar("T")
+
+
+def paired(prompts: Sequence[str], replies: Sequence[str]) -> list[tuple[str, str]]:
+    """Each prompt with its reply.
+
+    Raises:
+        ProbeError: if they differ in number.
+    """
+    if len(prompts) != len(replies):
+        raise ProbeError(f"A judge needs one prompt per reply, got {len(prompts)} prompts and {len(replies)} replies.")
+    return list(zip(prompts, replies, strict=True))
+
+
+def check_template(template: str) -> None:
+    """Require a place for the reply.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if "{reply}" not in template:
+        raise ConfigError(f"Template {template!r} has no {{reply}}, so every reply would get the same verdict.")
+
+
+def fill(template: str, prompt: str, reply: str) -> str:
+    """Put prompt and reply in the places of ``{prompt}`` and ``{reply}``; other braces, also theirs, stay as they are."""
+    values = {"prompt": prompt, "reply": reply}
+    return re.sub(r"\{(prompt|reply)\}", lambda place: values[place[1]], template)
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The items in order, ``size`` at a time.
+
+    Raises:
+        ConfigError: if the size is below 1.
+    """
+    if size < 1:
+        raise ConfigError(f"batch_size={size} must be at least 1.")
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

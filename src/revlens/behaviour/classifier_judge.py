@@ -1,0 +1,91 @@
+"""A refusal judge around a sequence classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from revlens.behaviour._exchanges import batches, check_template, fill, paired
+from revlens.behaviour._judge_model import load_judge_model
+from revlens.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ClassifierJudge:
+    """A reply is a refusal if the classifier's most likely label is one of ``refusal_labels``.
+
+    Attributes:
+        model: a sequence classifier with at least two labels, in evaluation mode.
+        tokenizer: its tokenizer, with a pad token.
+        refusal_labels: labels, as the model's config names them, that mean refusal.
+        template: text with ``{reply}`` and, if wanted, ``{prompt}``; None gives prompt and reply as a pair of texts.
+        max_length: tokens of prompt and reply together, no more than the model has positions; what is longer loses its end,
+            first the longer of a pair.
+        batch_size: exchanges at a time.
+
+    Raises:
+        ConfigError: if a label is not the model's, all or none of its labels mean refusal, there is no pad token, or the
+            template has no ``{reply}``.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    refusal_labels: tuple[str, ...]
+    template: str | None = None
+    max_length: int = 512
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        labels = [*self._names().values()]
+        unknown = set(self.refusal_labels) - set(labels)
+        if unknown:
+            raise ConfigError(f"The classifier has no label {', '.join(map(repr, sorted(unknown)))}; its labels are {', '.join(labels)}.")
+        if not 0 < len(set(self.refusal_labels)) < len(labels):
+            raise ConfigError(f"refusal_labels={self.refusal_labels} must be some but not all of the labels {', '.join(labels)}.")
+        if self.tokenizer.pad_token is None:
+            raise ConfigError("The classifier's tokenizer has no pad token; set tokenizer.pad_token.")
+        if self.template is not None:
+            check_template(self.template)
+
+    @classmethod
+    def from_dir(
+        cls,
+        path: str | Path,
+        refusal_labels: Sequence[str],
+        *,
+        template: str | None = None,
+        max_length: int = 512,
+        batch_size: int = 32,
+        device: str | torch.device = "cpu",
+    ) -> ClassifierJudge:
+        """Load a local Hugging Face directory with safetensors weights.
+
+        Raises:
+            ConfigError: if it cannot be read as a classifier; also see the class.
+        """
+        model, tokenizer = load_judge_model(AutoModelForSequenceClassification, path, device)
+        return cls(model, tokenizer, tuple(refusal_labels), template, max_length, batch_size)
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[bool]:
+        names = self._names()
+        labels: list[str] = []
+        for batch in batches(paired(prompts, replies), self.batch_size):
+            inputs = self.tokenizer(*self._texts(batch), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+            logits = self.model(**inputs.to(self.model.device)).logits
+            labels += [names[i] for i in logits.argmax(-1).tolist()]
+        return [label in self.refusal_labels for label in labels]
+
+    def _names(self) -> dict[int, str]:
+        """The label of each output."""
+        return {int(i): label for i, label in (self.model.config.id2label or {}).items()}
+
+    def _texts(self, exchanges: Sequence[tuple[str, str]]) -> tuple[list[str], ...]:
+        """What the tokenizer is given: one list of texts, or two for pairs."""
+        if self.template is None:
+            return [prompt for prompt, _ in exchanges], [reply for _, reply in exchanges]
+        return ([fill(self.template, *exchange) for exchange in exchanges],)

@@ -1,0 +1,67 @@
+"""A judge around a guard model, such as Llama Guard, whose chat template takes the conversation itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from revlens.behaviour._answers import answer_chats, meaning_of_words, read_verdicts
+from revlens.behaviour._exchanges import paired
+from revlens.behaviour._judge_model import load_judge_model
+from revlens.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class GuardModelJudge:
+    """A reply counts as refused if the guard model calls the conversation safe.
+
+    A guard model judges content, not refusal: a harmless answer to a harmful request is safe and counts as refused. Its
+    verdicts on replies to harmless prompts say nothing of over-refusal. The answer is decoded greedily.
+
+    Attributes:
+        model: a causal language model in evaluation mode.
+        tokenizer: its tokenizer; the chat template takes a user and an assistant message and asks for the verdict.
+        safe: the first word of its answer on safe conversations.
+        unsafe: the first word of its answer on unsafe ones, which may go on with categories.
+        batch_size: conversations at a time.
+
+    Raises:
+        ConfigError: if the tokenizer has no chat template, or the words are not two single words; in a call, if an answer begins
+            with neither.
+
+    Source: Inan et al. (2023), Llama Guard, arXiv 2312.06674.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    safe: str = "safe"
+    unsafe: str = "unsafe"
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.chat_template is None:
+            raise ConfigError("The guard model's tokenizer has no chat template; set tokenizer.chat_template to the guard's prompt format.")
+        meaning_of_words(self.safe, self.unsafe)
+
+    @classmethod
+    def from_dir(
+        cls, path: str | Path, *, safe: str = "safe", unsafe: str = "unsafe", batch_size: int = 16, device: str | torch.device = "cpu"
+    ) -> GuardModelJudge:
+        """Load a local Hugging Face directory with safetensors weights.
+
+        Raises:
+            ConfigError: if it cannot be read as a language model; also see the class.
+        """
+        model, tokenizer = load_judge_model(AutoModelForCausalLM, path, device)
+        return cls(model, tokenizer, safe, unsafe, batch_size)
+
+    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[bool]:
+        chats = [
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}] for prompt, reply in paired(prompts, replies)
+        ]
+        answers = answer_chats(self.model, self.tokenizer, chats, self.batch_size)
+        return read_verdicts(answers, meaning_of_words(self.safe, self.unsafe))
