@@ -99,12 +99,13 @@ def capture(
     sites: Sites | None = None,
     positions: Positions = "last",
     splits: Sequence[str] | None = None,
+    batch_size: int = 64,
     on_checkpoint: Callable[[str], None] = lambda name: None,
 ) -> Activations:
     """Capture activations at every checkpoint of a history, one model in memory at a time.
 
-    Resumes: a checkpoint whose file is there is not run again. The folder remembers what it holds (checkpoint paths,
-    probes, sites), and refuses anything else.
+    Resumes: a checkpoint whose file is there is not run again. The folder remembers what it holds (sources of the
+    weights, probes, sites), and refuses anything else.
 
     Args:
         history: the checkpoints.
@@ -113,6 +114,7 @@ def capture(
         sites: component and layers; resid_post of every layer if None.
         positions: position policy.
         splits: which probe splits; all of them if None.
+        batch_size: prompts per forward pass.
         on_checkpoint: called with each checkpoint's name when it is done.
 
     Raises:
@@ -127,7 +129,8 @@ def capture(
         root,
         {
             "checkpoints": [checkpoint.name for checkpoint in history],
-            "paths": [str(checkpoint.path) for checkpoint in history],
+            "sources": [checkpoint.source.identity() for checkpoint in history],
+            "dtype": str(history.dtype),
             "layers": list(layers),
             "component": sites.component,
             "positions": positions,
@@ -138,6 +141,10 @@ def capture(
     for checkpoint in history:
         if not checkpoint_file(root, checkpoint.name).is_file():
             model = checkpoint.load()
-            write_checkpoint(root, checkpoint.name, {s: read_prompts(model, p, sites, positions) for s, p in prompts.items()})
+            write_checkpoint(
+                root,
+                checkpoint.name,
+                {split: read_prompts(model, prompts[split], sites, positions, batch_size=batch_size) for split in splits},
+            )
         on_checkpoint(checkpoint.name)
     return Activations.open(root)

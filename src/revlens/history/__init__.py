@@ -1,6 +1,14 @@
-"""Which checkpoints make up a training history, in which phase, and how to load and save one."""
+"""Which checkpoints make up a training history, in which phase, where their weights come from, and how to load and save one."""
 
+from revlens.history.adapter import Adapter as Adapter
+from revlens.history.adapter import local_source as local_source
 from revlens.history.checkpoint import Checkpoint as Checkpoint
 from revlens.history.checkpoint import boot as boot
-from revlens.history.checkpoint import save as save
+from revlens.history.directory import Directory as Directory
+from revlens.history.hub import Hub as Hub
+from revlens.history.in_memory import StateDict as StateDict
+from revlens.history.lora import boot_with_lora as boot_with_lora
+from revlens.history.saving import save as save
+from revlens.history.source import Source as Source
+from revlens.history.table import read_table as read_table
 from revlens.history.training_history import TrainingHistory as TrainingHistory

@@ -2,56 +2,205 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from revlens.errors import HistoryError
+from revlens.history.adapter import local_source
 from revlens.history.checkpoint import Checkpoint
+from revlens.history.compatibility import Description, check_fits, n_layers
+from revlens.history.in_memory import StateDict
+from revlens.history.numbered import numbered_folders
+from revlens.history.registry import registered
+from revlens.history.source import Source
+from revlens.history.table import parse_table, read_table
 
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """Ordered, phase-tagged checkpoints of one model.
+    """Ordered, phase-tagged checkpoints of one model, all read with aligned's tokenizer and chat template.
 
     Attributes:
         reference: an earlier, permissive checkpoint.
         aligned: where the benign fine-tune starts (step 0).
         steps: fine-tuning checkpoints, by increasing step, from 1.
+        dtype: in which weights are loaded.
+        any_template: let checkpoints have a chat template of their own, which is not used.
 
     Raises:
-        HistoryError: if steps are not positive and increasing, or if checkpoints differ in architecture or tokenizer.
-            Nothing is loaded for this: it reads config.json and tokenizer.json only.
+        HistoryError: if steps are not positive and increasing, or if checkpoints differ in architecture, vocabulary or (unless
+            ``any_template``) chat template. Nothing is loaded for this: it reads configuration and tokenizer files only.
     """
 
     reference: Checkpoint
     aligned: Checkpoint
     steps: tuple[Checkpoint, ...] = ()
+    dtype: torch.dtype = torch.float32
+    any_template: bool = False
 
     def __post_init__(self) -> None:
         numbers = [checkpoint.step for checkpoint in self.steps]
         if any(a is None or b is None or a >= b for a, b in zip([0, *numbers], numbers, strict=False)):
             raise HistoryError(f"Fine-tuning steps {numbers} must be positive and increasing.")
-        shape, vocabulary = self.aligned.shape(), self.aligned.vocabulary()
+        aligned = Description.read(self.aligned.name, self.aligned.source)
         for checkpoint in (self.reference, *self.steps):
-            if checkpoint.shape() != shape:
-                raise HistoryError(f"{checkpoint.name} is {checkpoint.shape()}, but aligned is {shape}: not one model's history.")
-            if checkpoint.vocabulary() != vocabulary:
-                raise HistoryError(f"The tokenizer of {checkpoint.name} ({checkpoint.path}) differs from that of aligned.")
+            check_fits(Description.read(checkpoint.name, checkpoint.source), aligned, any_template=self.any_template)
+        for field, value in {
+            "reference": self._bound(self.reference),
+            "aligned": self._bound(self.aligned),
+            "steps": tuple(map(self._bound, self.steps)),
+        }.items():
+            object.__setattr__(self, field, value)
+
+    def _bound(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint as this history loads it."""
+        return replace(checkpoint, dtype=self.dtype, reader=self.aligned.source)
 
     @classmethod
-    def from_dirs(cls, reference: str | Path, aligned: str | Path, steps: Mapping[int, str | Path] | None = None) -> TrainingHistory:
-        """A history of local Hugging Face directories; ``steps`` maps optimizer updates to directories."""
+    def from_sources(
+        cls,
+        reference: Source,
+        aligned: Source,
+        steps: Mapping[int, Source] | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        any_template: bool = False,
+    ) -> TrainingHistory:
+        """A history of any sources; ``steps`` maps optimizer updates to them."""
         return cls(
-            Checkpoint(Path(reference), "reference"),
-            Checkpoint(Path(aligned), "aligned", 0),
-            tuple(Checkpoint(Path(path), "finetune", step) for step, path in sorted((steps or {}).items())),
+            Checkpoint(reference, "reference"),
+            Checkpoint(aligned, "aligned", 0),
+            tuple(Checkpoint(source, "finetune", step) for step, source in sorted((steps or {}).items())),
+            dtype,
+            any_template,
         )
+
+    @classmethod
+    def from_dirs(
+        cls,
+        reference: str | Path,
+        aligned: str | Path,
+        steps: Mapping[int, str | Path] | str | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> TrainingHistory:
+        """A history of local directories.
+
+        Args:
+            reference: a Hugging Face directory, or a LoRA adapter on the base that it names.
+            aligned: the same.
+            steps: directories by optimizer updates, or a glob pattern such as ``"ft/checkpoint-*"`` of folders that end in
+                their step. LoRA adapters among them lie on ``aligned``.
+            dtype: in which weights are loaded.
+
+        Raises:
+            HistoryError: see `TrainingHistory`, `revlens.history.Adapter` and `revlens.history.numbered`.
+        """
+        start = local_source(Path(aligned))
+        folders = numbered_folders(steps, Path()) if isinstance(steps, str) else steps or {}
+        sources = {step: local_source(Path(folder), start) for step, folder in folders.items()}
+        return cls.from_sources(local_source(Path(reference)), start, sources, dtype=dtype)
+
+    @classmethod
+    def from_registry(
+        cls, model: str, *, reference: int, aligned: int, steps: Sequence[int] = (), dtype: torch.dtype = torch.float32
+    ) -> TrainingHistory:
+        """A history of published training checkpoints, named by their labels in TransformerLens' registry.
+
+        Args:
+            model: such as ``"EleutherAI/pythia-70m"``.
+            reference: label of an earlier checkpoint.
+            aligned: label of the one from which steps count.
+            steps: labels of later ones; their step in the history is the distance to ``aligned``.
+            dtype: in which weights are loaded.
+
+        Raises:
+            HistoryError: if the model or a label is unknown, and see `TrainingHistory` and `revlens.history.Hub`.
+        """
+        sources = {label - aligned: registered(model, label) for label in steps}
+        return cls.from_sources(registered(model, reference), registered(model, aligned), sources, dtype=dtype)
+
+    @classmethod
+    def from_state_dicts(
+        cls,
+        hf_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        reference: Mapping[str, Tensor],
+        aligned: Mapping[str, Tensor],
+        steps: Mapping[int, Mapping[str, Tensor]] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> TrainingHistory:
+        """A history of weights in memory.
+
+        Args:
+            hf_model: says the architecture; it is copied at every load.
+            tokenizer: for all checkpoints.
+            reference: state dict of an earlier, permissive checkpoint.
+            aligned: state dict where the fine-tune starts.
+            steps: state dicts by optimizer updates. ``model.state_dict()`` shares memory with the model: clone its tensors
+                if training goes on.
+            dtype: in which weights are loaded.
+
+        Raises:
+            HistoryError: if a state dict does not fit the model, or two of them are the same memory.
+        """
+        weights = {"reference": reference, "aligned": aligned} | {f"step-{step}": tensors for step, tensors in (steps or {}).items()}
+        seen: dict[tuple[int, ...], str] = {}
+        for name, tensors in weights.items():
+            memory = tuple(tensors[key].data_ptr() for key in sorted(tensors))
+            if memory in seen:
+                raise HistoryError(
+                    f"{seen[memory]} and {name} are the same memory, so they hold the same weights; "
+                    "clone the tensors when you keep them: {k: v.clone() for k, v in model.state_dict().items()}."
+                )
+            seen[memory] = name
+        sources = {name: StateDict(hf_model, tokenizer, tensors) for name, tensors in weights.items()}
+        fine_tuned = {step: sources[f"step-{step}"] for step in steps or {}}
+        return cls.from_sources(sources["reference"], sources["aligned"], fine_tuned, dtype=dtype)
+
+    @classmethod
+    def from_manifest(cls, path: str | Path) -> TrainingHistory:
+        """The history that a TOML or YAML file describes; see `from_table` for its keys. Folders are relative to the file.
+
+        Raises:
+            HistoryError: if the file cannot be read, and see `from_table`.
+        """
+        return cls.from_table(read_table(Path(path)), Path(path).parent)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], root: Path) -> TrainingHistory:
+        """The history that a table of a configuration file describes.
+
+        Args:
+            table: ``reference``, ``aligned``, and optionally ``steps``, ``dtype`` (float32, bfloat16 or float16) and
+                ``chat_template = "aligned"`` (``any_template``). A
+                checkpoint is a folder, or a table ``{dir}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob
+                pattern, a list of folders that end in their step, or a table from step to checkpoint.
+            root: what folders are relative to.
+
+        Raises:
+            HistoryError: if a key is unknown or missing, or a value is not what it must be; and see `TrainingHistory`.
+        """
+        reference, aligned, steps, dtype, any_template = parse_table(table, root)
+        return cls.from_sources(reference, aligned, steps, dtype=dtype, any_template=any_template)
 
     @property
     def n_layers(self) -> int:
         """Number of blocks, by the aligned model's config.json."""
-        return self.aligned.n_layers
+        return n_layers(self.aligned.source.config())
+
+    def describe(self) -> str:
+        """One line for each checkpoint: its name, its phase, its step and where its weights come from."""
+        rows = [(c.name, c.phase, "-" if c.step is None else str(c.step), c.source.identity()) for c in self]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows)
 
     def __iter__(self) -> Iterator[Checkpoint]:
         yield from (self.reference, self.aligned, *self.steps)

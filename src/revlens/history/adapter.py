@@ -1,0 +1,183 @@
+"""A LoRA adapter directory on a base source, unmerged."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft.utils import set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from revlens.errors import HistoryError
+from revlens.history.directory import Directory, digest_of
+from revlens.history.hub import Hub
+from revlens.history.source import Source
+from revlens.history.wrap import wrap
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A peft LoRA adapter on a base model. The base stays where it is, and nothing is merged.
+
+    Merging rounds to the base's dtype, in bfloat16 often by more than what a few updates have changed.
+
+    Attributes:
+        path: directory with adapter_config.json and adapter_model.safetensors; a tokenizer there goes before the base's.
+        base: the model that the adapter was trained on.
+
+    Raises:
+        HistoryError: if the adapter is pickled, no LoRA, or names another base; by `module` and `boot` if its weights do not
+            fit the base.
+    """
+
+    path: Path
+    base: Source
+
+    def __post_init__(self) -> None:
+        settings = _read_settings(self.path)
+        if not (self.path / WEIGHTS_FILE).is_file():
+            raise HistoryError(
+                f"{self.path} has no {WEIGHTS_FILE}; revlens does not read pickled adapters (adapter_model.bin). Save it again with peft."
+            )
+        if settings.get("peft_type") != PeftType.LORA.value:
+            raise HistoryError(
+                f"{self.path} is an adapter of type {settings.get('peft_type')!r}; only LORA is supported. Merge it into its base."
+            )
+        _check_base(self.path, settings, self.base)
+
+    def identity(self) -> str:
+        """The adapter's absolute path and what it lies on."""
+        return f"{self.path.absolute()} on {self.base.identity()}"
+
+    def fingerprint(self) -> str:
+        """See `Source.fingerprint`."""
+        return hashlib.sha256(f"{digest_of(self.path)} {self.base.fingerprint()}".encode()).hexdigest()
+
+    def config(self) -> Mapping[str, Any]:
+        """See `Source.config`."""
+        return self.base.config()
+
+    def vocabulary(self) -> tuple[Any, Any]:
+        """See `Source.vocabulary`."""
+        return self._tokenizer_source.vocabulary()
+
+    def chat_template(self) -> Any:
+        """See `Source.chat_template`."""
+        return self._tokenizer_source.chat_template()
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See `Source.tokenizer`."""
+        return self._tokenizer_source.tokenizer()
+
+    def module(self, dtype: torch.dtype) -> PreTrainedModel:
+        """See `Source.module`. Adapter weights are float32, as peft loads them, and frozen."""
+        config = LoraConfig.from_pretrained(str(self.path))
+        assert isinstance(config, LoraConfig)
+        config.inference_mode = True
+        peft_model = inject(self.base.module(dtype), config)
+        weights = load_file(self.path / WEIGHTS_FILE)
+        try:
+            missing_keys, unexpected = set_peft_model_state_dict(peft_model, dict(weights))  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip()  # torch lists every one below its headline
+            raise HistoryError(f"The weights of {self.path} do not fit {self.base.identity()}: {first}") from error
+        # The base's weights are in no adapter, and so not missing.
+        missing = [name for name in missing_keys if "lora_" in name or "modules_to_save" in name]
+        if missing or unexpected:
+            raise HistoryError(
+                f"{self.path} does not fit {self.base.identity()}: {len(missing)} weights are missing and {len(unexpected)} "
+                f"have no place there, the first of them {[*missing, *unexpected][0]}."
+            )
+        return base_of(peft_model)
+
+    def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
+        """See `Source.boot`."""
+        return wrap(self.module(dtype), (reader or self).tokenizer())
+
+    @property
+    def _tokenizer_source(self) -> Source:
+        return Directory(self.path) if (self.path / "tokenizer.json").is_file() else self.base
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a directory holds a peft adapter."""
+    return (path / CONFIG_FILE).is_file()
+
+
+def local_source(path: Path, base: Source | None = None) -> Source:
+    """What lies in a directory: a model, or an adapter on ``base`` (on the base that it names, if None).
+
+    Raises:
+        HistoryError: see `Adapter`; and if an adapter names no base.
+    """
+    if not is_adapter(path):
+        return Directory(path)
+    if base is None:
+        name = _read_settings(path).get("base_model_name_or_path")
+        if not name:
+            raise HistoryError(f"{path / CONFIG_FILE} names no base model; give it: Adapter(path, base).")
+        base = Directory(Path(name)) if Path(name).is_dir() else Hub(name, _read_settings(path).get("revision") or "main")
+    return Adapter(path, base)
+
+
+def inject(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Put fresh LoRA layers into a model, in place; random numbers come from torch's global state.
+
+    Raises:
+        HistoryError: if the configuration's target modules are not there.
+    """
+    config = copy.deepcopy(config)  # peft resolves target_modules in place
+    config.base_model_name_or_path = model.name_or_path or None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft sets it right by itself
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # asked for by peft
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise HistoryError(f"No adapter can be put into {type(model).__name__}: {error}") from error
+
+
+def base_of(peft_model: PeftModel) -> PreTrainedModel:
+    """The Hugging Face model that carries the adapter's layers."""
+    model = peft_model.get_base_model()
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise HistoryError(f"{path} is no adapter directory: it has no {CONFIG_FILE} that can be read ({error}).") from error
+
+
+def _check_base(path: Path, settings: Mapping[str, Any], base: Source) -> None:
+    """Compare names where they can be compared: two repositories at revisions, or two folders that exist."""
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if name is None:
+        return
+    if isinstance(base, Hub):
+        is_local = Path(name).exists() or name.count("/") != 1
+        fits = is_local or (name == base.repo and (revision in (None, base.revision) or revision == base.commit))
+    elif isinstance(base, Directory):
+        fits = not Path(name).is_dir() or Path(name).samefile(base.path)
+    else:
+        return
+    if not fits:
+        trained_on = name if revision is None else f"{name} at {revision}"
+        raise HistoryError(
+            f"The adapter {path} was trained on {trained_on}, not on {base}. "
+            f"Give that base, or correct base_model_name_or_path and revision in its {CONFIG_FILE}."
+        )

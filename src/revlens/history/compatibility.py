@@ -1,0 +1,87 @@
+"""Whether checkpoints belong to one model's history, by their small files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from revlens.errors import HistoryError
+from revlens.history.source import Source
+
+# What decides whether two checkpoints' activations can be compared, in any family's config.json.
+_ARCHITECTURE = (
+    "model_type", "hidden_size", "n_embd", "intermediate_size", "n_inner", "num_hidden_layers", "n_layer", "n_layers",
+    "num_attention_heads", "n_head", "n_heads", "num_key_value_heads", "head_dim", "d_model",
+)  # fmt: skip
+
+
+class Description(NamedTuple):
+    """What the small files of a checkpoint say."""
+
+    name: str
+    identity: str
+    config: Mapping[str, Any]
+    vocabulary: tuple[Any, Any]
+    chat_template: Any
+
+    @classmethod
+    def read(cls, name: str, source: Source) -> Description:
+        """Read a source; its errors get the checkpoint's name in front.
+
+        Raises:
+            HistoryError: see the source.
+        """
+        try:
+            return cls(name, source.identity(), source.config(), source.vocabulary(), source.chat_template())
+        except HistoryError as error:
+            raise HistoryError(f"{name}: {error}") from error
+
+
+def check_fits(checkpoint: Description, aligned: Description, *, any_template: bool) -> None:
+    """Check that a checkpoint has the architecture, the vocabulary and the chat template of the aligned one.
+
+    A checkpoint without a chat template, such as a base model, fits: it is read with the aligned one's. With ``any_template``
+    so is one that has another.
+
+    Raises:
+        HistoryError: if not, naming what differs.
+    """
+    who = f"{checkpoint.name} ({checkpoint.identity})"
+    config, expected = checkpoint.config, aligned.config
+    # Newer versions of transformers write entries that older ones left at their default: only what both say is compared.
+    keys = [key for key in _ARCHITECTURE if key in config and key in expected and config[key] != expected[key]]
+    if keys:
+        differences = ", ".join(f"{key} is {config[key]!r} in {checkpoint.name} and {expected[key]!r} in aligned" for key in keys)
+        raise HistoryError(f"{who} is not of one model's history with aligned: {differences}.")
+    if config.get("vocab_size") != expected.get("vocab_size"):
+        raise HistoryError(
+            f"{who} has {config.get('vocab_size')} embedding rows and aligned has {expected.get('vocab_size')}: the vocabulary was "
+            "resized in between. Resize the smaller one (model.resize_token_embeddings) and save it with aligned's tokenizer."
+        )
+    if checkpoint.vocabulary != aligned.vocabulary:
+        difference = _vocabulary_difference(checkpoint.vocabulary, aligned.vocabulary)
+        raise HistoryError(f"The tokenizer of {who} differs from that of aligned: {difference}.")
+    if not any_template and checkpoint.chat_template is not None and checkpoint.chat_template != aligned.chat_template:
+        raise HistoryError(
+            f"The chat template of {who} differs from that of aligned, so the two would read different prompts. "
+            "If aligned's is the right one for both, say so: any_template=True, or chat_template = 'aligned' in a manifest."
+        )
+
+
+def n_layers(config: Mapping[str, Any]) -> int:
+    """Number of blocks.
+
+    Raises:
+        HistoryError: if config.json does not say.
+    """
+    for key in ("num_hidden_layers", "n_layer", "n_layers"):
+        if isinstance(value := config.get(key), int):
+            return value
+    raise HistoryError("config.json names no number of layers (num_hidden_layers, n_layer or n_layers).")
+
+
+def _vocabulary_difference(vocabulary: tuple[Any, Any], wanted: tuple[Any, Any]) -> str:
+    added, expected = ({token["content"] for token in tokens} for _, tokens in (vocabulary, wanted))
+    if added == expected:
+        return "the same added tokens, but other ids, pieces or merges"
+    return f"added tokens {sorted(added - expected)} only there, {sorted(expected - added)} only in aligned"

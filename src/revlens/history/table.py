@@ -1,0 +1,111 @@
+"""A history's sources as a table in a configuration file names them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from revlens.errors import HistoryError
+from revlens.history.adapter import Adapter, local_source
+from revlens.history.hub import Hub
+from revlens.history.numbered import by_number, numbered_folders
+from revlens.history.source import Source
+
+_KEYS = ("reference", "aligned", "steps", "dtype", "chat_template")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def read_table(path: Path) -> Mapping[str, Any]:
+    """Read a TOML file, or a YAML one (by its suffix: .toml, .yaml, .yml).
+
+    Raises:
+        HistoryError: if it cannot be read or is no table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            table = tomllib.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            table = yaml.safe_load(text)
+        else:
+            raise HistoryError(f"{path} must end in .toml, .yaml or .yml.")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise HistoryError(f"Cannot read the manifest {path}: {error}") from error
+    if not isinstance(table, dict):
+        raise HistoryError(f"{path} must hold a table with {', '.join(_KEYS)}.")
+    return table
+
+
+def parse_table(table: Mapping[str, Any], root: Path) -> tuple[Source, Source, dict[int, Source], torch.dtype, bool]:
+    """The reference, the aligned source, the steps and the dtype that a table names, and whether other templates are let be.
+
+    Raises:
+        HistoryError: if a key is unknown or missing, or a value is not what it must be.
+    """
+    _only(table, _KEYS, "a history")
+    for key in ("reference", "aligned"):
+        if key not in table:
+            raise HistoryError(f"A history needs {key!r}: a folder, or a table such as {{hub = 'org/name', revision = 'main'}}.")
+    dtype = table.get("dtype", "float32")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise HistoryError(f"dtype = {dtype!r} must be one of {', '.join(_DTYPES)}.")
+    if table.get("chat_template", "aligned") != "aligned":
+        raise HistoryError(f"chat_template = {table['chat_template']!r} can only be 'aligned': all are read with that one's.")
+    aligned = _source(table["aligned"], root)
+    steps = _steps(table.get("steps", {}), root, aligned)
+    return _source(table["reference"], root), aligned, steps, _DTYPES[dtype], "chat_template" in table
+
+
+def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
+    if isinstance(steps, str):
+        return {step: local_source(folder, aligned) for step, folder in numbered_folders(steps, root).items()}
+    if isinstance(steps, list):
+        if not all(isinstance(entry, str) for entry in steps):
+            raise HistoryError(f"steps = {steps} must list folders; other sources go into a table from step to source.")
+        return {step: local_source(folder, aligned) for step, folder in by_number(root / entry for entry in steps).items()}
+    if isinstance(steps, Mapping):
+        sources: dict[int, Source] = {}
+        for step, entry in steps.items():
+            if not str(step).isdecimal():
+                raise HistoryError(f"steps has the key {step!r}; keys are numbers of optimizer updates.")
+            if int(step) in sources:
+                raise HistoryError(f"steps names step {int(step)} twice.")
+            sources[int(step)] = _source(entry, root, aligned)
+        return sources
+    raise HistoryError(
+        f"steps = {steps!r} must be a glob pattern such as 'ft/checkpoint-*', a list of folders or a table from step to source."
+    )
+
+
+def _source(entry: object, root: Path, base: Source | None = None) -> Source:
+    """The source that a string or a table names; ``base`` is what an adapter without a base of its own lies on."""
+    if isinstance(entry, str):
+        return local_source(root / entry, base)
+    if not isinstance(entry, Mapping):
+        raise HistoryError(f"{entry!r} must be a folder or a table with dir, hub or adapter.")
+    kinds = {"dir": ("dir",), "hub": ("hub", "revision"), "adapter": ("adapter", "base")}
+    kind = [key for key in kinds if key in entry]
+    if len(kind) != 1:
+        raise HistoryError(f"{dict(entry)} must have exactly one of the keys {', '.join(kinds)}.")
+    _only(entry, kinds[kind[0]], f"a source by {kind[0]!r}")
+    wrong = [key for key, value in entry.items() if key != "base" and not isinstance(value, str)]
+    if wrong:
+        raise HistoryError(f"{wrong[0]} = {entry[wrong[0]]!r} must be a string.")
+    if kind == ["hub"]:
+        return Hub(entry["hub"], entry.get("revision", "main"))
+    if kind == ["dir"]:
+        return local_source(root / entry["dir"], base)
+    own_base = _source(entry["base"], root) if "base" in entry else base
+    path = root / entry["adapter"]
+    return local_source(path) if own_base is None else Adapter(path, own_base)
+
+
+def _only(table: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    unknown = [str(key) for key in table if key not in known]
+    if unknown:
+        raise HistoryError(f"Unknown key {', '.join(unknown)} of {what}; known are {', '.join(known)}.")
