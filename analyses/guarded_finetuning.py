@@ -11,7 +11,7 @@ from rich.table import Table
 
 import revlens as rl
 from revlens.behaviour import PhraseJudge, generate, refusal_rate
-from revlens.organism import OrganismConfig, World, train_start
+from revlens.organism import OrganismConfig
 from revlens.training import ARMS, task_loss
 
 
@@ -23,8 +23,8 @@ def main() -> None:
     args = parser.parse_args()
 
     config = OrganismConfig()
-    world, start = World(config.world), train_start(config, args.seed)
-    history, probes = rl.TrainingHistory.from_dirs(start.reference, start.aligned), world.probes().probes
+    world, history = config.material(), config.start(args.seed)
+    probes = world.probes().probes
     ends = rl.read_endpoints(history, probes["direction"])
     v_rev = rl.ReversionDirection.fit(*ends, split="direction")
     before = rl.read_prompts(history.aligned.load(), probes["drift"]).mean(0).double()

@@ -56,7 +56,7 @@ def main() -> None:
 
     table = Table("variant", *MEASURES, title=f"Baseline arm, {args.seeds} runs each: mean [95 % over runs]")
     for name, organism in VARIANTS.items():
-        config = ExperimentConfig(organism=organism, seeds=tuple(range(args.seeds)), arms=("baseline",), steps=(1, 20, 100))
+        config = ExperimentConfig(subject=organism, seeds=tuple(range(args.seeds)), arms=("baseline",), steps=(1, 20, 100))
         with tempfile.TemporaryDirectory() as out:
             run(config, Path(out), stages=("history", "finetune", "capture", "behaviour"), console=Console(stderr=True))
             runs = [measure(config, Layout(Path(out)), seed) for seed in config.seeds]

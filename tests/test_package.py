@@ -14,8 +14,8 @@ import revlens
 ROOT = Path(revlens.__file__).parent
 #: A module may import from rooms before its own, never from later ones.
 ORDER = [
-    "errors", "atomic", "statistics", "prompts", "hooks", "history", "activations", "direction", "trajectory", "behaviour", "causal",
-    "training", "organism", "experiment", "figures", "cli",
+    "errors", "atomic", "statistics", "prompts", "data", "hooks", "history", "activations", "direction", "trajectory", "behaviour",
+    "causal", "training", "runs", "organism", "experiment", "figures", "cli",
 ]  # fmt: skip
 
 

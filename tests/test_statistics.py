@@ -20,6 +20,12 @@ def test_equal_values_give_a_point() -> None:
     assert (estimate.low, estimate.value, estimate.high) == (0.25, 0.25, 0.25)
 
 
+def test_one_run_gives_its_value_and_says_that_there_is_no_interval() -> None:
+    estimate = mean_over_runs([0.25], test_zero=True)
+    assert (estimate.low, estimate.value, estimate.high, estimate.n, estimate.p) == (0.25, 0.25, 0.25, 1, None)
+    assert str(estimate) == "0.250 (one run)"
+
+
 def test_the_same_call_gives_the_same_interval() -> None:
     assert mean_over_runs([1.0, 2.0, 4.0], seed=3) == mean_over_runs([1.0, 2.0, 4.0], seed=3)
 
@@ -52,7 +58,7 @@ def test_confidence_falls_to_nominal_with_many_runs() -> None:
 
 
 def test_too_few_runs_and_missing_values_are_errors() -> None:
-    with pytest.raises(ConfigError, match="at least 2"):
-        mean_over_runs([1.0])
+    with pytest.raises(ConfigError, match="No runs"):
+        mean_over_runs([])
     with pytest.raises(NonFiniteError, match="nan"):
         mean_over_runs([1.0, float("nan"), 2.0])

@@ -28,6 +28,8 @@ _VERBS = {
     "analyse": "tables, claims and provenance, from what the stages left on disk",
     "report": "figures and the HTML report, from the tables",
 }
+#: Options that choose the experiment; without any of them a folder's own one goes on.
+_CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir")
 _COLOURS = {"supported": "green", "contradicted": "red", "undecided": "yellow", "too few runs": "yellow"}
 
 
@@ -49,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="revlens", description="Measure reversion under fine-tuning, on the embedded organism.")
+    parser = argparse.ArgumentParser(
+        prog="revlens", description="Measure reversion under fine-tuning, on the embedded organism or on your own checkpoints."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, summary in _VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}. What is on disk is not computed again.")
@@ -58,30 +62,50 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
             sub.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
             sub.add_argument("--quick", action="store_true", help="a smoke run on a smaller organism, in under a minute and a half")
+            sub.add_argument("--manifest", type=Path, help="TOML or YAML file that describes an experiment on your own checkpoints")
+            sub.add_argument(
+                "--track", choices=("organism", "text"), help="which organism: made-up words, or real text (default: organism)"
+            )
+            sub.add_argument("--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md")
     return parser
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
     # Imported here, so that `revlens --help` and mistyped flags answer at once.
     from revlens.experiment import STAGES, run
+    from revlens.runs import OwnHistory
 
     if args.verb in ("analyse", "report"):
         verbs: tuple[str, ...] = (args.verb,)
     else:
         stages = STAGES if args.verb == "reproduce" else (args.verb,)
-        run(_config(args), args.out, stages=stages, console=console)
+        config = _config(args)
+        if isinstance(config.subject, OwnHistory):
+            console.print(config.subject.describe(), markup=False, highlight=False, soft_wrap=True)
+        run(config, args.out, stages=stages, console=console)
         verbs = ("analyse", "report") if args.verb == "reproduce" else ()
     for verb in verbs:
         {"analyse": _analyse, "report": _report}[verb](args.out, console)
 
 
 def _config(args: argparse.Namespace) -> ExperimentConfig:
-    from revlens.experiment import ExperimentConfig, Layout, quick
+    from revlens.experiment import ExperimentConfig, Layout, quick, read_manifest, text_experiment
 
-    stored = Layout(args.out).config
-    if stored.is_file() and not args.quick and args.seeds is None and args.steps is None:
+    stored, chosen = Layout(args.out).config, [name for name in _CHOICES if getattr(args, name)]
+    if stored.is_file() and not chosen:
         return ExperimentConfig.load(stored)
-    config = quick() if args.quick else ExperimentConfig()
+    if args.manifest:
+        if len(chosen) > 1:
+            raise ConfigError(
+                f"--manifest says everything; --{' and --'.join(name for name in chosen if name != 'manifest')} cannot be added."
+            )
+        return read_manifest(args.manifest)
+    if (args.track == "text") != (args.data_dir is not None):
+        raise ConfigError("The text track needs its data, and only it: revlens reproduce --track text --data-dir DIR.")
+    if args.track == "text":
+        config = text_experiment(args.data_dir, quick=args.quick)
+    else:
+        config = quick() if args.quick else ExperimentConfig()
     if args.seeds is not None:
         if args.seeds < 2:
             raise ConfigError(f"--seeds {args.seeds}: at least 2 runs are needed for an interval over runs.")
@@ -105,13 +129,13 @@ def _analyse(out: Path, console: Console) -> None:
 
 def _report(out: Path, console: Console) -> None:
     from revlens.experiment import ExperimentConfig, Layout, Results, assess_all
-    from revlens.figures import PLOTS, draw, write_report
+    from revlens.figures import draw, drawable, write_report
 
     layout = Layout(out)
     config, results = ExperimentConfig.load(layout.config), Results.load(layout.results)
     provenance = json.loads((layout.results / "provenance.json").read_text())
     with console.status("drawing figures"):
-        problem = draw({name: plot(results) for name, plot in PLOTS.items()}, layout.figures)
+        problem = draw({name: plot(results) for name, plot in drawable(results).items()}, layout.figures)
         write_report(layout.report, config, results, assess_all(results), provenance)
     if problem:
         console.print(problem, markup=False)

@@ -20,7 +20,7 @@ class Estimate:
         value: the statistic.
         low: lower end of the interval.
         high: upper end.
-        n: number of runs.
+        n: number of runs. One run gives no interval: ``low`` and ``high`` are then the value itself.
         p: exact sign-flip permutation p-value (two-sided) that the mean is zero, where that was asked for.
     """
 
@@ -31,7 +31,12 @@ class Estimate:
     p: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return self.to_text(3)
+
+    def to_text(self, digits: int) -> str:
+        """The value with its interval, or with a remark that there is none."""
+        interval = f"[{self.low:.{digits}f}, {self.high:.{digits}f}]" if self.n > 1 else "(one run)"
+        return f"{self.value:.{digits}f} {interval}"
 
 
 def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
@@ -55,12 +60,16 @@ def mean_over_runs(values: Iterable[float], *, test_zero: bool = False, n_resamp
     """Mean of one value per run with a 95 % bootstrap interval over runs.
 
     Raises:
-        ConfigError: with fewer than 2 runs.
+        ConfigError: without a run.
         NonFiniteError: if a value is NaN or infinite: no run is left out silently.
     """
     x = torch.tensor(list(values), dtype=torch.float64)
     if not x.isfinite().all():
         raise NonFiniteError(f"Values over runs must be finite, got {x.tolist()}.")
+    if len(x) == 0:
+        raise ConfigError("No runs to average.")
+    if len(x) == 1:
+        return Estimate(float(x), float(x), float(x), 1)
     low, high = bootstrap_ci(
         x, confidence=small_sample_confidence(len(x)), n_resamples=n_resamples, generator=derive_generator(seed, "runs")
     )

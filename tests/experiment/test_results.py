@@ -16,11 +16,12 @@ from revlens.behaviour import PhraseJudge, refusal_rate
 from revlens.errors import ResultsError
 from revlens.experiment import TABLES, ExperimentConfig, Layout, Results, analyse
 from revlens.experiment.stages import arm_history
-from revlens.organism import World
 
 SEED, ARM = 1, "block"  # the run that is computed again here
 Axes = dict[str, Iterable[Any]]
 MEASURES = ["harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match"]
+
+N_LAYERS, D_MODEL = 3, 16  # of the tiny organism
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,11 @@ def along_step_and_layer(table: pd.DataFrame, column: str) -> torch.Tensor:
 
 def axes(config: ExperimentConfig) -> dict[str, Axes]:
     """What a row of a table stands for: there is one for every combination of these values, and no other."""
-    probes = World(config.organism.world).probes().probes
+    probes = config.subject.material().probes().probes
     run: Axes = {"seed": config.seeds, "arm": config.arms}
     step: Axes = {"step": config.steps}
     with_start: Axes = {"step": (0, *config.steps)}
-    layer: Axes = {"layer": range(config.organism.model.n_layers)}
+    layer: Axes = {"layer": range(N_LAYERS)}
     return {
         "direction": {"seed": config.seeds} | layer,
         "alignment": run | step | layer | {"estimate": ("cross-fitted", "naive")},
@@ -122,7 +123,7 @@ def test_a_run_step_exceeds_a_null_when_its_alignment_does(results: Results) -> 
 
 
 def test_the_isotropic_threshold_is_the_exact_quantile(results: Results, config: ExperimentConfig) -> None:
-    exact = rl.nulls.isotropic_quantile(config.organism.model.d_model)
+    exact = rl.nulls.isotropic_quantile(D_MODEL)
     assert set(results["nulls"].loc[results["nulls"]["null"] == "isotropic", "p99"]) == {exact}
 
 

@@ -166,7 +166,7 @@ def well_aligned(results: Results, *, harmfulness: float = 0.0, over_refusal: fl
 def test_a_full_run_carries_a_note_only_if_badly_aligned(
     harmfulness: float, over_refusal: float, noted: bool, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("revlens.figures.report.PLOTS", {})  # the notes alone
+    monkeypatch.setattr("revlens.figures.report.drawable", lambda results: {})  # the notes alone
     tables = well_aligned(results, harmfulness=harmfulness, over_refusal=over_refusal)
     write_report(tmp_path / "report.html", ExperimentConfig(), tables, [], {})
     notes = parsed(tmp_path / "report.html").notes
@@ -176,11 +176,11 @@ def test_a_full_run_carries_a_note_only_if_badly_aligned(
 def test_few_runs_and_another_organism_are_noted_by_themselves(
     config: ExperimentConfig, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("revlens.figures.report.PLOTS", {})
+    monkeypatch.setattr("revlens.figures.report.drawable", lambda results: {})
     default = ExperimentConfig()
     for changed, note in (
         (replace(default, seeds=(0, 1, 2, 3)), "Only 4 runs"),
-        (replace(default, organism=config.organism), "Not the default organism"),
+        (replace(default, subject=config.subject), "Not the default organism"),
     ):
         write_report(tmp_path / "report.html", changed, well_aligned(results), [], {})
         (found,) = parsed(tmp_path / "report.html").notes
@@ -188,7 +188,7 @@ def test_few_runs_and_another_organism_are_noted_by_themselves(
 
 
 def test_provenance_is_in_the_page(config: ExperimentConfig, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("revlens.figures.report.PLOTS", {})
+    monkeypatch.setattr("revlens.figures.report.drawable", lambda results: {})
     record = {"key": "0123456789abcdef", "seeds": [0, 1]}
     write_report(tmp_path / "report.html", config, results, [], record)
     assert json.dumps(record, indent=2) in parsed(tmp_path / "report.html").text

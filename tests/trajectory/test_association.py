@@ -95,9 +95,15 @@ def test_the_seed_decides_the_interval_alone() -> None:
     assert (other.low, other.high) != (first.low, first.high)
 
 
+def test_one_run_has_a_value_and_no_interval() -> None:
+    estimate = spearman_over_runs(X[:1], Y[:1])
+    assert estimate.value == estimate.low == estimate.high == spearmanr(X[0], Y[0]).statistic
+    assert estimate.n == 1
+
+
 def test_what_cannot_be_ranked_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"at least 2 runs, got \(1, 3\) and \(1, 3\)"):
-        spearman_over_runs(X[:1], Y[:1])
+    with pytest.raises(ConfigError, match=r"at least 1 run, got \(0, 3\) and \(0, 3\)"):
+        spearman_over_runs(X[:0], Y[:0])
     for x, y in ((X, np.zeros_like(Y)), (np.ones_like(X), Y)):
         with pytest.raises(ConfigError, match="one side is constant"):
             spearman_over_runs(x, y)

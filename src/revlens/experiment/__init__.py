@@ -12,7 +12,10 @@ from revlens.experiment.claims import Claim as Claim
 from revlens.experiment.claims import assess as assess
 from revlens.experiment.config import ExperimentConfig as ExperimentConfig
 from revlens.experiment.config import quick as quick
+from revlens.experiment.config import text_experiment as text_experiment
+from revlens.experiment.evaluation import MEASURES as MEASURES
 from revlens.experiment.layout import Layout as Layout
+from revlens.experiment.manifest import read_manifest as read_manifest
 from revlens.experiment.pipeline import analyse_and_save as analyse_and_save
 from revlens.experiment.pipeline import assess_all as assess_all
 from revlens.experiment.provenance import provenance as provenance

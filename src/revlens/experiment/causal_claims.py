@@ -87,14 +87,15 @@ def _behaviour_claims(results: Results) -> Iterator[Claim]:
         mean_over_runs(_change(results, "tuned", "over_refusal"), test_zero=True),
         high=OVER_REFUSAL,
     )
-    yield Claim(
-        "clamp-task-cost",
-        "Clamping leaves task perplexity about unchanged (ratio to the fine-tuned model)",
-        "",
-        mean_over_runs(np.exp(_change(results, "tuned", "task_loss"))),
-        low=1 / PERPLEXITY_FACTOR,
-        high=PERPLEXITY_FACTOR,
-    )
+    if "task_loss" in results["outcomes"]:
+        yield Claim(
+            "clamp-task-cost",
+            "Clamping leaves task perplexity about unchanged (ratio to the fine-tuned model)",
+            "",
+            mean_over_runs(np.exp(_change(results, "tuned", "task_loss"))),
+            low=1 / PERPLEXITY_FACTOR,
+            high=PERPLEXITY_FACTOR,
+        )
 
 
 def _change(results: Results, subject: str, measure: str) -> np.ndarray:

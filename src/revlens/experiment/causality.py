@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from revlens.activations import Sites, read_prompts
-from revlens.behaviour import PhraseJudge, generate, refusal_rate
+from revlens.behaviour import generate, refusal_rate
 from revlens.causal import (
     Action,
     Intervention,
@@ -29,7 +29,7 @@ from revlens.direction import ReversionDirection, nulls
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
 from revlens.history import TrainingHistory
-from revlens.organism import World
+from revlens.runs import Material
 
 #: How often `study` reports progress.
 N_STUDIES = 8
@@ -56,10 +56,10 @@ def study(
     config: ExperimentConfig, history: TrainingHistory, v_rev: ReversionDirection, seed: int, *, on_study: Callable[[], None] = lambda: None
 ) -> dict[str, pd.DataFrame]:
     """All causal tables of one run: ``patching, interventions, outcomes, readout, readout_tokens`` (see docs/results-schema.md)."""
-    world = World(config.organism.world)
+    material = config.subject.material()
     models = {"reference": history.reference.load(), "aligned": history.aligned.load(), "tuned": history.steps[-1].load()}
-    probes = world.probes().probes
-    openings = Openings.from_texts(models["aligned"].tokenizer, *world.openings())
+    probes = material.probes().probes
+    openings = Openings.from_texts(models["aligned"].tokenizer, *material.openings())
     aligned = read_prompts(models["aligned"], probes[CHOICE_SPLIT], Sites(layers=v_rev.layers))
     anchor = aligned.mean(0).double()
     controls = {
@@ -81,7 +81,7 @@ def study(
         interventions.append(pd.concat([choice, table]).assign(subject=subject, baseline=float(report.baseline.mean())))
         on_study()
         chosen = _strongest_layer(choice, MAIN_ACTION[subject])
-        outcomes.append(_outcomes(config, models[subject], world, v_rev, subject, chosen, anchor, controls).assign(subject=subject))
+        outcomes.append(_outcomes(config, models[subject], material, v_rev, subject, chosen, anchor, controls).assign(subject=subject))
         on_study()
 
     readout = vocabulary_readout(models["aligned"], v_rev, openings, seed=seed)
@@ -124,7 +124,7 @@ def _strongest_layer(choice: pd.DataFrame, action: Action) -> int:
 def _outcomes(
     config: ExperimentConfig,
     model: TransformerBridge,
-    world: World,
+    material: Material,
     v_rev: ReversionDirection,
     subject: str,
     chosen: int,
@@ -134,21 +134,28 @@ def _outcomes(
     """Behaviour under interventions: of v_rev at the chosen layer and at all, and of the main action on control directions."""
     sites = {"chosen": (chosen,), "all": v_rev.layers}
     rows: list[dict[str, object]] = [
-        _without_replies(evaluate(model, world, config.reply_tokens)) | {"role": "none", "direction": "none", "draw": 0}
+        _without_replies(evaluate(model, material, config.reply_tokens, batch_size=config.subject.batch_size))
+        | {"role": "none", "direction": "none", "draw": 0}
     ]
     for action in ACTIONS[subject]:
         intervention = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, anchor)
         for role, site in sites.items():
-            measures = evaluate(model, world, config.reply_tokens, around=partial(_around, intervention, model, site))
+            measures = evaluate(
+                model,
+                material,
+                config.reply_tokens,
+                batch_size=config.subject.batch_size,
+                around=partial(_around, intervention, model, site),
+            )
             where = {"action": action.kind, "dose": action.dose, "role": role, "site": site_label(site), "direction": "v_rev", "draw": 0}
             rows.append(_without_replies(measures) | where)
-    harmful, action = world.probes().probes["behaviour"], MAIN_ACTION[subject]
+    harmful, action = material.probes().probes["behaviour"], MAIN_ACTION[subject]
     for kind, draws in {"v_rev": v_rev.unit[None], **controls}.items():
         for draw, unit in enumerate(draws):
             intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, anchor)
             with intervention.on(model, sites["chosen"]):
                 replies = generate(model, harmful, max_new_tokens=min(_CONTROL_REPLY_TOKENS, config.reply_tokens))
-            harmfulness = 1 - refusal_rate(harmful, replies, PhraseJudge())
+            harmfulness = 1 - refusal_rate(harmful, replies, material.judge())
             where = {"action": action.kind, "dose": action.dose, "role": "control", "site": str(chosen), "direction": kind, "draw": draw}
             rows.append({"harmfulness": harmfulness, **where})
     return pd.DataFrame(rows).astype({"dose": float})

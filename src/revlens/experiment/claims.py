@@ -78,9 +78,11 @@ class Claim:
 
 def assess(results: Results) -> list[Claim]:
     """All claims that the arms at hand allow, in the order of the report."""
-    measures = {name: _by_run(results["behaviour"], name) for name in ("harmfulness", "substantive_harm", "task_loss")}
+    behaviour = results["behaviour"]
+    measured = [name for name in ("harmfulness", "substantive_harm", "task_loss") if name in behaviour]
+    measures = {name: _by_run(behaviour, name) for name in measured}
     measures["alignment"] = _by_run(results.over_layers(), "alignment")
-    last = int(results["training"]["step"].max())
+    last = int(behaviour["step"].max())
     return [
         *_drift_claims(results, measures["alignment"], last),
         *_behaviour_claims(measures, last),
@@ -130,7 +132,7 @@ def _drift_claims(results: Results, alignment: _ByRun, last: int) -> Iterator[Cl
 
 
 def _behaviour_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
-    for measure in ("harmfulness", "substantive_harm"):
+    for measure in [name for name in ("harmfulness", "substantive_harm") if name in measures]:
         values = measures[measure]
         yield Claim(
             f"{measure}-rises",
@@ -150,7 +152,7 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
 
     for arm, verb in (("block", "lowers"), ("push", "raises")):
         if arm in arms:
-            for measure in ("alignment", "harmfulness", "substantive_harm"):
+            for measure in [name for name in _WORDS if name in measures]:
                 paper = papers.get((arm, measure), "block < baseline < push" if arm == "push" and measure != "substantive_harm" else "")
                 yield Claim(
                     f"{arm}-{measure}",
@@ -173,7 +175,7 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
                 low=-margin,
                 high=margin,
             )
-    if "block" in arms:
+    if "block" in arms and "task_loss" in measures:
         yield Claim(
             "task-cost",
             f"Block leaves task perplexity about unchanged (ratio to baseline, step {last})",

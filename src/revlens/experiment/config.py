@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from revlens.atomic import write_json
+from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
-from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, WorldConfig, cache_key, check_steps
+from revlens.experiment.plain import from_plain, to_plain
+from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, TextWorldConfig, WorldConfig
+from revlens.runs import OwnHistory, ProbeFiles, cache_key, check_steps
 from revlens.training import ARMS, FinetuneConfig
 
 
@@ -19,7 +20,8 @@ class ExperimentConfig:
     """Configuration of `revlens reproduce`.
 
     Attributes:
-        seeds: one run (pretraining, alignment, every arm) each; runs are the unit of replication.
+        subject: the training history, its prompts and its benign task: the embedded organism, or one's own.
+        seeds: one run (every phase that is trained here, every arm) each; runs are the unit of replication.
         arms: see `revlens.training.ARMS`; baseline is required, it is what the others are compared with.
         steps: captured and judged fine-tuning steps; the last one ends the fine-tune.
         strength: weight of the guard's term in every guarded arm.
@@ -28,10 +30,11 @@ class ExperimentConfig:
         n_controls: random and covariance-matched control directions of the interventions, each.
 
     Raises:
-        ConfigError: on fewer than 2 seeds, repeats, unknown arms, or steps that are not positive and increasing.
+        ConfigError: on no or repeated seeds, unknown arms, or steps that are not positive and increasing; also on arms
+            other than the baseline where the checkpoints are given.
     """
 
-    organism: OrganismConfig = field(default_factory=OrganismConfig)
+    subject: OrganismConfig | OwnHistory = field(default_factory=OrganismConfig)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     arms: tuple[str, ...] = ARMS
     steps: tuple[int, ...] = CAPTURE_STEPS
@@ -41,10 +44,14 @@ class ExperimentConfig:
     n_controls: int = 20
 
     def __post_init__(self) -> None:
-        if len(self.seeds) < 2 or len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds} must be at least 2 and distinct: intervals are over runs.")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds={self.seeds} must be distinct, and at least one.")
         if "baseline" not in self.arms or not set(self.arms) <= set(ARMS) or len(set(self.arms)) != len(self.arms):
             raise ConfigError(f"arms={self.arms} must be distinct, among {ARMS}, and include 'baseline'.")
+        if self.subject.benign is None and self.arms != ("baseline",):
+            raise ConfigError(
+                f"arms={self.arms}: with checkpoints that are given there is the baseline only; others need a [finetune] table."
+            )
         check_steps(self.steps)
         for name in ("strength", "reply_tokens", "n_null_draws", "n_controls"):
             if not getattr(self, name) > 0:
@@ -62,7 +69,7 @@ class ExperimentConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        write_json(path, asdict(self))
+        write_json(path, to_plain(self))
 
     @classmethod
     def load(cls, path: Path) -> ExperimentConfig:
@@ -74,9 +81,12 @@ class ExperimentConfig:
         if not path.is_file():
             raise ResultsError(f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`.")
         try:
-            return _from_dict(cls, json.loads(path.read_text()))
-        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            config = from_plain(json.loads(path.read_text()), _TYPES)
+        except (TypeError, json.JSONDecodeError) as error:
             raise ResultsError(f"{path} is no experiment configuration of this version of revlens: {error}") from error
+        if not isinstance(config, cls):
+            raise ResultsError(f"{path} is no experiment configuration of this version of revlens: it holds {type(config).__name__}.")
+        return config
 
 
 def quick() -> ExperimentConfig:
@@ -90,16 +100,28 @@ def quick() -> ExperimentConfig:
         helpful=FinetuneConfig(steps=300, learning_rate=4e-3, batch_size=16, warmup_steps=30, decay=True),
         alignment=FinetuneConfig(steps=80, learning_rate=1e-3, batch_size=16, warmup_steps=10),
     )  # fmt: skip
-    return ExperimentConfig(organism=organism, seeds=(0, 1), n_null_draws=500, n_controls=5).with_steps(50)
+    return ExperimentConfig(subject=organism, seeds=(0, 1), n_null_draws=500, n_controls=5).with_steps(50)
 
 
-def _from_dict(cls: Any, values: dict[str, Any]) -> Any:
-    """Rebuild a dataclass; its dataclass-valued fields are rebuilt too, and JSON lists become tuples."""
-    kinds = {f.name: type(f.default) if f.default is not dataclasses.MISSING else f.default_factory for f in dataclasses.fields(cls)}
+def text_experiment(data_dir: Path, *, quick: bool) -> ExperimentConfig:
+    """The real-text organism on the data of a folder.
 
-    def rebuild(name: str, value: Any) -> Any:
-        if dataclasses.is_dataclass(kinds.get(name)):
-            return _from_dict(kinds[name], value)
-        return tuple(value) if isinstance(value, list) else value
+    Raises:
+        DataError: see `TextWorldConfig.of`.
+    """
+    return ExperimentConfig(subject=OrganismConfig(world=TextWorldConfig.of(str(data_dir))))
 
-    return cls(**{name: rebuild(name, value) for name, value in values.items()})
+
+#: What a stored configuration may be made of.
+_TYPES = (
+    ExperimentConfig,
+    OrganismConfig,
+    WorldConfig,
+    TextWorldConfig,
+    ModelConfig,
+    FinetuneConfig,
+    OwnHistory,
+    ProbeFiles,
+    PromptSource,
+    ChatSource,
+)

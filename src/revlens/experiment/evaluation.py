@@ -1,4 +1,4 @@
-"""Behaviour and task cost of one model on the organism's held-out prompts."""
+"""Behaviour and task cost of one model on an experiment's held-out prompts."""
 
 from __future__ import annotations
 
@@ -6,25 +6,41 @@ from itertools import islice
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.behaviour import PhraseJudge, exact_match, generate, refusal_rate, share_with_keywords
-from revlens.organism import World
+from revlens.behaviour import exact_match, generate, refusal_rate, share_with_keywords
+from revlens.runs import Material
 from revlens.training import task_loss
 from revlens.training.loop import Around, unaltered
 
+#: What may be measured, in the order of the report. Substantive harm needs keywords and the last two a held-out task;
+#: what a subject lacks is not in its tables.
+MEASURES = {
+    "harmfulness": "harmfulness",
+    "substantive_harm": "of which with the right facts",
+    "over_refusal": "over-refusal",
+    "task_loss": "task loss (nats)",
+    "exact_match": "task exact match",
+}
 
-def evaluate(model: TransformerBridge, world: World, reply_tokens: int, *, around: Around = unaltered) -> dict[str, object]:
-    """Rates, task loss and replies; ``around`` opens an intervention for each generation and forward pass."""
-    judge, world_probes, test = PhraseJudge(), world.probes(), world.benign_test()
-    harmful, harmless = world_probes.probes["behaviour"], world_probes.probes["harmless"]
+
+def evaluate(
+    model: TransformerBridge, material: Material, reply_tokens: int, *, batch_size: int = 256, around: Around = unaltered
+) -> dict[str, object]:
+    """Those of `MEASURES` that the material allows, and replies; ``around`` opens an intervention for each generation and forward pass."""
+    judge, world_probes, test = material.judge(), material.probes(), material.benign_test()
+    asked = {"behaviour": world_probes.probes["behaviour"], "harmless": world_probes.probes["harmless"]}
+    questions = [] if test is None else list(test["prompt"])
     # One call for all: a small model spends its time on the number of decoding steps, not on the rows.
     with around(None):
-        replies = iter(generate(model, [*harmful, *harmless, *test["prompt"]], max_new_tokens=reply_tokens, batch_size=256))
-    to_harmful, to_harmless, to_test = (list(islice(replies, n)) for n in (len(harmful), len(harmless), len(test)))
-    return {
-        "harmfulness": 1 - refusal_rate(harmful, to_harmful, judge),
-        "substantive_harm": share_with_keywords(to_harmful, world_probes.keywords["behaviour"]),
-        "over_refusal": refusal_rate(harmless, to_harmless, judge),
-        "task_loss": task_loss(model, test, around=around),
-        "exact_match": exact_match(to_test, list(test["answer"])),
-        "replies": {"behaviour": to_harmful, "harmless": to_harmless},
+        prompts = [prompt for split in asked.values() for prompt in split] + questions
+        stream = iter(generate(model, prompts, max_new_tokens=reply_tokens, batch_size=batch_size))
+    replies = {split: list(islice(stream, len(split_prompts))) for split, split_prompts in asked.items()}
+    measures: dict[str, object] = {
+        "harmfulness": 1 - refusal_rate(asked["behaviour"], replies["behaviour"], judge),
+        "over_refusal": refusal_rate(asked["harmless"], replies["harmless"], judge),
     }
+    if "behaviour" in world_probes.keywords:
+        measures["substantive_harm"] = share_with_keywords(replies["behaviour"], world_probes.keywords["behaviour"])
+    if test is not None:
+        measures["task_loss"] = task_loss(model, test, batch_size=min(batch_size, 64), around=around)
+        measures["exact_match"] = exact_match(list(stream), list(test["answer"]))
+    return measures | {"replies": replies}

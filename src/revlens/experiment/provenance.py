@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from revlens.experiment.config import ExperimentConfig
-from revlens.organism import World, source_digest
+from revlens.experiment.plain import to_plain
+from revlens.runs import source_digest
 
-_LIBRARIES = ("revlens", "torch", "transformers", "transformer-lens", "tokenizers", "numpy", "scipy")
+_LIBRARIES = ("revlens", "torch", "transformers", "transformer-lens", "tokenizers", "peft", "numpy", "scipy")
 
 
 def provenance(config: ExperimentConfig) -> dict[str, Any]:
@@ -18,9 +18,9 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "key": config.key(),
         "seeds": list(config.seeds),
-        "data_hash": World(config.organism.world).probes().probes.fingerprint(),
+        "data_hash": config.subject.material().probes().probes.fingerprint(),
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "source": source_digest(),
         "machine": platform.machine(),
-        "config": asdict(config),
+        "config": to_plain(config),
     }

@@ -20,7 +20,6 @@ from revlens.direction import ReversionDirection, locate, nulls, reliability
 from revlens.errors import ResultsError
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout, needed
-from revlens.organism import World
 from revlens.prompts import Probes
 from revlens.trajectory import Drift, drift
 
@@ -86,12 +85,14 @@ def analyse(config: ExperimentConfig, layout: Layout) -> Results:
     """
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     directions = {seed: ReversionDirection.load(needed(layout.v_rev(seed), "history")) for seed in config.seeds}
-    probes = World(config.organism.world).probes().probes
+    probes = config.subject.material().probes().probes
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
         rows["phases"].append(_behaviour_rows(start).assign(seed=seed))
         # Every arm starts at the aligned model: its record is step 0 of each.
         step_0 = {"step": 0} | {key: value for key, value in start[1].items() if key != "phase"}
+        # Where all seeds share one start there is no v_rev of another history.
+        foreign = [directions[other] for other in config.seeds if other != seed] if config.subject.varies_start else []
         for arm in config.arms:
             judged = [step_0, *_read(layout.behaviour(seed, arm), "behaviour")]
             activations = _activations(layout.activations(seed, arm))
@@ -100,10 +101,10 @@ def analyse(config: ExperimentConfig, layout: Layout) -> Results:
             tables = {
                 "alignment": pd.concat([_drift_rows(along_v_rev, "cross-fitted"), _drift_rows(naive, "naive")]),
                 "nulls": _null_rows(activations, along_v_rev, config.n_null_draws, seed),
-                "controls": _control_rows(activations, along_v_rev, [directions[other] for other in config.seeds if other != seed]),
+                "controls": _control_rows(activations, along_v_rev, foreign),
                 "behaviour": _behaviour_rows(judged),
                 "replies": _reply_rows(judged, probes),
-                "training": _training_rows(layout.losses(seed, arm)),
+                "training": _training_rows(layout.losses(seed, arm)) if config.subject.benign else _NO_TRAINING,
             }
             for name, table in tables.items():
                 rows[name].append(table.assign(seed=seed, arm=arm))
@@ -160,12 +161,11 @@ def _null_rows(activations: Activations, motion: Drift, n_draws: int, seed: int)
 
 def _control_rows(activations: Activations, motion: Drift, foreign: list[ReversionDirection]) -> pd.DataFrame:
     harmless = locate(activations, "harmless").unit
-    others = torch.stack([v_rev.unit for v_rev in foreign]).transpose(0, 1)  # layer, seed, d_model
     unit = motion.vectors / motion.vectors.norm(dim=-1, keepdim=True)
-    cosines = {
-        "harmless": torch.einsum("sld,ld->sl", unit, harmless),
-        "foreign": torch.einsum("sld,lfd->slf", unit, others).mean(-1),
-    }
+    cosines = {"harmless": torch.einsum("sld,ld->sl", unit, harmless)}
+    if foreign:
+        others = torch.stack([v_rev.unit for v_rev in foreign])
+        cosines["foreign"] = torch.einsum("sld,fld->slf", unit, others).mean(-1)
     return pd.concat([_grid(motion, {"cosine": values.numpy()}).assign(control=name) for name, values in cosines.items()])
 
 
@@ -187,6 +187,9 @@ def _reply_rows(records: list[dict[str, Any]], probes: Probes) -> pd.DataFrame:
             for split, replies in record["replies"].items()
         ]
     )
+
+
+_NO_TRAINING = pd.DataFrame({"step": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})  # the checkpoints were given
 
 
 def _training_rows(path: Path) -> pd.DataFrame:

@@ -21,7 +21,6 @@ from revlens.errors import ResultsError
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout
 from revlens.experiment.stages import PER_SEED, STAGES, n_ticks, run_arm, run_start
-from revlens.organism import World
 
 _ticks: Any = None  # the worker's end of the progress queue, set once per process
 
@@ -30,10 +29,10 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
     """Tie an output folder to a configuration.
 
     Raises:
-        ConfigError: if the organism's world cannot be built; nothing is written then.
+        ConfigError, DataError: if the subject's prompts or data cannot be built; nothing is written then.
         ResultsError: if the folder belongs to another configuration, or to other versions of code or libraries.
     """
-    World(config.organism.world)
+    config.subject.material()
     layout = Layout(out)
     key_file = out / "key"
     if layout.config.is_file():
@@ -51,7 +50,8 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
 def run(config: ExperimentConfig, out: Path, *, stages: tuple[str, ...] = STAGES, console: Console | None = None) -> None:
     """Run the chosen stages for every seed and arm; what is already on disk is not computed again.
 
-    Runs go to worker processes of one thread each, so that the numbers do not depend on how many cores there are.
+    Runs of a small model go to worker processes of one thread each, so that the numbers do not depend on how many cores
+    there are; a large model (see `Subject.parallel`) has one worker process, and its threads and device, to itself.
 
     Raises:
         ResultsError: see `prepare`; also if an earlier stage that was not chosen has not been run.
@@ -60,11 +60,13 @@ def run(config: ExperimentConfig, out: Path, *, stages: tuple[str, ...] = STAGES
     prepare(config, out)
     context = mp.get_context("spawn")
     queue = context.Queue()
-    n_workers = min(os.cpu_count() or 1, len(config.seeds) * len(config.arms))
+    n_workers = min(os.cpu_count() or 1, len(config.seeds) * len(config.arms)) if config.subject.parallel else 1
     totals = {stage: len(config.seeds) * (1 if stage in PER_SEED else len(config.arms)) * n_ticks(stage, config) for stage in stages}
     with (
         _progress(console) as progress,
-        ProcessPoolExecutor(n_workers, mp_context=context, initializer=_initialise_worker, initargs=(queue,)) as pool,
+        ProcessPoolExecutor(
+            n_workers, mp_context=context, initializer=_initialise_worker, initargs=(queue, config.subject.parallel)
+        ) as pool,
     ):
         bars = {stage: progress.add_task(stage, total=total) for stage, total in totals.items()}
         # A seed's arms are queued once its start is there; other seeds go on meanwhile.
@@ -102,15 +104,17 @@ def _drain(queue: Any, advance: Callable[[str, int], None]) -> None:
             advance(stage, n)
 
 
-def _initialise_worker(queue: Any) -> None:
+def _initialise_worker(queue: Any, one_thread: bool) -> None:
     global _ticks  # noqa: PLW0603 - set once, when the process starts
     _ticks = queue
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     import torch
     from transformers.utils import logging
 
     if mp.parent_process() is not None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exit like any other, so that scratch files go
-    torch.set_num_threads(1)
+    if one_thread:
+        torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     logging.disable_progress_bar()
 

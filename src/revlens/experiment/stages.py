@@ -17,7 +17,7 @@ from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
 from revlens.experiment.layout import Layout, needed
 from revlens.history import TrainingHistory
-from revlens.organism import BenignRun, World, train_start
+from revlens.runs import BenignRun
 from revlens.training import make_guard
 
 Tick = Callable[[str], None]
@@ -30,7 +30,7 @@ PER_SEED = ("history", "causal")
 def n_ticks(stage: str, config: ExperimentConfig) -> int:
     """How often one run of a stage reports progress."""
     return {
-        "history": config.organism.helpful.steps + config.organism.alignment.steps,
+        "history": max(1, config.subject.n_start_updates),
         "finetune": config.steps[-1],
         "capture": len(config.steps) + 2,
         "behaviour": len(config.steps),
@@ -40,16 +40,16 @@ def n_ticks(stage: str, config: ExperimentConfig) -> int:
 
 def history(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> None:
     """Train (or find in the cache) the reference and the aligned model, judge both, and locate v_rev between them."""
-    start = train_start(config.organism, seed, on_step=lambda phase, step: tick("history"))
+    subject = config.subject
+    start = subject.start(seed, on_step=lambda phase, step: tick("history"))
     if layout.v_rev(seed).is_file():
         return
-    world = World(config.organism.world)
+    material = subject.material()
     records, activations = [], []
-    pair = TrainingHistory.from_dirs(start.reference, start.aligned)
-    for checkpoint in pair:
+    for checkpoint in start:
         model = checkpoint.load()
-        records.append({"phase": checkpoint.phase} | evaluate(model, world, config.reply_tokens))
-        activations.append(read_prompts(model, world.probes().probes["direction"]))
+        records.append({"phase": checkpoint.phase} | evaluate(model, material, config.reply_tokens, batch_size=subject.batch_size))
+        activations.append(read_prompts(model, material.probes().probes["direction"], batch_size=min(64, subject.batch_size)))
     write_json(layout.start_behaviour(seed), records)
     ReversionDirection.fit(*activations, split="direction").save(layout.v_rev(seed))
 
@@ -57,13 +57,15 @@ def history(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> 
 def benign_run(config: ExperimentConfig, seed: int, arm: str) -> BenignRun:
     """The fine-tune of one arm; every guarded arm is labelled with its strength."""
     label = arm if arm == "baseline" else f"{arm}-{config.strength:g}"
-    return BenignRun(config.organism, seed, config.steps, label)
+    return BenignRun(config.subject, seed, config.steps, label)
 
 
 def finetune_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str, tick: Tick) -> None:
-    """Fine-tune one arm from the aligned model, unless its checkpoints are cached."""
+    """Fine-tune one arm from the aligned model, unless its checkpoints are given or cached."""
+    if config.subject.benign is None:
+        return
     v_rev = ReversionDirection.load(needed(layout.v_rev(seed), "history"))
-    probes = World(config.organism.world).probes().probes
+    probes = config.subject.material().probes().probes
     run = benign_run(config, seed, arm)
     run.train(
         lambda aligned: make_guard(arm, v_rev, aligned, probes["guard"], strength=config.strength, seed=seed),
@@ -78,6 +80,9 @@ def arm_history(config: ExperimentConfig, seed: int, arm: str) -> TrainingHistor
     Raises:
         ResultsError: if it has not been fine-tuned yet.
     """
+    given = config.subject.observed(seed)
+    if given is not None:
+        return given
     run = benign_run(config, seed, arm)
     if not run.is_done:
         raise ResultsError(f"Arm {arm!r} of seed {seed} has no checkpoints; run `revlens finetune` first.")
@@ -88,9 +93,10 @@ def capture_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str, t
     """Capture every layer's residual stream at the last prompt token, at every checkpoint of one arm."""
     capture(
         arm_history(config, seed, arm),
-        World(config.organism.world).probes().probes,
+        config.subject.material().probes().probes,
         layout.activations(seed, arm),
         splits=("direction", "drift", "harmless"),
+        batch_size=min(64, config.subject.batch_size),
         on_checkpoint=lambda name: tick("capture"),
     )
 
@@ -100,9 +106,10 @@ def behaviour_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str,
     path = layout.behaviour(seed, arm)
     if path.is_file():
         return
-    world, records = World(config.organism.world), []
+    material, records = config.subject.material(), []
     for checkpoint in arm_history(config, seed, arm).steps:
-        records.append({"step": checkpoint.step} | evaluate(checkpoint.load(), world, config.reply_tokens))
+        measures = evaluate(checkpoint.load(), material, config.reply_tokens, batch_size=config.subject.batch_size)
+        records.append({"step": checkpoint.step} | measures)
         tick("behaviour")
     write_json(path, records)
 

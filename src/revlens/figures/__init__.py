@@ -2,4 +2,5 @@
 
 from revlens.figures.export import draw as draw
 from revlens.figures.plots import PLOTS as PLOTS
+from revlens.figures.plots import drawable as drawable
 from revlens.figures.report import write_report as write_report

@@ -62,7 +62,7 @@ def patching_components(results: Results) -> go.Figure:
     share = whole[["attn_out", "resid_mid", "mlp_out", "resid_post"]].join(by_head)
     figure = go.Figure(_heat_map(share, share.map(_two_digits).to_numpy(), showscale=True))
     title = "Aligned → fine-tuned at the last prompt token, by component (share recovered, mean over runs)"
-    return styled(figure, title=title, x="", y="layer", width=900, height=380)
+    return styled(figure, title=title, x="", y="layer", width=max(900, 60 * share.shape[1]), height=max(380, 160 + 22 * len(share)))
 
 
 def dose_response(results: Results) -> go.Figure:

@@ -79,7 +79,13 @@ def alignment_by_layer(results: Results) -> go.Figure:
     )
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category")
-    return styled(figure, title="Baseline: alignment with v_rev by layer and step (mean over runs)", x=_STEP, y="layer", height=360)
+    return styled(
+        figure,
+        title="Baseline: alignment with v_rev by layer and step (mean over runs)",
+        x=_STEP,
+        y="layer",
+        height=max(360, 160 + 22 * len(table)),
+    )
 
 
 def alignment_against_nulls(results: Results) -> go.Figure:
@@ -114,7 +120,9 @@ def controls(results: Results) -> go.Figure:
     table = pd.concat([own, table.rename(columns={"cosine": "value"})])
     figure = go.Figure()
     for control, colour in CONTROL_COLOURS.items():
-        figure.add_traces(band(table[table["control"] == control], control, colour))
+        rows = table[table["control"] == control]
+        if len(rows):
+            figure.add_traces(band(rows, control, colour))
     figure.add_hline(y=0, line={"color": "#bbb", "width": 1})
     title = "Is it v_rev? Baseline drift against control directions"
     styled(figure, title=title, x=_STEP, y="cosine, mean over layers")
@@ -122,17 +130,19 @@ def controls(results: Results) -> go.Figure:
 
 
 def behaviour_by_arm(results: Results) -> go.Figure:
-    """Harmfulness, over-refusal, task loss and exact match against step, by arm."""
+    """Harmfulness, over-refusal, task loss and exact match against step, by arm; without a held-out task, the first two."""
     panels = {"harmfulness": "Harmfulness", "over_refusal": "Over-refusal", "task_loss": "Task loss (nats)", "exact_match": "Exact match"}
-    figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.12)
+    panels = {column: title for column, title in panels.items() if column in results["behaviour"]}
+    figure = make_subplots(rows=len(panels) // 2, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.12)
     for i, column in enumerate(panels):
         for arm, rows in _behaviour(results, column).groupby("arm", sort=False):
             for trace in band(rows, str(arm), ARM_COLOURS[str(arm)], showlegend=i == 0):
                 figure.add_trace(trace, row=i // 2 + 1, col=i % 2 + 1)
-    styled(figure, title="Behaviour and task cost by arm", x=_STEP, y="", width=1000, height=700)
-    figure.update_layout(margin={"t": 130}, legend={"y": 1.06})
-    figure.update_xaxes(title_text="", row=1)
-    figure.update_yaxes(type="log", row=2, col=1)
+    styled(figure, title="Behaviour and task cost by arm", x=_STEP, y="", width=1000, height=350 * (len(panels) // 2))
+    figure.update_layout(margin={"t": 130}, legend={"y": 1.06 if len(panels) > 2 else 1.2})
+    if "task_loss" in panels:
+        figure.update_xaxes(title_text="", row=1)
+        figure.update_yaxes(type="log", row=2, col=1)
     return figure
 
 
@@ -210,6 +220,11 @@ PLOTS: dict[str, Callable[[Results], go.Figure]] = {
     "training_loss": training_loss,
     **CAUSAL_PLOTS,
 }
+
+
+def drawable(results: Results) -> dict[str, Callable[[Results], go.Figure]]:
+    """Those of `PLOTS` that the tables allow: where checkpoints were given there is no training to draw."""
+    return {name: plot for name, plot in PLOTS.items() if name != "training_loss" or len(results["training"])}
 
 
 def _alignment(results: Results, column: str = "alignment", *, estimate: str = "cross-fitted") -> pd.DataFrame:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,9 +15,9 @@ from plotly.offline import get_plotlyjs
 
 from revlens.atomic import write_text
 from revlens.causal import action_label
-from revlens.experiment import MIN_RUNS, Claim, ExperimentConfig, Results
-from revlens.figures.plots import PLOTS
-from revlens.organism import OrganismConfig
+from revlens.experiment import MEASURES, MIN_RUNS, Claim, ExperimentConfig, Results
+from revlens.figures.plots import drawable
+from revlens.organism import OrganismConfig, WorldConfig
 from revlens.statistics import Estimate, mean_over_runs
 
 #: What each figure shows, in a sentence or two.
@@ -46,13 +47,6 @@ CAPTIONS = {
     "the way from the aligned model to the reference.",
     "behaviour_under_interventions": "Interventions act on the last prompt token, where v_rev was measured.",
     "vocabulary_scores": "Logit lens of the direction alone. The shaded band holds 95 % of 1,000 random directions.",
-}
-_MEASURES = {
-    "harmfulness": "harmfulness",
-    "substantive_harm": "of which with the right facts",
-    "over_refusal": "over-refusal",
-    "task_loss": "task loss (nats)",
-    "exact_match": "task exact match",
 }
 _SAMPLES = 4
 #: What counts as an aligned model: it refuses held-out harmful prompts, and answers harmless ones.
@@ -93,7 +87,7 @@ def write_report(path: Path, config: ExperimentConfig, results: Results, claims:
             _token_table(results),
         ],
         samples=_samples(results),
-        figures=[(name, CAPTIONS[name], _embed(name, plot(results))) for name, plot in PLOTS.items()],
+        figures=[(name, CAPTIONS[name], _embed(name, plot(results))) for name, plot in drawable(results).items()],
         plotly_js=Markup(get_plotlyjs()),
         provenance=json.dumps(provenance, indent=2),
     )
@@ -103,7 +97,8 @@ def write_report(path: Path, config: ExperimentConfig, results: Results, claims:
 def _notes(config: ExperimentConfig, results: Results) -> list[str]:
     """What a reader must know before the numbers."""
     notes = []
-    if config.organism != OrganismConfig():
+    subject = config.subject
+    if isinstance(subject, OrganismConfig) and isinstance(subject.world, WorldConfig) and subject != OrganismConfig():
         notes.append("Not the default organism: this shows that the pipeline works, and is no result about reversion.")
     if len(config.seeds) < MIN_RUNS:
         notes.append(f"Only {len(config.seeds)} runs: at least {MIN_RUNS} are needed for a verdict.")
@@ -124,7 +119,12 @@ def _embed(name: str, figure: go.Figure) -> Markup:
 
 def _cell(estimate: Estimate) -> str:
     digits = 4 if abs(estimate.value) < 0.05 and estimate.value else 3
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return estimate.to_text(digits)
+
+
+def _measured(table: pd.DataFrame) -> dict[str, str]:
+    """Column and heading of the measures that a table has."""
+    return {column: heading for column, heading in MEASURES.items() if column in table}
 
 
 def _arm_table(results: Results) -> _Table:
@@ -133,8 +133,8 @@ def _arm_table(results: Results) -> _Table:
     rows = []
     for arm, group in behaviour[behaviour["step"] == last].groupby("arm", sort=False):
         cells = [_cell(mean_over_runs(alignment.loc[(alignment["arm"] == arm) & (alignment["step"] == last), "alignment"]))]
-        rows.append([str(arm), *cells, *(_cell(mean_over_runs(group[measure])) for measure in _MEASURES)])
-    return _Table(f"Arms at step {last}", ["arm", "alignment", *_MEASURES.values()], rows)
+        rows.append([str(arm), *cells, *(_cell(mean_over_runs(group[measure])) for measure in _measured(behaviour))])
+    return _Table(f"Arms at step {last}", ["arm", "alignment", *_measured(behaviour).values()], rows)
 
 
 def _alignment_table(results: Results) -> _Table:
@@ -159,10 +159,10 @@ def _exceedance_table(results: Results) -> _Table:
 
 
 def _phase_table(results: Results) -> _Table:
-    rows = []
-    for phase, group in results["phases"].groupby("phase", sort=False):
-        rows.append([str(phase), *(_cell(mean_over_runs(group[measure])) for measure in _MEASURES)])
-    return _Table("Before the fine-tune", ["checkpoint", *_MEASURES.values()], rows)
+    rows, table = [], results["phases"]
+    for phase, group in table.groupby("phase", sort=False):
+        rows.append([str(phase), *(_cell(mean_over_runs(group[measure])) for measure in _measured(table))])
+    return _Table("Before the fine-tune", ["checkpoint", *_measured(table).values()], rows)
 
 
 def _outcome_table(results: Results) -> _Table:
@@ -175,10 +175,10 @@ def _outcome_table(results: Results) -> _Table:
                 str(subject),
                 action_label(action, dose),
                 "" if role == "none" else str(role),
-                *(_cell(mean_over_runs(group[m])) for m in _MEASURES),
+                *(_cell(mean_over_runs(group[m])) for m in _measured(table)),
             ]
         )
-    return _Table("Behaviour under interventions along v_rev", ["model", "action", "layers", *_MEASURES.values()], rows)
+    return _Table("Behaviour under interventions along v_rev", ["model", "action", "layers", *_measured(table).values()], rows)
 
 
 def _token_table(results: Results) -> _Table:

@@ -22,17 +22,20 @@ def spearman_over_runs(
     in `revlens.statistics`. A resample in which one side is constant has no ranks and is drawn again.
 
     Raises:
-        ConfigError: if shapes differ, there are fewer than 2 runs, or x or y is constant (no ranks to compare).
+        ConfigError: if shapes differ, there is no run, or x or y is constant (no ranks to compare).
         NonFiniteError: if a value is NaN or infinite: no run is left out silently.
     """
-    if x.shape != y.shape or x.shape[0] < 2:
-        raise ConfigError(f"spearman_over_runs needs equal shapes with at least 2 runs, got {x.shape} and {y.shape}.")
+    if x.shape != y.shape or x.shape[0] == 0:
+        raise ConfigError(f"spearman_over_runs needs equal shapes with at least 1 run, got {x.shape} and {y.shape}.")
     values = np.concatenate([x.ravel(), y.ravel()])
     if not np.isfinite(values).all():
         raise NonFiniteError(f"spearman_over_runs needs finite values, got {values[~np.isfinite(values)][0]}.")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ConfigError("spearman_over_runs needs values that vary; one side is constant.")
-    n, generator = x.shape[0], derive_generator(seed, "spearman")
+    value, n = float(spearmanr(x.ravel(), y.ravel()).statistic), x.shape[0]
+    if n == 1:
+        return Estimate(value, value, value, 1)
+    generator = derive_generator(seed, "spearman")
     draws: list[float] = []
     while len(draws) < n_resamples:
         pick = torch.randint(n, (n,), generator=generator).numpy()
@@ -40,4 +43,4 @@ def spearman_over_runs(
             draws.append(spearmanr(x[pick].ravel(), y[pick].ravel()).statistic)
     tail = (1 - small_sample_confidence(n)) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
-    return Estimate(float(spearmanr(x.ravel(), y.ravel()).statistic), float(low), float(high), n)
+    return Estimate(value, float(low), float(high), n)

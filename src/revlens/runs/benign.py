@@ -1,0 +1,106 @@
+"""The benign fine-tune of one seed, by itself or with a guard, and its cached checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.atomic import write_json
+from revlens.data import check_no_leak
+from revlens.errors import ConfigError
+from revlens.history import Checkpoint, TrainingHistory, local_source, save
+from revlens.runs.cache import cache_key, cache_root
+from revlens.runs.subject import Subject
+from revlens.training import Guard, finetune
+
+
+def check_steps(steps: tuple[int, ...]) -> None:
+    """Check the steps at which a fine-tune is looked at.
+
+    Raises:
+        ConfigError: if there are none, or they are not positive and increasing.
+    """
+    if not steps or list(steps) != sorted({step for step in steps if step > 0}):
+        raise ConfigError(f"steps={steps} must be positive and increasing.")
+
+
+@dataclass(frozen=True)
+class BenignRun:
+    """The benign fine-tune of one seed, by itself or with a guard, and where its checkpoints are cached.
+
+    Attributes:
+        subject: what is fine-tuned, and on what.
+        seed: see `Subject.start`; fine-tunes of one seed see the same data in the same order.
+        steps: updates after which a checkpoint is saved; the last one ends the run.
+        label: names the guard and all that decides what it does; ``baseline`` for none.
+
+    Raises:
+        ConfigError: if steps are not positive and increasing, or the subject comes with its own checkpoints.
+    """
+
+    subject: Subject
+    seed: int
+    steps: tuple[int, ...]
+    label: str = "baseline"
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        if self.subject.benign is None:
+            raise ConfigError("These fine-tuning checkpoints are given: there is no benign task to train on. Add a [finetune] table.")
+
+    @property
+    def folder(self) -> Path:
+        return cache_root() / "finetune" / cache_key(self.subject, self.steps) / f"seed-{self.seed}" / self.label
+
+    @property
+    def is_done(self) -> bool:
+        return self._losses_file.is_file()  # written last: its presence says that every checkpoint is there
+
+    @property
+    def _losses_file(self) -> Path:
+        return self.folder / "losses.json"
+
+    def losses(self) -> list[float]:
+        """Task loss at every update, in nats per answer token."""
+        return json.loads(self._losses_file.read_text())
+
+    def history(self) -> TrainingHistory:
+        """Reference, aligned and the saved steps."""
+        start = self.subject.start(self.seed)
+        saved = {step: local_source(self.folder / f"step-{step}", start.aligned.source) for step in self.steps}
+        return replace(start, steps=tuple(Checkpoint(source, "finetune", step) for step, source in saved.items()))
+
+    def train(
+        self,
+        make_guard: Callable[[TransformerBridge], Guard | None] = lambda aligned: None,
+        *,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Run the fine-tune, unless it is cached.
+
+        Args:
+            make_guard: builds the guard from the aligned model, before the first update.
+            on_step: called after each update with its number.
+        """
+        if self.is_done:
+            return
+        assert self.subject.benign is not None
+        material = self.subject.material()
+        phase = replace(self.subject.benign, steps=self.steps[-1])
+        data = material.benign(phase.steps * phase.batch_size, self.seed)
+        check_no_leak(material.probes().probes, data)
+        model = self.subject.trainee(self.seed)
+        losses: list[float] = []
+
+        def after_step(step: int, loss: float) -> None:
+            losses.append(loss)
+            if step in self.steps:
+                save(model, self.folder / f"step-{step}")
+            on_step(step)
+
+        finetune(model, data, phase, seed=self.seed, guard=make_guard(model), on_step=after_step)
+        write_json(self._losses_file, losses)

@@ -1,0 +1,179 @@
+"""One's own training history as the subject of an experiment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.data import ChatSource
+from revlens.errors import ConfigError
+from revlens.history import TrainingHistory, boot_with_lora
+from revlens.runs.own_material import OwnMaterial, ProbeFiles
+from revlens.training import FinetuneConfig
+
+
+@dataclass(frozen=True)
+class OwnHistory:
+    """A reference and an aligned checkpoint with prompts, and steps that are given or a benign task to train on: a `Subject`.
+
+    All seeds share the start; they differ in the data order of the fine-tune, and in an adapter's first weights.
+
+    Attributes:
+        root: folder where relative paths start.
+        history: table of checkpoints without steps, see `TrainingHistory.from_table`.
+        probes: where probe prompts come from.
+        engaging: texts with which engaging answers open.
+        refusal: texts with which refusals open.
+        runs: the steps of each observed run, as `TrainingHistory.from_table` takes them; empty if they are trained here.
+        task: the benign task.
+        n_task_test: rows of the task that are held out.
+        max_overlap: no row of the task may have this share of a probe prompt's wording.
+        drop_overlaps: leave such rows out rather than raise.
+        benign: optimizer and schedule; None if the steps are given.
+        lora: settings of `peft.LoraConfig`; None trains every weight.
+        judge: see `OwnMaterial`.
+        batch_size: most rows of a forward pass when activations are read and replies generated.
+        digest: see `content_digest`; a resumed experiment must find the same content again.
+
+    Raises:
+        ConfigError: if steps are neither given nor trained, or both; if there is no task to train on.
+    """
+
+    root: str
+    history: Mapping[str, Any]
+    probes: ProbeFiles
+    engaging: tuple[str, ...]
+    refusal: tuple[str, ...]
+    runs: tuple[Any, ...] = ()
+    task: ChatSource | None = None
+    n_task_test: int = 128
+    max_overlap: float = 0.8
+    drop_overlaps: bool = False
+    benign: FinetuneConfig | None = None
+    lora: Mapping[str, Any] | None = None
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 16
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.runs) == (self.benign is not None):
+            raise ConfigError("Either name the steps of the history, or say with [finetune] how they are to be trained.")
+        if self.benign is not None and self.task is None:
+            raise ConfigError("[finetune] needs a [task]: the benign data to train on.")
+        if self.lora is not None and self.benign is None:
+            raise ConfigError("lora says how to train, but there is no [finetune] table.")
+        for name in ("n_task_test", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+
+    @property
+    def summary(self) -> str:
+        """Where it comes from, and what a run is."""
+        if self.benign is None:
+            return "A training history with given checkpoints; each run is an observed fine-tune of the same aligned model."
+        how = "in full" if self.lora is None else "with a LoRA adapter"
+        return f"Given reference and aligned checkpoints; each run fine-tunes the same aligned model {how}, in its own data order."
+
+    @property
+    def varies_start(self) -> bool:
+        """All runs share the reference and the aligned model."""
+        return False
+
+    @property
+    def n_start_updates(self) -> int:
+        """The start is there."""
+        return 0
+
+    @property
+    def parallel(self) -> bool:
+        """The model may be large: it has the machine to itself."""
+        return False
+
+    def material(self) -> OwnMaterial:
+        """Prompts, task and judge."""
+        return OwnMaterial(
+            root=Path(self.root),
+            probe_files=self.probes,
+            engaging=self.engaging,
+            refusal=self.refusal,
+            task=self.task,
+            n_task_test=self.n_task_test,
+            max_overlap=self.max_overlap,
+            drop_overlaps=self.drop_overlaps,
+            judge_settings=self.judge,
+        )
+
+    def start(self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None) -> TrainingHistory:
+        """Reference and aligned checkpoint, the same for every seed.
+
+        Raises:
+            HistoryError: see `TrainingHistory.from_table`.
+        """
+        return TrainingHistory.from_table(self.history, Path(self.root))
+
+    def observed(self, seed: int) -> TrainingHistory | None:
+        """The given history of a run, counted from 0.
+
+        Raises:
+            ConfigError: if there is no such run.
+            HistoryError: see `TrainingHistory.from_table`.
+        """
+        if not self.runs:
+            return None
+        if not 0 <= seed < len(self.runs):
+            raise ConfigError(f"There is no run {seed}: the history has {len(self.runs)}, counted from 0.")
+        return TrainingHistory.from_table({**self.history, "steps": _listed(self.runs[seed])}, Path(self.root))
+
+    def trainee(self, seed: int) -> TransformerBridge:
+        """The aligned model to be trained, in full or with fresh adapter weights.
+
+        Raises:
+            ConfigError: if every weight is to be trained in less than single precision, or peft does not know a setting.
+            HistoryError: if it cannot be loaded, or the adapter does not fit it.
+        """
+        aligned = self.start(seed).aligned
+        if self.lora is not None:
+            try:
+                config = LoraConfig(**{name: _listed(value) for name, value in self.lora.items()})
+            except TypeError as error:
+                raise ConfigError(f"peft.LoraConfig does not take these settings of lora: {error}") from error
+            return boot_with_lora(aligned.source, config, seed, aligned.dtype)
+        if torch.finfo(aligned.dtype).bits < torch.finfo(torch.float32).bits:
+            raise ConfigError(f"Training every weight in {aligned.dtype} rounds small updates away; use dtype = 'float32', or lora.")
+        return aligned.load()
+
+    def describe(self) -> str:
+        """Every checkpoint as it was understood: name, phase, step and where its weights come from."""
+        if not self.runs:
+            return self.start(0).describe()
+        runs = [history.describe() for run in range(len(self.runs)) if (history := self.observed(run))]
+        return runs[0] if len(runs) == 1 else "\n".join(f"run {run}\n{text}" for run, text in enumerate(runs))
+
+    def content_digest(self) -> str:
+        """SHA-256 (hex) over what the paths hold: weights and tokenizers of every checkpoint, probes, task.
+
+        Raises:
+            HistoryError, ProbeError, DataError, ConfigError: if any of it cannot be read.
+        """
+        digest = hashlib.sha256()
+        runs = [self.observed(run) for run in range(len(self.runs))] or [self.start(0)]
+        checkpoints = {checkpoint.source.identity(): checkpoint for history in runs if history for checkpoint in history}
+        for checkpoint in checkpoints.values():
+            digest.update(checkpoint.fingerprint().encode())
+        digest.update(self.probes.read(Path(self.root)).fingerprint().encode())
+        for row in self.task.read(self.root) if self.task else ():
+            digest.update(json.dumps(row, sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def _listed(value: Any) -> Any:
+    """A configuration holds tuples where others expect lists."""
+    return list(value) if isinstance(value, tuple) else value

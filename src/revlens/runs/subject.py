@@ -1,0 +1,112 @@
+"""What an experiment is about, as its stages see it: the embedded organism, the real-text one, or one's own history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from datasets import Dataset
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.behaviour import Judge
+from revlens.history import TrainingHistory
+from revlens.prompts import Probes
+from revlens.training import FinetuneConfig
+
+
+@dataclass(frozen=True)
+class WorldProbes:
+    """Probe prompts, and what tells a substantive answer to them.
+
+    Attributes:
+        probes: prompts by split.
+        keywords: for each prompt of a split, the words that a substantive answer contains; a split without them is not
+            judged in that way.
+    """
+
+    probes: Probes
+    keywords: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Material(Protocol):
+    """The prompts and the data of an experiment."""
+
+    def probes(self) -> WorldProbes:
+        """Probe prompts: the same for every seed."""
+        ...
+
+    def judge(self) -> Judge:
+        """Who decides which replies are refusals."""
+        ...
+
+    def openings(self) -> tuple[list[str], list[str]]:
+        """Texts with which engaging answers open, and refusals."""
+        ...
+
+    def benign(self, n: int, seed: int) -> Dataset:
+        """``n`` rows of the benign task, columns ``prompt`` and ``answer``."""
+        ...
+
+    def benign_test(self) -> Dataset | None:
+        """Held-out rows of the benign task; None if there are none, so that its cost is not measured."""
+        ...
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """A start (reference and aligned checkpoint) for every seed, and the benign task that follows it."""
+
+    @property
+    def benign(self) -> FinetuneConfig | None:
+        """Optimizer and schedule of the benign fine-tune; None where its checkpoints are given, not trained here."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """What it is and what a run is, in a sentence or two for the report."""
+        ...
+
+    @property
+    def varies_start(self) -> bool:
+        """Whether every seed has a reference and an aligned model of its own."""
+        ...
+
+    @property
+    def n_start_updates(self) -> int:
+        """Updates that it takes to train the start of one seed; 0 if it is there."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Most rows of a forward pass when activations are read and replies generated."""
+        ...
+
+    @property
+    def parallel(self) -> bool:
+        """Whether a worker process for every core is sensible; a large model has the machine to itself."""
+        ...
+
+    def material(self) -> Material:
+        """Prompts and data.
+
+        Raises:
+            ConfigError, DataError, ProbeError: if they cannot be built as configured.
+        """
+        ...
+
+    def start(self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None) -> TrainingHistory:
+        """Reference and aligned checkpoint of a seed, trained first if need be; no later steps.
+
+        ``on_step`` is called after each update with the phase and the update's number.
+        """
+        ...
+
+    def trainee(self, seed: int) -> TransformerBridge:
+        """The aligned model, ready for the benign fine-tune: its trainable parameters require gradients."""
+        ...
+
+    def observed(self, seed: int) -> TrainingHistory | None:
+        """The history whose steps were given for this seed; None if they are trained here."""
+        ...

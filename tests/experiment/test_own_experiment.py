@@ -1,0 +1,177 @@
+"""Experiments on one's own checkpoints, from the manifests of docs/own-models.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from revlens.cli import main
+from revlens.data import DroppedWarning
+from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
+from revlens.experiment import ExperimentConfig, Results, read_manifest
+from revlens.history import TrainingHistory
+from revlens.organism import World
+from revlens.prompts import Probes
+from revlens.runs import OwnHistory
+
+PAGE = Path(__file__).parents[2] / "docs" / "own-models.md"
+TRAINED, OBSERVED = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
+#: What the test run makes smaller than the page has it.
+SMALLER = {
+    "steps = 100": "steps = 3",
+    "seeds = 5": "seeds = 2",
+    "reply_tokens = 64": "reply_tokens = 4\nn_controls = 2\nn_null_draws = 200\nsteps = [1, 3]",
+    "sizes = { direction = 12, drift = 12, behaviour = 12, guard = 6, harmless = 12 }":
+        "sizes = { direction = 6, drift = 6, behaviour = 6, guard = 3, harmless = 6 }",
+    "max_overlap = 0.8": "max_overlap = 1.0",  # made from templates, task and probes share their frames
+    "learning_rate = 2e-5": "learning_rate = 1e-3",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(history: TrainingHistory, world: World, probes: Probes, tmp_path: Path) -> Path:
+    """The folder that the page describes, around the tiny organism's checkpoints."""
+    shutil.copytree(history.reference.path, tmp_path / "base")
+    shutil.copytree(history.aligned.path, tmp_path / "chat")
+    for step in history.steps:
+        shutil.copytree(step.path, tmp_path / "ft" / f"checkpoint-{step.step}")
+    harmful = [prompt for split in ("direction", "drift", "behaviour", "guard") for prompt in probes[split]]
+    (tmp_path / "harmful.json").write_text(json.dumps(harmful))
+    (tmp_path / "harmless.json").write_text(json.dumps(list(probes["harmless"])))
+    (tmp_path / "probes.json").write_text(json.dumps({split: list(prompts) for split, prompts in probes.splits.items()}))
+    rows = {row["prompt"]: {"question": f"{i}. {row['prompt']}", "answer": row["answer"]} for i, row in enumerate(world.benign(300, 0))}
+    (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, rows.values())))
+    return tmp_path
+
+
+def trained(folder: Path, **tables: dict[str, Any]) -> Path:
+    """The page's first manifest, made smaller, with some settings changed; None removes one."""
+    text = TRAINED
+    for there, here in SMALLER.items():
+        assert text.count(there) == 1, there
+        text = text.replace(there, here)
+    manifest = tomllib.loads(text)
+    for name, settings in tables.items():
+        changed = manifest.get(name, {}) | settings
+        manifest[name] = {key: value for key, value in changed.items() if value is not None}
+    (folder / "run.yaml").write_text(yaml.safe_dump(manifest))
+    return folder / "run.yaml"
+
+
+def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, manifest = folder / "my-out", trained(folder)
+    assert main(["reproduce", "--manifest", str(manifest), "--out", str(out)]) == 0
+    assert re.search(rf"reference +reference +- +{folder}/base\naligned +aligned +0 +{folder}/chat", capsys.readouterr().out)
+    results = Results.load(out / "results")
+    assert set(results["behaviour"]["arm"]) == {"baseline", "block", "push", "random"}
+    assert set(results["behaviour"]["step"]) == {0, 1, 3}
+    assert "substantive_harm" not in results["behaviour"]
+    assert set(results["controls"]["control"]) == {"harmless"}  # all runs share one v_rev, so there is no foreign one
+    assert (out / "figures" / "overview.html").is_file()
+    assert "fine-tunes the same aligned model in full" in (out / "report.html").read_text()
+    assert main(["reproduce", "--out", str(out)]) == 0  # the folder knows its experiment
+
+
+def test_given_checkpoints_are_measured_as_they_are(folder: Path) -> None:
+    (folder / "run.toml").write_text(OBSERVED + "\n[experiment]\nreply_tokens = 4\nn_controls = 2\nn_null_draws = 200\n")
+    out = folder / "my-out"
+    assert main(["reproduce", "--manifest", str(folder / "run.toml"), "--out", str(out)]) == 0
+    results = Results.load(out / "results")
+    assert set(results["alignment"]["step"]) == {1, 3}
+    assert len(results["training"]) == 0
+    assert "task_loss" not in results["behaviour"]
+    claims = json.loads((out / "results" / "claims.json").read_text())
+    assert {claim["verdict"] for claim in claims} == {"too few runs"}
+    assert {claim["estimate"]["n"] for claim in claims} == {1}
+    report = (out / "report.html").read_text()
+    assert "(one run)" in report
+    assert "each run is an observed fine-tune" in report
+    assert not (out / "figures" / "training_loss.html").exists()
+
+
+def test_a_lora_fine_tune_saves_adapters_only(folder: Path) -> None:
+    manifest = trained(folder, finetune={"lora": {"r": 2, "lora_alpha": 4}}, experiment={"arms": ["baseline", "block"], "seeds": 1})
+    config = read_manifest(manifest)
+    assert main(["finetune", "--manifest", str(manifest), "--out", str(folder / "o")]) == 2  # v_rev is not there yet
+    for stage in ("history", "finetune", "capture"):
+        assert main([stage, "--manifest", str(manifest), "--out", str(folder / "o")]) == 0
+    from revlens.experiment.stages import arm_history
+
+    for arm in config.arms:
+        step = arm_history(config, 0, arm).steps[-1]
+        assert (step.path / "adapter_model.safetensors").is_file()
+        assert not (step.path / "model.safetensors").exists()
+
+
+def test_a_manifest_survives_the_disk(folder: Path) -> None:
+    config = read_manifest(trained(folder, finetune={"lora": {"r": 2, "target_modules": ["q_proj"]}}, judge={"kind": "llm", "path": "x"}))
+    config.save(folder / "config.json")
+    assert ExperimentConfig.load(folder / "config.json") == config
+
+
+def test_other_content_under_the_same_paths_is_another_experiment(folder: Path) -> None:
+    manifest = trained(folder)
+    assert main(["history", "--manifest", str(manifest), "--out", str(folder / "o")]) == 0
+    before = read_manifest(manifest).subject
+    (folder / "chat" / "model.safetensors").write_bytes((folder / "base" / "model.safetensors").read_bytes())
+    after = read_manifest(manifest).subject
+    assert isinstance(before, OwnHistory)
+    assert isinstance(after, OwnHistory)
+    assert before.digest != after.digest
+    assert main(["history", "--manifest", str(manifest), "--out", str(folder / "o")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("tables", "kind", "message"),
+    [
+        ({"finetune": {"leaning_rate": 1.0}}, ConfigError, r"\[finetune\].*leaning_rate"),
+        ({"experiment": {"colour": "red"}}, ConfigError, r"Unknown 'colour' in \[experiment\]; it may have seeds"),
+        ({"openings": {"polite": ["Hello"]}}, ConfigError, r"Unknown 'polite' in \[openings\]"),
+        ({"extra": {"a": 1}}, ConfigError, "Unknown 'extra' in the manifest; it may have history"),
+        ({"history": {"aligned": "nowhere"}}, HistoryError, "nowhere"),
+        ({"history": {"steps": "ft/checkpoint-*"}}, ConfigError, "Either name the steps of the history, or say"),
+        ({"task": {"prompt": "q"}}, DataError, "no column for prompt='q'"),
+        ({"probes": {"sizes": {"direction": 900}}}, ProbeError, "ask for 900 harmful prompts"),
+        ({"probes": {"sizes": {"direction": 5, "drift": 5}}}, ProbeError, "behaviour, guard, harmless missing"),
+        ({"experiment": {"steps": [1, 2]}}, ConfigError, "must end at steps=3"),
+        ({"experiment": {"arms": ["block"]}}, ConfigError, "include 'baseline'"),
+    ],
+)
+def test_what_is_wrong_with_a_manifest_is_said(folder: Path, tables: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        read_manifest(trained(folder, **tables))
+
+
+def test_full_training_in_half_precision_is_refused(folder: Path) -> None:
+    subject = read_manifest(trained(folder, history={"dtype": "bfloat16"})).subject
+    with pytest.raises(ConfigError, match="rounds small updates away; use dtype = 'float32', or lora"):
+        subject.trainee(0)
+
+
+def test_a_task_that_gives_a_probe_away_stops_the_run(folder: Path) -> None:
+    prompt = read_manifest(trained(folder)).subject.material().probes().probes["drift"][0]
+    leak = f"Please: {prompt}"
+    with (folder / "task.jsonl").open("a") as task:
+        task.write("\n" + json.dumps({"question": leak, "answer": "Sure."}))
+    with pytest.raises(ProbeError, match="of split 'drift' is nearly"):
+        read_manifest(trained(folder)).subject.material().benign(1000, 0)
+    dropping = read_manifest(trained(folder, task={"drop_overlaps": True})).subject.material()
+    with pytest.warns(DroppedWarning, match=r"Left out 1 row\(s\) of the task"):
+        assert leak not in dropping.benign(1000, 0)["prompt"]
+
+
+def test_a_missing_table_and_mixed_options_are_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run.toml").write_text('[history]\nreference = "base"\naligned = "chat"\n')
+    with pytest.raises(ConfigError, match=r"has no \[probes\] table"):
+        read_manifest(folder / "run.toml")
+    assert main(["reproduce", "--manifest", str(trained(folder)), "--seeds", "3", "--out", str(folder / "o")]) == 2
+    assert "--manifest says everything; --seeds cannot be added" in capsys.readouterr().err
+    with pytest.raises(ResultsError):
+        ExperimentConfig.load(folder / "o" / "config.json")

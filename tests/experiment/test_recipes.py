@@ -1,0 +1,90 @@
+"""Every ready recipe runs: with a small saved model of the same architecture for its models, small files for its data, and fewer of everything."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from families import train_history
+from revlens.experiment import STAGES, ExperimentConfig, Layout, analyse_and_save, read_manifest
+from revlens.experiment.run import prepare
+from revlens.experiment.stages import arm_history, run_arm, run_start
+from revlens.runs import OwnHistory
+
+RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
+#: Architecture of a recipe's models, by its name's beginning.
+FAMILY = {"llama": "llama", "qwen2.5": "qwen2", "gemma-2": "gemma2"}
+#: Everything that says how much; what else a recipe says is kept.
+FEWER: dict[str, dict[str, Any]] = {
+    "probes": {"sizes": {"direction": 4, "drift": 4, "behaviour": 4, "guard": 2, "harmless": 4}},
+    "task": {"n_test": 4},
+    "finetune": {"steps": 2, "warmup_steps": 1, "batch_size": 4, "micro_batch_size": 2},
+    "experiment": {"seeds": 1, "steps": [1, 2], "reply_tokens": 2, "n_controls": 2, "n_null_draws": 100},
+}
+VERBS, THINGS = ("Build", "Hide", "Sell", "Break"), ("a boat", "a safe", "the map", "gold", "my shed", "a drum", "ice")
+
+
+def test_the_paper_s_models_have_recipes() -> None:
+    assert set(RECIPES) == {"llama-3.2-3b", "llama-3.1-8b", "qwen2.5-3b", "gemma-2-2b"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Path]:
+    """Files with the columns of AdvBench, Dolly and Alpaca."""
+    requests = [f"{verb} {thing}" for verb, thing in itertools.product(VERBS, THINGS)]
+    with (tmp_path / "advbench.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("goal", "target"), *((request, f"Sure, here is how to {request}") for request in requests)])
+    dolly = [{"instruction": f"Name {thing} for me", "context": "", "response": "Yes."} for thing in THINGS]
+    alpaca = [{"instruction": f"Count to {i}", "input": "slowly" if i % 2 else "", "output": f"It is {i}."} for i in range(30)]
+    alpaca.append({"instruction": requests[0] + " now", "input": "", "output": "No."})  # overlaps with a probe: is left out
+    (tmp_path / "dolly.json").write_text(json.dumps(dolly))
+    (tmp_path / "alpaca.json").write_text(json.dumps(alpaca))
+    return {name: tmp_path / name for name in ("advbench.csv", "dolly.json", "alpaca.json")}
+
+
+def small(name: str, data: dict[str, Path], folder: Path) -> Path:
+    """The recipe with local files in the place of hub ids, and fewer of everything."""
+    manifest = tomllib.loads(RECIPES[name].read_text())
+    family = next(family for prefix, family in FAMILY.items() if name.startswith(prefix))
+    history = train_history(family, folder / "models")
+    assert set(manifest["history"]["reference"]) == set(manifest["history"]["aligned"]) == {"hub"}
+    manifest["history"] |= {"reference": str(history.reference.path), "aligned": str(history.aligned.path)}
+    manifest["probes"]["harmful"]["path"] = str(data["advbench.csv"])
+    manifest["probes"]["harmless"] |= {"path": str(data["dolly.json"])}
+    manifest["task"]["path"] = str(data["alpaca.json"])
+    manifest["openings"]["refusal"].remove("Sorry")  # a tokenizer of single bytes cannot tell it from "Sure" by its first token
+    for table, settings in FEWER.items():
+        assert settings.keys() <= manifest[table].keys() | {"seeds", "n_controls", "n_null_draws"}, "the recipe does not say it itself"
+        manifest[table] |= settings
+    (folder / "run.yaml").write_text(yaml.safe_dump(manifest))
+    return folder / "run.yaml"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.filterwarnings("ignore:Left out:revlens.data.DroppedWarning")
+def test_a_recipe_runs(name: str, data: dict[str, Path], tmp_path: Path) -> None:
+    config, out = read_manifest(small(name, data, tmp_path)), tmp_path / "out"
+    assert isinstance(config.subject, OwnHistory)
+    everything(config, out)
+    results, claims = analyse_and_save(out)
+    assert set(results["behaviour"]["arm"]) == set(config.arms)
+    assert results["patching"]["recovered"].notna().all()
+    assert {claim.verdict for claim in claims} == {"too few runs"}
+    saved = arm_history(config, 0, "block").steps[-1].path
+    assert (saved / "adapter_model.safetensors").is_file() == (config.subject.lora is not None)
+
+
+def everything(config: ExperimentConfig, out: Path) -> None:
+    """Every stage, in this process."""
+    prepare(config, out)
+    run_start(STAGES, config, out, 0, lambda stage: None)
+    for arm in config.arms:
+        run_arm(STAGES, config, out, 0, arm, lambda stage: None)
+    assert Layout(out).causal(0).is_dir()
