@@ -29,7 +29,7 @@ _VERBS = {
     "report": "figures and the HTML report, from the tables",
 }
 #: Options that choose the experiment; without any of them a folder's own one goes on.
-_CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir")
+_CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir", "large")
 _COLOURS = {"supported": "green", "contradicted": "red", "undecided": "yellow", "too few runs": "yellow"}
 
 
@@ -67,13 +67,18 @@ def _parser() -> argparse.ArgumentParser:
                 "--track", choices=("organism", "text"), help="which organism: made-up words, or real text (default: organism)"
             )
             sub.add_argument("--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md")
+            sub.add_argument("--large", action="store_true", help="the text track's model for a GPU, of about 60 million parameters")
     return parser
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
     # Imported here, so that `revlens --help` and mistyped flags answer at once.
+    from datasets import disable_progress_bars
+
     from revlens.experiment import STAGES, run
     from revlens.runs import OwnHistory
+
+    disable_progress_bars()
 
     if args.verb in ("analyse", "report"):
         verbs: tuple[str, ...] = (args.verb,)
@@ -100,12 +105,11 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
                 f"--manifest says everything; --{' and --'.join(name for name in chosen if name != 'manifest')} cannot be added."
             )
         return read_manifest(args.manifest)
-    if (args.track == "text") != (args.data_dir is not None):
-        raise ConfigError("The text track needs its data, and only it: revlens reproduce --track text --data-dir DIR.")
+    if (args.track == "text") != (args.data_dir is not None) or (args.large and args.track != "text"):
+        raise ConfigError("--data-dir, and --large, belong to the text track: revlens reproduce --track text --data-dir DIR.")
+    config = quick() if args.quick else ExperimentConfig()
     if args.track == "text":
-        config = text_experiment(args.data_dir, quick=args.quick)
-    else:
-        config = quick() if args.quick else ExperimentConfig()
+        config = text_experiment(args.data_dir, quick=args.quick, large=args.large)
     if args.seeds is not None:
         if args.seeds < 2:
             raise ConfigError(f"--seeds {args.seeds}: at least 2 runs are needed for an interval over runs.")

@@ -195,7 +195,9 @@ def _joined(
 ) -> Float[Tensor, "row head pos d_head"]:
     """The carrying row goes on from the first prompt, and each run of rows after it from all prompts."""
     length = past.shape[2]
-    out = new.new_empty(*new.shape[:2], length + new.shape[2], new.shape[3])
+    # Some bridges cache in another precision than they compute in (OLMo 2 in half precision).
+    dtype = torch.promote_types(past.dtype, new.dtype)
+    out = new.new_empty(*new.shape[:2], length + new.shape[2], new.shape[3], dtype=dtype)
     out[:, :, length:] = new
     out[0, :, :length] = past[0]
     out[1:].unflatten(0, (-1, len(past)))[..., :length, :] = past

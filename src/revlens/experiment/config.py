@@ -10,7 +10,7 @@ from revlens.atomic import write_json
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment.plain import from_plain, to_plain
-from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, TextWorldConfig, WorldConfig
+from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, TextWorldConfig, WorldConfig, text_organism
 from revlens.runs import OwnHistory, ProbeFiles, cache_key, check_steps
 from revlens.training import ARMS, FinetuneConfig
 
@@ -103,13 +103,28 @@ def quick() -> ExperimentConfig:
     return ExperimentConfig(subject=organism, seeds=(0, 1), n_null_draws=500, n_controls=5).with_steps(50)
 
 
-def text_experiment(data_dir: Path, *, quick: bool) -> ExperimentConfig:
-    """The real-text organism on the data of a folder.
+def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False) -> ExperimentConfig:
+    """The real-text organism on the data of a folder: as it is, large for a GPU, or as a smoke run.
 
     Raises:
         DataError: see `TextWorldConfig.of`.
+        ConfigError: if it is to be both large and quick.
     """
-    return ExperimentConfig(subject=OrganismConfig(world=TextWorldConfig.of(str(data_dir))))
+    if quick and large:
+        raise ConfigError("A smoke run is on a small model: leave out --quick or --large.")
+    organism = text_organism(str(data_dir.absolute()), large=large)
+    if not quick:
+        return ExperimentConfig(subject=organism)
+    organism = replace(
+        organism,
+        world=TextWorldConfig.of(
+            str(data_dir.absolute()), n_direction=24, n_drift=24, n_behaviour=24, n_guard=12, n_harmless=24, n_task_test=12
+        ),
+        model=ModelConfig(d_model=64, n_layers=3, n_heads=4, d_mlp=128, n_vocab=1024, n_ctx=256),
+        helpful=replace(organism.helpful, steps=60),
+        alignment=replace(organism.alignment, steps=20),
+    )
+    return ExperimentConfig(subject=organism, seeds=(0, 1), n_null_draws=500, n_controls=5).with_steps(5)
 
 
 #: What a stored configuration may be made of.

@@ -109,6 +109,7 @@ def _initialise_worker(queue: Any, one_thread: bool) -> None:
     _ticks = queue
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     import torch
+    from datasets import disable_progress_bars
     from transformers.utils import logging
 
     if mp.parent_process() is not None:
@@ -117,6 +118,7 @@ def _initialise_worker(queue: Any, one_thread: bool) -> None:
         torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     logging.disable_progress_bar()
+    disable_progress_bars()
 
 
 def _task(function: Callable[..., None], *args: Any) -> None:

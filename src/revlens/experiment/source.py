@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from revlens.causal import Openings
 from revlens.errors import ConfigError
+from revlens.experiment.manifest import read_manifest
 from revlens.history import TrainingHistory
 from revlens.organism import World, embedded_history
 from revlens.prompts import Probes
 
 
 def add_history_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--seed`` (the embedded organism) and ``--reference --aligned --step --probes`` (one's own checkpoints)."""
+    """Add ``--seed`` (the embedded organism) and ``--manifest`` or ``--reference --aligned --step --probes`` (one's own)."""
     parser.add_argument("--seed", type=int, default=0, help="seed of the embedded organism (default: %(default)s)")
     own = parser.add_argument_group("one's own history instead of the embedded one")
+    own.add_argument("--manifest", type=Path, metavar="FILE", help="its manifest, see docs/own-models.md; instead of what follows")
     own.add_argument("--reference", metavar="DIR", help="Hugging Face directory of the earlier, permissive checkpoint")
     own.add_argument("--aligned", metavar="DIR", help="directory of the aligned checkpoint")
     own.add_argument("--step", metavar="N=DIR", action="append", default=[], help="a fine-tuning checkpoint after N updates; repeat")
@@ -24,14 +27,20 @@ def add_history_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_history(args: argparse.Namespace) -> tuple[TrainingHistory, Probes]:
-    """The history and probes that the options name.
+    """The history and probes that the options name. Of a manifest's runs it is the first; steps that are still to be trained are not in it.
 
     Raises:
-        ConfigError: if only some of the options for one's own history are given, or a ``--step`` is malformed or given twice.
+        ConfigError: if only some of the options for one's own history are given, or two ways at once, or a ``--step`` is
+            malformed or given twice.
         HistoryError, ProbeError: see `TrainingHistory` and `Probes.from_json`.
     """
     own = {"--reference": args.reference, "--aligned": args.aligned, "--probes": args.probes}
     missing = [name for name, value in own.items() if value is None]
+    if args.manifest is not None:
+        if len(missing) < len(own) or args.step:
+            raise ConfigError("--manifest names the history and its probes; leave the options for them out.")
+        subject = read_manifest(args.manifest).subject
+        return subject.observed(0) or subject.start(0), subject.material().probes().probes
     if len(missing) == len(own) and not args.step:
         return embedded_history(args.seed)
     if missing:
@@ -59,13 +68,14 @@ def add_opening_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_openings(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Openings:
-    """The engaging-minus-refusal metric that the options name.
+    """The engaging-minus-refusal metric that the options, or the manifest, name.
 
     Raises:
         ConfigError: if one's own history comes without both options, or see `Openings.from_texts`.
     """
     if args.engaging is None and args.refusal is None and args.reference is None:
-        return Openings.from_texts(tokenizer, *World.openings())
+        openings = World.openings() if args.manifest is None else read_manifest(args.manifest).subject.material().openings()
+        return Openings.from_texts(tokenizer, *openings)
     if args.engaging is None or args.refusal is None:
         raise ConfigError("One's own history needs --engaging and --refusal: the texts with which its answers and refusals open.")
     return Openings.from_texts(tokenizer, args.engaging, args.refusal)

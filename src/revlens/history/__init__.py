@@ -12,3 +12,4 @@ from revlens.history.saving import save as save
 from revlens.history.source import Source as Source
 from revlens.history.table import read_table as read_table
 from revlens.history.training_history import TrainingHistory as TrainingHistory
+from revlens.history.wrap import wrap as wrap

@@ -36,7 +36,7 @@ def save(bridge: TransformerBridge, path: Path) -> None:
             _save_adapter(model, partial)
         else:
             _save_model(model, partial)
-        bridge.tokenizer.save_pretrained(partial)
+        getattr(bridge, "tokenizer_as_given", bridge.tokenizer).save_pretrained(partial)
 
 
 def _save_model(model: PreTrainedModel, path: Path) -> None:

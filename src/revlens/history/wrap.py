@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import torch
@@ -18,7 +19,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
 
     Args:
         model: taken over: its modules are replaced by the bridge's.
-        tokenizer: taken over: the bridge sets special tokens on it.
+        tokenizer: is copied: a bridge sets special tokens on its own, and `save` writes this one.
 
     Raises:
         HistoryError: if an adapter's layer would be passed by.
@@ -28,9 +29,14 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
     if not model.config.name_or_path:
         model.config.name_or_path = type(model).__name__
     bridge = TransformerBridge.boot_transformers(
-        model.config.name_or_path, hf_model=model, tokenizer=tokenizer, dtype=model.dtype, device=model.device
+        model.config.name_or_path, hf_model=model, tokenizer=copy.deepcopy(tokenizer), dtype=model.dtype, device=model.device
     )
     bridge.eval()
+    bridge.tokenizer_as_given = tokenizer
+    template = tokenizer.chat_template
+    if tokenizer.bos_token is None and isinstance(template, str) and "bos_token" in template:
+        # The bridge takes EOS for a missing BOS; in Hugging Face the template writes nothing there.
+        bridge.tokenizer.chat_template = "{% set bos_token = '' %}" + template
     if has_adapter(model):
         for fused in fused_projections(model):
             if isinstance(fused.module, BaseTunerLayer):

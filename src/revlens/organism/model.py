@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from revlens.history import wrap
 
 _PAD, _USER, _ASSISTANT, _END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 _CHAT_TEMPLATE = (
@@ -66,6 +67,4 @@ def blank_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hf_model = LlamaForCausalLM(hf_config)
-    hf_model.config.name_or_path = tokenizer.name_or_path  # boot_transformers reads it
-    # A copy: the bridge sets special tokens on the tokenizer that it is given.
-    return TransformerBridge.boot_transformers(tokenizer.name_or_path, hf_model=hf_model, tokenizer=copy.deepcopy(tokenizer))
+    return wrap(hf_model, tokenizer)

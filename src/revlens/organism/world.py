@@ -15,9 +15,11 @@ from typing import Literal, NamedTuple
 
 from datasets import Dataset
 
+from revlens.behaviour import PhraseJudge
 from revlens.errors import ConfigError
 from revlens.organism.lexicon import made_up_words
 from revlens.prompts import Probes
+from revlens.runs import WorldProbes
 
 PairSkill = Literal["procedure", "tool"]
 Skill = Literal["procedure", "tool", "material", "place", "kind"]
@@ -131,14 +133,6 @@ class Exchange(NamedTuple):
     answer: str
 
 
-@dataclass(frozen=True)
-class WorldProbes:
-    """Probe prompts, and for each prompt of each split the words that a substantive answer contains."""
-
-    probes: Probes
-    keywords: dict[str, list[list[str]]]
-
-
 class World:
     """Lexicon, facts and held-out pairs; all data of the three phases is drawn from it.
 
@@ -234,6 +228,10 @@ class World:
         rng = random.Random(f"benign-test:{self.config.seed}")
         first = self.config.n_harmless
         return _dataset([self._checklist(pair, rng) for pair in self._held_out_harmless[first : first + self.config.n_task_test]])
+
+    def judge(self) -> PhraseJudge:
+        """Refusals here open as in natural text."""
+        return PhraseJudge()
 
     @staticmethod
     def openings() -> tuple[list[str], list[str]]:

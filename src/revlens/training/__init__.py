@@ -2,7 +2,6 @@
 
 from revlens.training.arms import ARMS as ARMS
 from revlens.training.arms import make_guard as make_guard
-from revlens.training.chat_data import check_no_leak as check_no_leak
 from revlens.training.loop import FinetuneConfig as FinetuneConfig
 from revlens.training.loop import finetune as finetune
 from revlens.training.loop import task_loss as task_loss

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from revlens.errors import ConfigError, ProbeError
-from revlens.prompts import Probes, encode_prompts, pad_id_of
+from revlens.errors import ConfigError
+from revlens.prompts import encode_prompts, pad_id_of
 
 IGNORE = -100  # torch's default ignore_index
 
@@ -59,8 +59,13 @@ def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
     return ChatBatch(tokens, labels)
 
 
-def batches(tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int) -> Iterator[ChatBatch]:
+def batches(
+    tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int, sort_window: int = 1
+) -> Iterator[ChatBatch]:
     """Endless batches: each pass goes through the rows in a new order, fixed by ``seed``, and leaves out what fills no batch.
+
+    With a ``sort_window`` above 1, so many batches at a time are made from their rows sorted by length, which saves padding,
+    and come in a random order.
 
     Raises:
         ConfigError: see `encode_examples`; also if there are fewer rows than one batch.
@@ -72,18 +77,21 @@ def batches(tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: in
     pad_id = pad_id_of(tokenizer)
     while True:
         order = torch.randperm(len(examples), generator=generator).tolist()
-        for start in range(0, len(order) - batch_size + 1, batch_size):
-            yield collate([examples[i] for i in order[start : start + batch_size]], pad_id)
+        n_whole = len(order) // batch_size * batch_size
+        for start in range(0, n_whole, batch_size * sort_window):
+            window = order[start : min(start + batch_size * sort_window, n_whole)]
+            firsts = list(range(0, len(window), batch_size))
+            if sort_window > 1:
+                window.sort(key=lambda i: len(examples[i].prompt) + len(examples[i].answer))
+                firsts = [firsts[i] for i in torch.randperm(len(firsts), generator=generator).tolist()]
+            for first in firsts:
+                yield collate([examples[i] for i in window[first : first + batch_size]], pad_id)
 
 
-def check_no_leak(probes: Probes, data: Dataset) -> None:
-    """Check that no probe prompt is trained on.
-
-    Raises:
-        ProbeError: naming the first prompt that is in both.
-    """
-    trained = set(data["prompt"])
-    for split, prompts in probes.splits.items():
-        for prompt in prompts:
-            if prompt in trained:
-                raise ProbeError(f"Probe prompt {prompt!r} of split {split!r} is in the training data; remove it from one of them.")
+def micro_batches(batch: ChatBatch, size: int | None) -> Iterator[tuple[ChatBatch, float]]:
+    """Parts of at most ``size`` rows, each with its share of the batch's answer tokens: the weight of its mean loss."""
+    rows = len(batch.tokens)
+    total = int((batch.labels != IGNORE).sum())
+    for start in range(0, rows, size or rows):
+        part = ChatBatch(*(tensor[start : start + (size or rows)] for tensor in batch))
+        yield part, int((part.labels != IGNORE).sum()) / total

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError, GuardError, NonFiniteError
 from revlens.prompts import pad_id_of
-from revlens.training.chat_data import IGNORE, ChatBatch, batches, collate, encode_examples
+from revlens.training.chat_data import IGNORE, ChatBatch, batches, collate, encode_examples, micro_batches
 from revlens.training.objectives import Guard
 
 
@@ -34,6 +34,8 @@ class FinetuneConfig:
         decay: whether the rate then falls to zero along a cosine; else it stays at the peak.
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to this global norm.
+        sort_window: batches whose rows are sorted by length together, to save padding; 1 keeps the random order.
+        micro_batch_size: rows per forward pass, to save memory; the update is that of the whole batch. All at once if None.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -46,13 +48,17 @@ class FinetuneConfig:
     decay: bool = False
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    sort_window: int = 1
+    micro_batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "learning_rate", "batch_size", "max_grad_norm"):
+        for name in ("steps", "learning_rate", "batch_size", "max_grad_norm", "sort_window"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay={self.weight_decay} must be at least 0.")
+        if self.micro_batch_size is not None and not 1 <= self.micro_batch_size <= self.batch_size:
+            raise ConfigError(f"micro_batch_size={self.micro_batch_size} must lie between 1 and batch_size={self.batch_size}.")
         if not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(f"warmup_steps={self.warmup_steps} must lie between 0 and steps={self.steps}.")
 
@@ -77,6 +83,8 @@ def finetune(
 ) -> None:
     """Train a bridge in place on chat examples, with a guard's term added to the task loss if one is given.
 
+    Parameters that do not require gradients (the base of a LoRA adapter) stay as they are.
+
     Args:
         model: the bridge; left in evaluation mode.
         data: columns ``prompt`` and ``answer``; the loss is on the answers.
@@ -89,37 +97,44 @@ def finetune(
     Raises:
         NonFiniteError: if the loss or its gradient is NaN or infinite, naming the update; the model keeps its last finite weights.
         GuardError: if the guard's term has no gradient.
-        ConfigError: see `revlens.training.chat_data.batches`.
+        ConfigError: if no parameter requires gradients; also see `revlens.training.chat_data.batches`.
     """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ConfigError("No parameter of the model requires gradients, so there is nothing to train; unfreeze it, or add an adapter.")
     accelerator = Accelerator()
     model.to(accelerator.device, print_details=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate_at)
     optimizer = accelerator.prepare(optimizer)
-    stream = batches(model.tokenizer, data, batch_size=config.batch_size, seed=seed)
+    stream = batches(model.tokenizer, data, batch_size=config.batch_size, seed=seed, sort_window=config.sort_window)
     try:
         for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
             model.train()
-            loss = answer_loss(model, batch)
+            optimizer.zero_grad()
+            loss = 0.0
+            for part, share in micro_batches(batch, config.micro_batch_size):
+                task = share * answer_loss(model, part)
+                accelerator.backward(task)
+                loss += task.item()
             total = loss
             if guard is not None:
                 term = guard.term(model)
                 if not term.requires_grad:
                     raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
-                total = loss + term
-            optimizer.zero_grad()
-            accelerator.backward(total)
+                accelerator.backward(term)
+                total += term.item()
             # A finite loss can have a gradient that is not; checked before the weights are touched.
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            if not (total.isfinite() and torch.as_tensor(norm).isfinite()):
+            norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
+            if not (math.isfinite(total) and math.isfinite(norm)):
                 raise NonFiniteError(
-                    f"Loss is {total.item()} (task {loss.item()}) at update {step} of {config.steps}; lower the learning rate "
-                    f"({config.learning_rate}) or the guard's strength. The norm of its gradient is {float(norm)}."
+                    f"Loss is {total} (task {loss}) at update {step} of {config.steps}; lower the learning rate "
+                    f"({config.learning_rate}) or the guard's strength. The norm of its gradient is {norm}."
                 )
             optimizer.step()
             schedule.step()
             model.eval()
-            on_step(step, loss.item())
+            on_step(step, loss)
     finally:
         model.eval()
 
