@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -19,8 +20,9 @@ from revlens.experiment import STAGES, ExperimentConfig, Layout, Results, analys
 from revlens.experiment.run import prepare
 from revlens.experiment.stages import run_arm, run_start
 from revlens.history import TrainingHistory
-from revlens.organism import BenignRun, ModelConfig, OrganismConfig, World, WorldConfig
+from revlens.organism import ModelConfig, OrganismConfig, World, WorldConfig
 from revlens.prompts import Probes
+from revlens.runs import BenignRun
 from revlens.training import FinetuneConfig
 
 TINY_WORLD = WorldConfig(
@@ -44,7 +46,7 @@ TINY = OrganismConfig(
     alignment=FinetuneConfig(steps=6, learning_rate=5e-3, batch_size=8),
     benign=FinetuneConfig(steps=5, learning_rate=1e-3, batch_size=8),
 )
-TINY_EXPERIMENT = ExperimentConfig(organism=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, n_null_draws=200, n_controls=2)
+TINY_EXPERIMENT = ExperimentConfig(subject=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, n_null_draws=200, n_controls=2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,6 +54,7 @@ def _one_thread_and_a_private_cache(tmp_path_factory: pytest.TempPathFactory) ->
     torch.set_num_threads(1)  # as in the pipeline's workers; xdist runs several
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REVLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
         yield
 
 
@@ -105,9 +108,7 @@ def aligned(history: TrainingHistory) -> TransformerBridge:
 def other_width(tmp_path: Path) -> Path:
     """A checkpoint of another architecture than the tiny organism's."""
     config = replace(TINY, model=replace(TINY.model, d_model=32), helpful=replace(TINY.helpful, steps=1))
-    from revlens.organism import train_start
-
-    return train_start(config, seed=0).reference
+    return config.start(0).reference.path
 
 
 @pytest.fixture(params=list(FAMILIES))

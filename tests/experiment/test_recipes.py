@@ -1,4 +1,4 @@
-"""Every ready recipe runs: with a small saved model of the same architecture for its models, small files for its data, and fewer of everything."""
+"""Every ready recipe runs, with small saved models of the same architecture, small files for its data, and fewer of everything."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from revlens.history import boot, save
 PROMPT = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
 V = torch.randn(16, generator=torch.Generator().manual_seed(0))
 #: Families that normalise what a block writes: no weights equal the ablation.
-POST_NORM = ("gemma2", "olmo2")
+POST_NORM = ("gemma2", "gemma3", "olmo2")
 
 
 def ablated_everywhere(model: TransformerBridge, directions: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerFast
 
 from revlens.errors import ProbeError
 from revlens.history import TrainingHistory
-from revlens.organism import BenignRun, ModelConfig, OrganismConfig, World, WorldConfig, cache_key, recipe, train_start
+from revlens.organism import ModelConfig, OrganismConfig, World, WorldConfig, recipe
 from revlens.organism.model import blank_model, train_tokenizer
+from revlens.runs import BenignRun, benign, cache, cache_key
 from revlens.training import FinetuneConfig
 
 TINY = OrganismConfig(
@@ -67,6 +68,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(recipe, "finetune", fail)
+    monkeypatch.setattr(benign, "finetune", fail)
 
 
 class Still:
@@ -98,6 +100,8 @@ def variants(config: Any) -> list[Any]:
             others = variants(value)
         elif isinstance(value, bool):
             others = [not value]
+        elif value is None:
+            others = [1]
         else:
             others = [value + 1 if isinstance(value, int) else value / 2 or 0.5]
         changed += [replace(config, **{field.name: other}) for other in others]
@@ -105,10 +109,10 @@ def variants(config: Any) -> list[Any]:
 
 
 def test_a_start_is_trained_once(history: TrainingHistory, no_training: None) -> None:
-    start = train_start(TINY, seed=0)
-    assert (start.reference, start.aligned) == (history.reference.path, history.aligned.path)
+    start = TINY.start(0)
+    assert (start.reference, start.aligned) == (history.reference, history.aligned)
     with pytest.raises(AssertionError, match="trained again"):
-        train_start(TINY, seed=99)
+        TINY.start(99)
 
 
 def test_a_run_is_trained_once(history: TrainingHistory, no_training: None) -> None:
@@ -120,34 +124,34 @@ def test_a_run_is_trained_once(history: TrainingHistory, no_training: None) -> N
 
 
 def test_seeds_are_replicas_of_the_whole_history(history: TrainingHistory) -> None:
-    other = train_start(TINY, seed=1)
-    assert not same(history.reference.path, other.reference)
-    assert not same(history.aligned.path, other.aligned)
-    assert (other.aligned / "tokenizer.json").read_text() == (history.aligned.path / "tokenizer.json").read_text()
+    other = TINY.start(1)
+    assert not same(history.reference.path, other.reference.path)
+    assert not same(history.aligned.path, other.aligned.path)
+    assert (other.aligned.path / "tokenizer.json").read_text() == (history.aligned.path / "tokenizer.json").read_text()
 
 
 def test_seeds_differ_from_their_first_weights_on() -> None:
     still = replace(TINY, helpful=replace(TINY.helpful, steps=1, learning_rate=1e-12), alignment=replace(TINY.alignment, steps=1))
-    one, other = (load_file(train_start(still, seed).reference / "model.safetensors") for seed in (0, 1))
+    one, other = (load_file(still.start(seed).reference.path / "model.safetensors") for seed in (0, 1))
     assert (one["model.embed_tokens.weight"] - other["model.embed_tokens.weight"]).abs().median() > 0.01
 
 
 def test_both_phases_of_a_start_move_the_weights_and_are_told(own_cache: Path) -> None:
     told: list[tuple[str, int]] = []
-    start = train_start(TINY, seed=0, on_step=lambda phase, step: told.append((phase, step)))
+    start = TINY.start(0, on_step=lambda phase, step: told.append((phase, step)))
     assert told == [("helpful", i + 1) for i in range(6)] + [("alignment", i + 1) for i in range(4)]
-    assert not same(start.reference, start.aligned)
+    assert not same(start.reference.path, start.aligned.path)
 
 
 def test_an_interrupted_start_goes_on_from_its_last_phase(own_cache: Path, history: TrainingHistory) -> None:
     with pytest.raises(Interrupted):
-        train_start(TINY, seed=0, on_step=stop_at("alignment", 2))
+        TINY.start(0, on_step=stop_at("alignment", 2))
     told: list[str] = []
-    start = train_start(TINY, seed=0, on_step=lambda phase, step: told.append(phase))
+    start = TINY.start(0, on_step=lambda phase, step: told.append(phase))
     assert set(told) == {"alignment"}
-    assert own_cache in start.aligned.parents
-    assert same(start.reference, history.reference.path)
-    assert same(start.aligned, history.aligned.path)
+    assert own_cache in start.aligned.path.parents
+    assert same(start.reference.path, history.reference.path)
+    assert same(start.aligned.path, history.aligned.path)
 
 
 def test_a_history_has_the_steps_of_its_run(history: TrainingHistory) -> None:
@@ -193,7 +197,7 @@ def test_a_guard_is_made_from_the_aligned_model_and_gets_a_folder_of_its_own(his
 
 
 def test_a_probe_in_the_benign_data_stops_the_run(history: TrainingHistory, monkeypatch: pytest.MonkeyPatch, no_training: None) -> None:
-    probe = World(TINY.world).probes().probes["drift"][0]
+    probe = TINY.material().probes().probes["drift"][0]
     leaky = Dataset.from_dict({"prompt": [probe] * 8, "answer": ["Sure."] * 8})
     monkeypatch.setattr(World, "benign", lambda self, n, seed: leaky)
     run = BenignRun(TINY, seed=0, steps=(1,))
@@ -204,28 +208,28 @@ def test_a_probe_in_the_benign_data_stops_the_run(history: TrainingHistory, monk
 
 def test_the_cache_key_tells_any_change_of_the_configuration() -> None:
     configs = [TINY, *variants(TINY)]
-    assert len(configs) == 1 + 14 + 6 + 3 * 7
+    assert len(configs) == 1 + 14 + 6 + 3 * 9
     assert len({cache_key(config) for config in configs}) == len(configs)
     assert cache_key(TINY, (1, 3)) != cache_key(TINY, (1, 2)) != cache_key(TINY)
     assert cache_key(OrganismConfig()) == cache_key(OrganismConfig())
 
 
-@pytest.mark.parametrize("library", ["torch", "transformers", "transformer-lens", "tokenizers"])
+@pytest.mark.parametrize("library", ["torch", "transformers", "transformer-lens", "tokenizers", "peft"])
 def test_the_cache_key_tells_another_version_of_a_library(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     before = cache_key(TINY)
-    monkeypatch.setattr(recipe, "version", lambda name: "0.0" if name == library else version(name))
+    monkeypatch.setattr(cache, "version", lambda name: "0.0" if name == library else version(name))
     assert cache_key(TINY) != before
 
 
 def test_the_cache_key_tells_another_source(monkeypatch: pytest.MonkeyPatch) -> None:
     before = cache_key(TINY)
-    monkeypatch.setattr(recipe, "source_digest", lambda: "another source")
+    monkeypatch.setattr(cache, "source_digest", lambda: "another source")
     assert cache_key(TINY) != before
 
 
 def test_a_change_of_the_benign_phase_keeps_the_start(history: TrainingHistory, no_training: None) -> None:
     changed = replace(TINY, benign=replace(TINY.benign, learning_rate=1e-4))
-    assert train_start(changed, seed=0).aligned == history.aligned.path
+    assert changed.start(0).aligned == history.aligned
     assert BenignRun(changed, seed=0, steps=(1, 3)).folder != BenignRun(TINY, seed=0, steps=(1, 3)).folder
 
 
