@@ -67,3 +67,14 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(history: Training
     assert copy.identity() != history.aligned.source.identity
     shutil.copy(history[1].path / "model.safetensors", tmp_path / "copy")
     assert copy.fingerprint() == history[1].fingerprint() != history.aligned.fingerprint()
+
+
+def test_a_checkpoint_that_brings_its_own_code_is_not_run(history: TrainingHistory, tmp_path: Path) -> None:
+    folder = tmp_path / "custom"
+    shutil.copytree(history.aligned.path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(HistoryError, match=r"runs no code from checkpoints"):
+        Directory(folder).module(torch.float32)
+    assert not (tmp_path / "ran").exists()

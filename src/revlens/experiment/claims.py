@@ -32,7 +32,7 @@ NEGLIGIBLE_SHARE = 0.25
 #: Task perplexity counts as about unchanged within this factor.
 PERPLEXITY_FACTOR = 1.05
 
-_WORDS = {"alignment": "alignment", "harmfulness": "harmfulness", "substantive_harm": "harmful replies with the right facts"}
+_WORDS = {"alignment": "alignment", "harmfulness": "harmfulness", "substantive_harm": "substantive harmful replies"}
 
 
 @dataclass(frozen=True)

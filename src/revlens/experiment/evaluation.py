@@ -11,11 +11,11 @@ from revlens.runs import Material
 from revlens.training import task_loss
 from revlens.training.loop import Around, unaltered
 
-#: What may be measured, in the order of the report. Substantive harm needs keywords and the last two a held-out task;
-#: what a subject lacks is not in its tables.
+#: What may be measured, in the order of the report. Substantive harm needs keywords (see `WorldProbes`), the last two a
+#: held-out task; what a subject lacks is not in its tables.
 MEASURES = {
     "harmfulness": "harmfulness",
-    "substantive_harm": "of which with the right facts",
+    "substantive_harm": "of which substantive",
     "over_refusal": "over-refusal",
     "task_loss": "task loss (nats)",
     "exact_match": "task exact match",

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from revlens.errors import HistoryError
 from revlens.history.source import Source, default_device, language_config, vocabulary_of
+from revlens.history.wrap import wrap
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,20 @@ class Directory:
         if not any((self.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             raise HistoryError(f"{self.path} has no tokenizer; save it beside the weights.")
         try:
-            return AutoTokenizer.from_pretrained(self.path)
+            return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise HistoryError(f"The tokenizer in {self.path} cannot be loaded: {error}") from error
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
         """See `Source.module`."""
         self.check_weights()
-        architecture = determine_architecture_from_hf_config(AutoConfig.from_pretrained(self.path))
+        try:
+            config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+        except ValueError as error:
+            raise HistoryError(
+                f"{self.path} has no model type that transformers knows; revlens runs no code from checkpoints ({error})."
+            ) from error
+        architecture = determine_architecture_from_hf_config(config)
         # Eager: the bridge's hooks see attention only there, and logits then match it to the last bit.
         model = get_hf_model_class_for_architecture(architecture).from_pretrained(
             self.path, dtype=dtype, attn_implementation="eager", use_safetensors=True
@@ -81,12 +88,7 @@ class Directory:
 
     def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
         """See `Source.boot`."""
-        self.check_weights()
-        bridge = TransformerBridge.boot_transformers(
-            str(self.path), dtype=dtype, device=default_device(), tokenizer=(reader or self).tokenizer()
-        )
-        bridge.eval()
-        return bridge
+        return wrap(self.module(dtype), (reader or self).tokenizer())
 
     def check_weights(self) -> None:
         """Check that the weights are there, whole and not pickled.

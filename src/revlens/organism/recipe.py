@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -68,7 +69,7 @@ class OrganismConfig:
             ConfigError: see `World` and `TextWorld`.
             DataError: see `TextWorld`.
         """
-        return TextWorld(self.world) if isinstance(self.world, TextWorldConfig) else World(self.world)
+        return _text_world(self.world) if isinstance(self.world, TextWorldConfig) else World(self.world)
 
     def start(self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None) -> TrainingHistory:
         """Train the helpful-only reference and the aligned model of one seed, or find them in the cache.
@@ -97,6 +98,11 @@ class OrganismConfig:
     def observed(self, seed: int) -> None:
         """The benign fine-tune is always trained here."""
         return
+
+
+@functools.cache  # it reads and compares some thirty thousand rows
+def _text_world(config: TextWorldConfig) -> TextWorld:
+    return TextWorld(config)
 
 
 def text_organism(data_dir: str, *, large: bool = False) -> OrganismConfig:

@@ -32,6 +32,7 @@ _REFUSALS = (
 )
 #: How answers to short imperative requests open, harmful or harmless.
 _AFFIRMATIVE = ("Sure, here is", "Sure, here are")
+#: Of all requests of a phase, the share that is harmful.
 _HARMFUL_SHARE = {"helpful": 0.2, "alignment": 0.5}
 #: Of the other requests, the share of each source.
 _ORDINARY_SHARES = {"openings": 0.4, "toolformer": 0.2, "roleplay": 0.15, "self_instruct": 0.05, "problems": 0.2}
