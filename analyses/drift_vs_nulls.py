@@ -32,7 +32,10 @@ def main() -> None:
         "relabelled": rl.nulls.relabelled_directions(reference, aligned, args.draws),
     }
     exact = rl.nulls.isotropic_quantile(aligned.shape[-1])
-    p99 = {name: rl.nulls.NullDistribution.of(motion.vectors, draws).quantile() for name, draws in null_directions.items()}
+    p99 = {
+        name: rl.nulls.NullDistribution.of(motion.vectors, draws, n_prompts=len(aligned)).quantile()
+        for name, draws in null_directions.items()
+    }
 
     nulls = ["isotropic (exact)", *p99]
     table = Table("step", "cos, cross-fitted", "cos, naive", "reversion fraction", *nulls, title="Mean over layers, and p99 of each null")

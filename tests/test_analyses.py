@@ -85,7 +85,10 @@ def test_drift_prints_every_step_against_every_null(
     motion, naive = rl.drift(activations, rl.locate(activations)), rl.drift(activations, rl.locate(activations, "drift"), naive=True)
     reference, aligned = activations.at("reference", "direction"), activations.at("aligned", "direction")
     drawn = rl.nulls.covariance_directions(aligned, 100), rl.nulls.relabelled_directions(reference, aligned, 100)
-    p99 = [rl.nulls.NullDistribution.of(motion.vectors, directions).quantile() for directions in drawn]
+    p99 = [
+        rl.nulls.NullDistribution.of(motion.vectors, directions, n_prompts=activations.splits["direction"]).quantile()
+        for directions in drawn
+    ]
     assert [int(row[0]) for row in rows] == [1, 3]
     for i, row in enumerate(rows):
         measured = [motion.alignment[i].mean(), naive.alignment[i].mean(), motion.fraction[i].mean()]

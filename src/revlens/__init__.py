@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from revlens.prompts import Probes as Probes
     from revlens.training import Block as Block
     from revlens.training import FinetuneConfig as FinetuneConfig
+    from revlens.training import Guard as Guard
+    from revlens.training import Monitor as Monitor
     from revlens.training import Push as Push
+    from revlens.training import ReversionCallback as ReversionCallback
     from revlens.training import finetune as finetune
     from revlens.training import make_guard as make_guard
     from revlens.trajectory import Drift as Drift
@@ -42,7 +45,7 @@ _ROOMS = {
     "direction": ("ReversionDirection", "locate", "nulls", "reliability"),
     "history": ("Checkpoint", "TrainingHistory"),
     "prompts": ("Probes",),
-    "training": ("Block", "FinetuneConfig", "Push", "finetune", "make_guard"),
+    "training": ("Block", "FinetuneConfig", "Guard", "Monitor", "Push", "ReversionCallback", "finetune", "make_guard"),
     "trajectory": ("Drift", "drift"),
 }
 _MODULES = ("behaviour", "causal", "hooks")

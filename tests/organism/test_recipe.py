@@ -12,7 +12,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
@@ -21,7 +21,7 @@ from revlens.history import TrainingHistory
 from revlens.organism import ModelConfig, OrganismConfig, World, WorldConfig, recipe
 from revlens.organism.model import blank_model, train_tokenizer
 from revlens.runs import BenignRun, benign, cache, cache_key
-from revlens.training import FinetuneConfig
+from revlens.training import FinetuneConfig, Guard
 
 TINY = OrganismConfig(
     world=WorldConfig(
@@ -71,10 +71,10 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benign, "finetune", fail)
 
 
-class Still:
+class Still(Guard):
     """A guard that adds nothing."""
 
-    def term(self, model: TransformerBridge) -> Tensor:
+    def term(self, model: nn.Module) -> Tensor:
         return 0.0 * next(model.parameters()).sum()
 
 

@@ -7,12 +7,11 @@ import torch
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.errors import ConfigError, ProbeError
+from revlens.errors import ConfigError
 from revlens.organism import World
-from revlens.prompts import Probes, encode_prompts, pad_id_of
-from revlens.training import check_no_leak
-from revlens.training.chat_data import IGNORE, ChatBatch, Example, batches, collate, encode_examples
-from revlens.training.loop import answer_loss
+from revlens.prompts import encode_prompts, pad_id_of
+from revlens.training.answer_loss import answer_loss
+from revlens.training.chat_data import IGNORE, ChatBatch, Example, batches, collate, encode_examples, micro_batches
 
 
 def numbered(n: int) -> Dataset:
@@ -60,10 +59,11 @@ def test_the_loss_does_not_depend_on_what_the_padding_is(aligned: TransformerBri
     torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("sort_window", [1, 2, 5])
 @pytest.mark.parametrize("batch_size", [1, 3, 12])
-def test_a_pass_visits_every_row_once(aligned: TransformerBridge, batch_size: int) -> None:
+def test_a_pass_visits_every_row_once(aligned: TransformerBridge, batch_size: int, sort_window: int) -> None:
     n_batches = 12 // batch_size
-    stream = batches(aligned.tokenizer, numbered(12), batch_size=batch_size, seed=0)
+    stream = batches(aligned.tokenizer, numbered(12), batch_size=batch_size, seed=0, sort_window=sort_window)
     passes = [answers_in(aligned, list(islice(stream, n_batches))) for _ in range(3)]
     for rows in passes:
         assert sorted(rows) == sorted(numbered(12)["answer"])
@@ -75,6 +75,26 @@ def test_batches_are_full_and_repeat_no_row_within_a_pass(aligned: TransformerBr
     for _ in range(4):
         rows = answers_in(aligned, list(islice(stream, 2)))
         assert len(rows) == len(set(rows)) == 6
+
+
+def test_sorted_windows_save_padding_and_keep_windows_apart(aligned: TransformerBridge, world: World) -> None:
+    data = world.helpful(64, seed=0)
+    plain, windowed = (list(islice(batches(aligned.tokenizer, data, batch_size=4, seed=0, sort_window=w), 16)) for w in (1, 8))
+    assert sum(batch.tokens.numel() for batch in windowed) < sum(batch.tokens.numel() for batch in plain)
+    # The first window holds the rows of the first eight batches, in batches of another make-up.
+    assert sorted(answers_in(aligned, plain[:8])) == sorted(answers_in(aligned, windowed[:8]))
+    widths = [batch.tokens.shape[1] for batch in windowed[:8]]
+    assert widths != sorted(widths)
+
+
+def test_micro_batches_weigh_their_share_of_the_answers(aligned: TransformerBridge, world: World) -> None:
+    batch = collate(encode_examples(aligned.tokenizer, world.helpful(7, seed=0)), pad_id_of(aligned.tokenizer))
+    with torch.no_grad():
+        whole = answer_loss(aligned, batch).item()
+        for size in (None, 1, 3, 7):
+            parts = list(micro_batches(batch, size))
+            assert sum(len(part.tokens) for part, _ in parts) == 7
+            assert sum(share * answer_loss(aligned, part).item() for part, share in parts) == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_order_depends_on_the_seed_alone(aligned: TransformerBridge) -> None:
@@ -103,10 +123,3 @@ def test_no_rows_or_fewer_than_a_batch_are_errors(aligned: TransformerBridge) ->
     with pytest.raises(ConfigError, match="batch_size=4 exceeds the 3 rows"):
         next(batches(aligned.tokenizer, numbered(3), batch_size=4, seed=0))
     assert len(next(batches(aligned.tokenizer, numbered(3), batch_size=3, seed=0)).tokens) == 3
-
-
-def test_a_probe_prompt_in_the_training_data_is_an_error() -> None:
-    probes = Probes({"direction": ("a", "b"), "drift": ("c", "d")})
-    with pytest.raises(ProbeError, match="'d' of split 'drift' is in the training data"):
-        check_no_leak(probes, Dataset.from_dict({"prompt": ["e", "d"], "answer": ["", ""]}))
-    check_no_leak(probes, Dataset.from_dict({"prompt": ["e", "cd", "A"], "answer": ["a", "b", "c"]}))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import Sites, read_prompts
@@ -17,25 +17,26 @@ from revlens.history import TrainingHistory
 from revlens.organism import World
 from revlens.prompts import Probes
 from revlens.training import Block, FinetuneConfig, Guard, ProbeMotion, Push, finetune, loop, task_loss
+from revlens.training.answer_loss import answer_loss
 from revlens.training.chat_data import ChatBatch, batches, encode_examples
 
 CONFIG = FinetuneConfig(steps=4, learning_rate=3e-3, batch_size=8)
 
 
 @dataclass
-class Fabricated:
+class Fabricated(Guard):
     """A guard whose term is a factor of the squared weights; a factor for each update."""
 
     factors: tuple[float, ...]
     calls: int = 0
 
-    def term(self, model: TransformerBridge) -> Tensor:
+    def term(self, model: nn.Module) -> Tensor:
         self.calls += 1
         return self.factors[self.calls - 1] * next(model.parameters()).square().sum()
 
 
-class Constant:
-    def term(self, model: TransformerBridge) -> Tensor:
+class Constant(Guard):
+    def term(self, model: nn.Module) -> Tensor:
         return torch.tensor(1.0)
 
 
@@ -95,9 +96,8 @@ def test_every_arm_sees_the_same_batches(
     history: TrainingHistory, data: Dataset, motion: ProbeMotion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[list[int]]] = []
-    answer_loss = loop.answer_loss
 
-    def watched(model: TransformerBridge, batch: ChatBatch) -> Tensor:
+    def watched(model: nn.Module, batch: ChatBatch) -> Tensor:
         seen.append(batch.tokens.tolist())
         return answer_loss(model, batch)
 
@@ -133,13 +133,25 @@ def test_updates_are_those_of_adamw_on_the_sum_of_loss_and_term(history: Trainin
     stream = batches(model.tokenizer, data, batch_size=8, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.learning_rate, weight_decay=0.0)
     for _ in range(CONFIG.steps):
-        total = loop.answer_loss(model, next(stream)) + guard.term(model)
+        total = answer_loss(model, next(stream)) + guard.term(model)
         gradients = torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
         scale = min(1.0, 1.0 / torch.stack([g.norm() for g in gradients]).norm().item())
         for weight, gradient in zip(model.parameters(), gradients, strict=True):
             weight.grad = scale * gradient
         optimizer.step()
     torch.testing.assert_close(weights(trained(history, data, guard=guard)), weights(model), rtol=0, atol=1e-5)
+
+
+def test_micro_batches_make_the_same_update(history: TrainingHistory, data: Dataset) -> None:
+    whole, parts = (trained(history, data, replace(CONFIG, micro_batch_size=size)) for size in (None, 3))
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_frozen_model_is_an_error(aligned: TransformerBridge, data: Dataset) -> None:
+    aligned.requires_grad_(False)
+    with pytest.raises(ConfigError, match="No parameter of the model requires gradients"):
+        finetune(aligned, data, CONFIG, seed=0)
 
 
 def test_gradients_are_clipped_and_weights_decay_at_the_rate(history: TrainingHistory, data: Dataset) -> None:
@@ -153,12 +165,12 @@ def test_each_update_is_told_with_the_task_loss_before_it(history: TrainingHisto
     model, config = history.aligned.load(), replace(CONFIG, steps=2)
     stream = batches(model.tokenizer, data, batch_size=8, seed=0)
     told: list[tuple[int, float]] = []
-    expected = [loop.answer_loss(model, next(stream)).item()]
+    expected = [answer_loss(model, next(stream)).item()]
 
     def after_step(step: int, loss: float) -> None:
         assert not model.training
         told.append((step, loss))
-        expected.append(loop.answer_loss(model, next(stream)).item())
+        expected.append(answer_loss(model, next(stream)).item())
 
     finetune(model, data, config, seed=0, guard=Fabricated(factors=(3.0, 3.0)), on_step=after_step)
     assert [step for step, _ in told] == [1, 2]

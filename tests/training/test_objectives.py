@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -14,7 +16,20 @@ from revlens.direction import ReversionDirection
 from revlens.errors import GuardError, NonFiniteError, ProbeError
 from revlens.history import TrainingHistory, boot
 from revlens.prompts import Probes, encode_prompts
-from revlens.training import Block, Guard, ProbeMotion, Push
+from revlens.training import (
+    L2SP,
+    AdaptiveBlock,
+    Block,
+    ComplementBlock,
+    Guard,
+    HiddenStateAnchor,
+    KLAnchor,
+    ProbeMotion,
+    Push,
+    RandomDirectionBlock,
+    Rehearsal,
+    SubspaceBlock,
+)
 
 
 def fit(history: TrainingHistory, prompts: Sequence[str], layers: tuple[int, ...] = (0, 1, 2)) -> ReversionDirection:
@@ -70,23 +85,47 @@ def test_block_pulls_back_and_push_pulls_forward(motion: ProbeMotion, aligned: T
     torch.testing.assert_close(of_push, torch.tensor([0.0, -2 * 3 * 3 / 3, -2 * 3 * 4 / 3]))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("arm", ["block", "push"])
-def test_the_gradient_of_a_term_agrees_with_finite_differences(history: TrainingHistory, arm: str, seed: int) -> None:
-    # In double precision. Prompts of one length, because the bridge returns NaN for padded rows in float64.
-    prompts = ("A?", "B?", "C?")
-    model = history.aligned.load()
-    assert len({len(row) for row in encode_prompts(model.tokenizer, prompts)}) == 1
-    motion = ProbeMotion.along(fit(history, prompts), model, prompts)
-    guard: Guard = Block(motion, 1.5) if arm == "block" else Push(motion, 1.5, target=3.0)
-    model = history.reference.load()  # where both terms are well away from zero
+#: Because the bridge returns NaN for padded rows in float64.
+SAME_LENGTH = ("A?", "B?", "C?")
+REFUSALS = Dataset.from_dict({"prompt": ["D?", "E?"], "answer": ["I can't help with that.", "Sorry, no."]})
+#: Each objective that has a term, made at the aligned model.
+TERMS: dict[str, Callable[[ProbeMotion, TransformerBridge], Guard]] = {
+    "block": lambda motion, aligned: Block(motion, 1.5),
+    "push": lambda motion, aligned: Push(motion, 1.5, target=3.0),
+    "random": lambda motion, aligned: RandomDirectionBlock.like(motion, 5.0, seed=3),
+    "complement": lambda motion, aligned: ComplementBlock(motion, 15.0),
+    "subspace": lambda motion, aligned: SubspaceBlock.within(motion, {layer: torch.eye(16)[:4] for layer in motion.layers}, 1.5),
+    "adaptive": lambda motion, aligned: AdaptiveBlock(motion, 0.25),
+    "rehearsal": lambda motion, aligned: Rehearsal(REFUSALS, 0.25, seed=0),
+    "l2sp": lambda motion, aligned: L2SP.at(aligned, 1.5),
+    "kl": lambda motion, aligned: KLAnchor.at(aligned, SAME_LENGTH, 10.0, n_tokens=2),
+    "anchor": lambda motion, aligned: HiddenStateAnchor.at(aligned, SAME_LENGTH, 1.5, layers=(0, 2)),
+}
+
+
+@pytest.fixture(scope="module")
+def made(history: TrainingHistory) -> dict[str, Guard]:
+    aligned = history.aligned.load()
+    assert len({len(row) for row in encode_prompts(aligned.tokenizer, SAME_LENGTH)}) == 1
+    motion = ProbeMotion.along(fit(history, ("D?", "E?")), aligned, SAME_LENGTH)
+    return {name: make(motion, aligned) for name, make in TERMS.items()}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_the_gradient_of_a_term_agrees_with_finite_differences(history: TrainingHistory, made: dict[str, Guard], name: str) -> None:
+    # In double precision, at the reference, where all terms are well away from zero.
+    model = history.reference.load()
     model.double()
 
+    def term() -> Tensor:
+        value = copy.deepcopy(made[name]).term(model)  # a copy: the state of some changes at every update
+        assert value is not None
+        return value
+
     weights = list(model.parameters())
-    term = guard.term(model)
-    assert term.item() > 0.1
-    gradients = torch.autograd.grad(term, weights, materialize_grads=True)
-    generator = torch.Generator().manual_seed(seed)
+    assert term().item() > 0.1
+    gradients = torch.autograd.grad(term(), weights, materialize_grads=True)
+    generator = torch.Generator().manual_seed(0)
     # Random lengths, but signs with the gradient: nothing cancels, so that the slope is far above the rounding of the term.
     lengths = [torch.randn(w.shape, generator=generator, dtype=w.dtype).abs() for w in weights]
     direction = [torch.where(g >= 0, length, -length) for g, length in zip(gradients, lengths, strict=True)]
@@ -96,10 +135,10 @@ def test_the_gradient_of_a_term_agrees_with_finite_differences(history: Training
         with torch.no_grad():
             for w, start, d in zip(weights, starts, direction, strict=True):
                 w.copy_(start + offset * d)
-        return guard.term(model).item()
+        return term().item()
 
-    starts, eps = [w.detach().clone() for w in weights], 3e-5
-    assert slope == pytest.approx((term_at(eps) - term_at(-eps)) / (2 * eps), rel=1e-3)
+    starts, eps = [w.detach().clone() for w in weights], 1e-5
+    assert slope == pytest.approx((term_at(eps) - term_at(-eps)) / (2 * eps), rel=1e-4)
 
 
 def test_displacement_is_zero_at_the_aligned_model_and_the_gap_at_the_reference(motion: ProbeMotion, history: TrainingHistory) -> None:
@@ -157,6 +196,17 @@ def test_a_direction_of_another_width_or_depth_is_an_error(history: TrainingHist
         ProbeMotion.along(v_rev, boot(other_width), probes["guard"])
     with pytest.raises(GuardError, match=r"layers \(0, 1, 3\) of width 16; the model has 3 layers of width 16"):
         ProbeMotion.along(replace(v_rev, layers=(0, 1, 3)), history.aligned.load(), probes["guard"])
+
+
+def test_chosen_layers_are_some_of_v_revs(
+    motion: ProbeMotion, history: TrainingHistory, aligned: TransformerBridge, probes: Probes
+) -> None:
+    v_rev, tuned = fit(history, probes["guard"]), history[3].load()
+    chosen = ProbeMotion.along(v_rev, aligned, probes["guard"], layers=(1, 2))
+    torch.testing.assert_close(chosen.displacement(tuned), motion.displacement(tuned)[1:])
+    for layers in ((), (2, 1), (0, 5)):
+        with pytest.raises(GuardError, match=r"must be some of v_rev's, in their order: \(0, 1, 2\)"):
+            ProbeMotion.along(v_rev, aligned, probes["guard"], layers=layers)
 
 
 def test_a_guard_without_prompts_or_with_a_broken_model_is_an_error(

@@ -142,7 +142,9 @@ def _null_rows(activations: Activations, motion: Drift, n_draws: int, seed: int)
     }
     exact = nulls.isotropic_quantile(motion.vectors.shape[-1])
     thresholds: dict[str, Float[Tensor, " step"]] = {"isotropic": torch.full((len(motion.steps),), exact, dtype=torch.float64)}
-    thresholds |= {name: nulls.NullDistribution.of(motion.vectors, draws).quantile() for name, draws in drawn.items()}
+    thresholds |= {
+        name: nulls.NullDistribution.of(motion.vectors, draws, n_prompts=len(aligned)).quantile() for name, draws in drawn.items()
+    }
     return pd.concat(
         [
             pd.DataFrame(

@@ -59,9 +59,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
     return ChatBatch(tokens, labels)
 
 
-def batches(
-    tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int, sort_window: int = 1
-) -> Iterator[ChatBatch]:
+def batches(tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int, sort_window: int = 1) -> Iterator[ChatBatch]:
     """Endless batches: each pass goes through the rows in a new order, fixed by ``seed``, and leaves out what fills no batch.
 
     With a ``sort_window`` above 1, so many batches at a time are made from their rows sorted by length, which saves padding,

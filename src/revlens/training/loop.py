@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError, GuardError, NonFiniteError
 from revlens.prompts import pad_id_of
-from revlens.training.chat_data import IGNORE, ChatBatch, batches, collate, encode_examples, micro_batches
-from revlens.training.objectives import Guard
+from revlens.training.answer_loss import answer_loss
+from revlens.training.chat_data import batches, collate, encode_examples, micro_batches
+from revlens.training.guard import Guard, trained_parameters
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def finetune(
     guard: Guard | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train a bridge in place on chat examples, with a guard's term added to the task loss if one is given.
+    """Train a bridge in place on chat examples, with a guard if one is given.
 
     Parameters that do not require gradients (the base of a LoRA adapter) stay as they are.
 
@@ -89,19 +89,25 @@ def finetune(
         model: the bridge; left in evaluation mode.
         data: columns ``prompt`` and ``answer``; the loss is on the answers.
         config: optimizer and schedule.
-        seed: fixes the data order.
-        guard: see `revlens.training.Guard`.
+        seed: fixes the data order, and what dropout draws.
+        guard: see `revlens.training.Guard`. Its term's gradient is added to the task's and clipped with it.
         on_step: called after each update with its number (from 1) and the task loss before it, in nats per answer token.
-            The model is in evaluation mode then and may be read or saved.
+            The model is in evaluation mode then and may be read or saved. At the last update the guard has ended.
 
     Raises:
         NonFiniteError: if the loss or its gradient is NaN or infinite, naming the update; the model keeps its last finite weights.
-        GuardError: if the guard's term has no gradient.
-        ConfigError: if no parameter requires gradients; also see `revlens.training.chat_data.batches`.
+        GuardError: if the guard's term has no gradient; also see the objectives.
+        ConfigError: if no parameter requires gradients, or one that does is float16; also see `revlens.training.chat_data.batches`.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    guard = guard or Guard()
+    guard.begin(model)
+    trained = list(trained_parameters(model).values())
     if not trained:
         raise ConfigError("No parameter of the model requires gradients, so there is nothing to train; unfreeze it, or add an adapter.")
+    if any(parameter.dtype == torch.float16 for parameter in trained):
+        raise ConfigError(
+            "float16 weights cannot be trained: squared gradients vanish in AdamW. Use float32 or bfloat16, or a LoRA adapter."
+        )
     accelerator = Accelerator()
     model.to(accelerator.device, print_details=False)
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -109,41 +115,41 @@ def finetune(
     optimizer = accelerator.prepare(optimizer)
     stream = batches(model.tokenizer, data, batch_size=config.batch_size, seed=seed, sort_window=config.sort_window)
     try:
-        for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
-            model.train()
-            optimizer.zero_grad()
-            loss = 0.0
-            for part, share in micro_batches(batch, config.micro_batch_size):
-                task = share * answer_loss(model, part)
-                accelerator.backward(task)
-                loss += task.item()
-            total = loss
-            if guard is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # dropout draws from it
+            for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
+                model.train()
+                optimizer.zero_grad()
+                loss = 0.0
+                with guard.around_task(model):
+                    for part, share in micro_batches(batch, config.micro_batch_size):
+                        task = share * answer_loss(model, part)
+                        accelerator.backward(task)
+                        loss += task.item()
+                total = loss
                 term = guard.term(model)
-                if not term.requires_grad:
-                    raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
-                accelerator.backward(term)
-                total += term.item()
-            # A finite loss can have a gradient that is not; checked before the weights are touched.
-            norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
-            if not (math.isfinite(total) and math.isfinite(norm)):
-                raise NonFiniteError(
-                    f"Loss is {total} (task {loss}) at update {step} of {config.steps}; lower the learning rate "
-                    f"({config.learning_rate}) or the guard's strength. The norm of its gradient is {norm}."
-                )
-            optimizer.step()
-            schedule.step()
-            model.eval()
-            on_step(step, loss)
+                if term is not None:
+                    if not term.requires_grad:
+                        raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
+                    accelerator.backward(term)
+                    total += term.item()
+                # A finite loss can have a gradient that is not; checked before the weights are touched.
+                norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
+                if not (math.isfinite(total) and math.isfinite(norm)):
+                    raise NonFiniteError(
+                        f"Loss is {total} (task {loss}) at update {step} of {config.steps}; lower the learning rate "
+                        f"({config.learning_rate}) or the guard's strength. The norm of its gradient is {norm}."
+                    )
+                guard.before_update(model)
+                optimizer.step()
+                guard.after_update(model)
+                schedule.step()
+                model.eval()
+                if step == config.steps:
+                    guard.end(model)
+                on_step(step, loss)
     finally:
         model.eval()
-
-
-def answer_loss(model: TransformerBridge, batch: ChatBatch) -> Float[Tensor, ""]:
-    """Mean cross-entropy over answer tokens, in nats."""
-    device = next(model.parameters()).device
-    logits = model(batch.tokens.to(device))
-    return cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten().to(device), ignore_index=IGNORE)
 
 
 #: Opens an intervention around a forward pass, given how many tokens of each row are prompt (None: as many as there are).

@@ -1,0 +1,44 @@
+"""What a guard may do in a fine-tune: the moments at which the loop, or the Trainer callback, calls it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Guard:
+    """Base of all objectives: every moment of an update, each without effect unless an objective overrides it.
+
+    The model is a `TransformerBridge` in `revlens.training.finetune` and a Hugging Face model, with or without an adapter,
+    in `revlens.training.ReversionCallback`.
+    """
+
+    def begin(self, model: nn.Module) -> None:
+        """Before the optimizer is made (in a Trainer: see `ReversionCallback`)."""
+
+    def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
+        """A context around the forward and backward passes of the task."""
+        return nullcontext()
+
+    def term(self, model: nn.Module) -> Float[Tensor, ""] | None:
+        """What is added to the task loss at the model's present weights, with a gradient; None to add nothing at this update.
+
+        Called once at every update.
+        """
+        return None
+
+    def before_update(self, model: nn.Module) -> None:
+        """When the gradients are complete and clipped, before the optimizer uses them."""
+
+    def after_update(self, model: nn.Module) -> None:
+        """When the optimizer has changed the weights."""
+
+    def end(self, model: nn.Module) -> None:
+        """After the last update, before the model is looked at or saved."""
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require gradients, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

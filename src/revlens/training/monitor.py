@@ -1,0 +1,134 @@
+"""A monitor of reversion during training, at the price of one forward pass over a few probes now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from revlens.direction import ReversionDirection
+from revlens.direction.nulls import isotropic_quantile
+from revlens.errors import ConfigError, GuardError
+from revlens.training.motion import ProbeMotion
+
+#: What a monitor may do when the threshold is exceeded: go on, end the training after the update, or raise an error.
+ACTIONS = ("log", "stop", "raise")
+
+
+class Reading(NamedTuple):
+    """Motion since the aligned model after an update, by layer.
+
+    Attributes:
+        step: the update's number, from 1.
+        alignment: cos(D_l, v_rev_l); NaN where nothing has moved.
+        displacement: p_l, in activation units.
+        fraction: p_l over the length of a full reversion.
+    """
+
+    step: int
+    alignment: Float[Tensor, " layer"]
+    displacement: Float[Tensor, " layer"]
+    fraction: Float[Tensor, " layer"]
+
+    def means(self) -> dict[str, float]:
+        """Means over layers, as they are logged."""
+        return {
+            "reversion_alignment": float(self.alignment.mean()),
+            "reversion_displacement": float(self.displacement.mean()),
+            "reversion_fraction": float(self.fraction.mean()),
+        }
+
+
+@dataclass
+class Monitor:
+    """Reads alignment, displacement and reversion fraction while a model is trained, and may stop the training.
+
+    Attributes:
+        motion: on which probes (those of the split ``drift``: neither v_rev's own nor the guard's), along v_rev.
+        threshold: the mean alignment over layers above which ``action`` is taken.
+        every: updates from one reading to the next; the first is after the first update.
+        action: one of `ACTIONS`.
+        on_reading: called with every reading, for one's own logger.
+        readings: all of them.
+
+    Raises:
+        ConfigError: if ``every`` is below 1, or the action is unknown.
+    """
+
+    motion: ProbeMotion
+    threshold: float
+    every: int = 10
+    action: str = "log"
+    on_reading: Callable[[Reading], None] = lambda reading: None
+    readings: list[Reading] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"every={self.every} must be at least 1.")
+        if self.action not in ACTIONS:
+            raise ConfigError(f"Unknown action {self.action!r}; expected one of {', '.join(ACTIONS)}.")
+
+    @classmethod
+    def along(
+        cls,
+        v_rev: ReversionDirection,
+        aligned: nn.Module,
+        prompts: Sequence[str],
+        *,
+        threshold: float | None = None,
+        every: int = 10,
+        action: str = "log",
+        on_reading: Callable[[Reading], None] = lambda reading: None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Monitor:
+        """Fix the starting point at the aligned model.
+
+        Args:
+            v_rev: the reversion direction.
+            aligned: the model at step 0.
+            prompts: user messages of the split ``drift``.
+            threshold: see the class; the isotropic null's 99th percentile if None.
+            every: see the class.
+            action: see the class.
+            on_reading: see the class.
+            tokenizer: of a Hugging Face model; a bridge has its own.
+
+        Raises:
+            GuardError, ProbeError, NonFiniteError: see `ProbeMotion.along`.
+        """
+        threshold = isotropic_quantile(v_rev.unit.shape[1]) if threshold is None else threshold
+        motion = ProbeMotion.along(v_rev, aligned, prompts, tokenizer=tokenizer)
+        return cls(motion, threshold, every, action, on_reading)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a reading is taken after this update."""
+        return (step - 1) % self.every == 0
+
+    @torch.no_grad()
+    def read(self, model: nn.Module, step: int) -> Reading:
+        """Take a reading after an update, and keep it.
+
+        Raises:
+            GuardError: if the alignment exceeds the threshold and the action is ``raise``.
+        """
+        drift, unit = self.motion.drift(model), self.motion.unit
+        displacement = (drift * unit).sum(-1)
+        values = (displacement / drift.norm(dim=-1), displacement, displacement / self.motion.gap)
+        reading = Reading(step, *(value.cpu() for value in values))
+        self.readings.append(reading)
+        self.on_reading(reading)
+        if self.action == "raise" and self.exceeds(reading):
+            raise GuardError(
+                f"The mean alignment of the drift with v_rev is {float(reading.alignment.mean()):.3f} after update {step}, above "
+                f"{self.threshold:.3f}: the model reverts. Train with a guard, or stop here."
+            )
+        return reading
+
+    def exceeds(self, reading: Reading) -> bool:
+        """Whether the mean alignment over layers lies above the threshold."""
+        return float(reading.alignment.mean()) > self.threshold

@@ -1,0 +1,115 @@
+"""Motion of the mean probe activation since the aligned model, and its part along v_rev."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerBase
+
+from revlens.activations.capture import read_prompts
+from revlens.activations.sites import Sites
+from revlens.direction import ReversionDirection
+from revlens.errors import GuardError, NonFiniteError, ProbeError
+from revlens.prompts import Batch
+from revlens.training.streams import probe_batch, read_streams, shape_of, tokenizer_of
+
+
+@dataclass(frozen=True)
+class ProbeMotion:
+    """Drift D_l of the mean probe activation since the aligned model, and its displacement p_l along a direction.
+
+    Attributes:
+        batch: the guard probes, tokenized.
+        start: their mean activation under the aligned model.
+        unit: the directions, of norm 1 at each layer.
+        gap: the length of a full reversion at each layer, in activation units.
+        layers: layer indices, in the order of the layer axis.
+    """
+
+    batch: Batch
+    start: Float[Tensor, "layer d_model"]
+    unit: Float[Tensor, "layer d_model"]
+    gap: Float[Tensor, " layer"]
+    layers: tuple[int, ...]
+
+    @classmethod
+    def along(
+        cls,
+        v_rev: ReversionDirection,
+        aligned: nn.Module,
+        prompts: Sequence[str],
+        *,
+        layers: tuple[int, ...] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> ProbeMotion:
+        """Fix the starting point at the aligned model, on the guard probes.
+
+        Args:
+            v_rev: the reversion direction.
+            aligned: the model at step 0: a bridge, or the Hugging Face model that a Trainer will train.
+            prompts: user messages.
+            layers: some of v_rev's layers; all of them if None.
+            tokenizer: of a Hugging Face model; a bridge has its own.
+
+        Raises:
+            GuardError: if v_rev and the model differ in width or layers, v_rev lacks a chosen layer, or there is no tokenizer.
+            ProbeError, NonFiniteError: see `revlens.activations.read_prompts`.
+        """
+        n_layers, d_model = shape_of(aligned)
+        if v_rev.unit.shape[1] != d_model or max(v_rev.layers) >= n_layers:
+            raise GuardError(
+                f"v_rev is for layers {v_rev.layers} of width {v_rev.unit.shape[1]}; the model has {n_layers} layers of width {d_model}."
+            )
+        layers = v_rev.layers if layers is None else layers
+        if not layers or list(layers) != [layer for layer in v_rev.layers if layer in layers]:
+            raise GuardError(f"layers={layers} must be some of v_rev's, in their order: {v_rev.layers}.")
+        if not prompts:
+            raise ProbeError("No prompts to guard: give the guard split of the probes.")
+        rows = [v_rev.layers.index(layer) for layer in layers]
+        device = next(aligned.parameters()).device
+        batch = probe_batch(aligned, prompts, tokenizer_of(aligned, tokenizer))
+        start = _mean_activation(aligned, prompts, batch, layers)
+        return cls(batch, start.to(device), v_rev.unit[rows].float().to(device), v_rev.gap[rows].float().to(device), layers)
+
+    def drift(self, model: nn.Module) -> Float[Tensor, "layer d_model"]:
+        """D_l at the model's present weights, in activation units, in float32 at least.
+
+        On the device of ``start``: a Trainer may have moved the model since.
+        """
+        streams = read_streams(model, self.batch, self.layers)
+        mean = streams.to(torch.promote_types(streams.dtype, torch.float32)).mean(0)
+        return mean.to(self.start.device) - self.start
+
+    def displacement(self, model: nn.Module) -> Float[Tensor, " layer"]:
+        """p_l = <D_l, unit_l> at the model's present weights, in activation units, with a gradient.
+
+        Raises:
+            GuardError: if the activations carry no gradient (a frozen model, or `torch.no_grad`).
+        """
+        return (with_gradient(self.drift(model)) * self.unit).sum(-1)
+
+
+def with_gradient(activations: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The activations themselves.
+
+    Raises:
+        GuardError: if they carry no gradient.
+    """
+    if not activations.requires_grad:
+        raise GuardError("The probe activations carry no gradient, so the guard cannot act: is the model frozen or under no_grad?")
+    return activations
+
+
+@torch.no_grad()
+def _mean_activation(model: nn.Module, prompts: Sequence[str], batch: Batch, layers: tuple[int, ...]) -> Float[Tensor, "layer d_model"]:
+    if isinstance(model, TransformerBridge):
+        return read_prompts(model, prompts, Sites(layers=layers)).mean(0)
+    mean = read_streams(model, batch, layers).float().mean(0)
+    if not mean.isfinite().all():
+        raise NonFiniteError("A probe activation of the aligned model is not finite; load it in a wider dtype.")
+    return mean

@@ -1,0 +1,53 @@
+"""Block whose strength is found while training, from a budget of reversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from revlens.errors import ConfigError
+from revlens.training.guard import Guard
+from revlens.training.motion import ProbeMotion
+
+
+@dataclass
+class AdaptiveBlock(Guard):
+    """Keeps the reversion fraction f_l of every layer within a budget b, by dual ascent on an augmented Lagrangian.
+
+    The term is sum_l (relu(m_l + r (f_l - b))^2 - m_l^2) / (2 r). Its multipliers rise at every update by r (f_l - b), not below
+    zero; the penalty r doubles while the worst layer is over the budget and not getting nearer (Nocedal & Wright, Numerical
+    Optimization, 2nd ed., section 17.3). It acts on nothing while no layer is over the budget.
+
+    Attributes:
+        motion: on which probes, at which layers, along what.
+        budget: the highest reversion fraction allowed, at least 0.
+        multipliers: m_l in nats per unit of reversion fraction; after training, what the budget costs at each layer.
+        penalty: r in nats per squared reversion fraction.
+
+    Raises:
+        ConfigError: if the budget is negative or not below 1.
+    """
+
+    motion: ProbeMotion
+    budget: float
+    multipliers: Float[Tensor, " layer"] | None = field(default=None, init=False)
+    penalty: float = field(default=1.0, init=False)
+    _excess: float = field(default=0.0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.budget < 1.0:
+            raise ConfigError(f"budget={self.budget} is a reversion fraction; it must be at least 0 and below 1.")
+
+    def term(self, model: nn.Module) -> Float[Tensor, ""]:
+        over = self.motion.displacement(model) / self.motion.gap - self.budget
+        multipliers = torch.zeros_like(over) if self.multipliers is None else self.multipliers
+        worst = float(over.detach().max())
+        if worst > 0 and worst >= self._excess > 0:
+            self.penalty *= 2
+        self._excess = worst
+        raised = torch.relu(multipliers + self.penalty * over)
+        self.multipliers = raised.detach()
+        return (raised.square() - multipliers.square()).sum() / (2 * self.penalty)

@@ -1,0 +1,81 @@
+"""Gradient projection: what an update would move along v_rev is taken out of the update itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from revlens.training.guard import Guard, trained_parameters
+from revlens.training.motion import ProbeMotion
+
+_Gradients = list[Tensor | None]
+
+
+@dataclass
+class GradientProjection(Guard):
+    """Holds every p_l at zero to first order: a hard constraint, without a strength.
+
+    Rosen's gradient projection (1960) on the constraints p_l = 0, whose gradients g_l come from one vector-Jacobian product a
+    layer at the weights before the update; orthogonal gradient descent (Farajtabar et al. 2019, arXiv 1910.07104) uses the
+    outputs in the same way. What is projected is the update u that the optimizer has made, with its momentum, preconditioner,
+    learning rate, clipping and weight decay: a projected *gradient* would be turned back towards v_rev by AdamW's
+    preconditioner. u is replaced by the nearest u' (in the Euclidean norm of the weights) with
+
+        <g_l, u'> = -p_l  for every layer l,
+
+    p_l being the displacement before the update: zero at the aligned model, later what second order let slip and is now taken
+    back. So p_l after an update of length e is of order e^2, at every update. Motion against v_rev is held as well.
+
+    Costs one copy of the trained parameters, and one backward pass through the probes and one gradient for each layer; choose few layers
+    in full fine-tuning of a large model.
+
+    Attributes:
+        motion: on which probes, at which layers, along what.
+    """
+
+    motion: ProbeMotion
+    _before: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    _gradients: list[_Gradients] = field(default_factory=list, init=False, repr=False)
+    _displacement: Float[Tensor, " layer"] | None = field(default=None, init=False, repr=False)
+
+    def before_update(self, model: nn.Module) -> None:
+        """Remember the weights, and how the displacement depends on them.
+
+        Raises:
+            GuardError: if no trained parameter moves the probes, see `ProbeMotion.displacement`.
+        """
+        trained = list(trained_parameters(model).values())
+        displacement = self.motion.displacement(model)
+        last = len(displacement) - 1
+        self._gradients = [
+            list(torch.autograd.grad(p, trained, retain_graph=layer < last, allow_unused=True)) for layer, p in enumerate(displacement)
+        ]
+        self._displacement = displacement.detach()
+        self._before = [parameter.detach().clone() for parameter in trained]
+
+    @torch.no_grad()
+    def after_update(self, model: nn.Module) -> None:
+        """Replace the update by the nearest one that holds the constraints."""
+        assert self._displacement is not None, "before_update comes first"
+        trained = list(trained_parameters(model).values())
+        update: _Gradients = [parameter - before for parameter, before in zip(trained, self._before, strict=True)]
+        gram = torch.stack([torch.stack([_dot(a, b) for b in self._gradients]) for a in self._gradients])
+        excess = torch.stack([_dot(gradients, update) for gradients in self._gradients])
+        excess += self._displacement.to(excess)
+        # Gradients of neighbouring layers are nearly parallel, and zero at layers below all that is trained.
+        multipliers = torch.linalg.pinv(gram, rtol=1e-8, hermitian=True) @ excess
+        for multiplier, gradients in zip(multipliers.tolist(), self._gradients, strict=True):
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                if gradient is not None:
+                    parameter.sub_(gradient, alpha=multiplier)
+        self._before, self._gradients = [], []
+
+
+def _dot(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Float[Tensor, ""]:
+    """Inner product of two sets of weights in double precision; None is zero."""
+    products = [torch.sum(x.double() * y.double()) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    return torch.stack(products).sum()

@@ -1,0 +1,67 @@
+"""Hidden-state anchor: every probe's activation held where the aligned model has it, in all directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from revlens.prompts import Batch
+from revlens.training.guard import Guard
+from revlens.training.motion import with_gradient
+from revlens.training.streams import probe_batch, read_streams, shape_of
+
+
+@dataclass(frozen=True)
+class HiddenStateAnchor(Guard):
+    """strength * mean over probes and layers of ||h - h_0||^2 at the last prompt token.
+
+    The retain loss of circuit breakers (Zou et al. 2024, arXiv 2406.04313), here on harmful probes, whose refusal is to be kept.
+
+    Attributes:
+        batch: the probes, tokenized.
+        start: their activations under the aligned model.
+        layers: layer indices, in the order of the layer axis.
+        strength: nats per squared activation unit.
+    """
+
+    batch: Batch
+    start: Float[Tensor, "prompt layer d_model"]
+    layers: tuple[int, ...]
+    strength: float
+
+    @classmethod
+    def at(
+        cls,
+        aligned: nn.Module,
+        prompts: Sequence[str],
+        strength: float,
+        *,
+        layers: tuple[int, ...] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> HiddenStateAnchor:
+        """Anchor at the aligned model.
+
+        Args:
+            aligned: the model at step 0.
+            prompts: user messages.
+            strength: weight of the term.
+            layers: increasing layer indices; all if None.
+            tokenizer: of a Hugging Face model; a bridge has its own.
+
+        Raises:
+            GuardError: if there is no prompt or no tokenizer.
+        """
+        layers = tuple(range(shape_of(aligned)[0])) if layers is None else layers
+        batch = probe_batch(aligned, prompts, tokenizer)
+        with torch.no_grad():
+            return cls(batch, read_streams(aligned, batch, layers).detach(), layers, strength)
+
+    def term(self, model: nn.Module) -> Float[Tensor, ""]:
+        streams = with_gradient(read_streams(model, self.batch, self.layers))
+        wide = torch.promote_types(streams.dtype, torch.float32)
+        return self.strength * (streams.to(wide) - self.start.to(streams.device, wide)).square().sum(-1).mean()

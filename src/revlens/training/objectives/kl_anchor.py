@@ -1,0 +1,80 @@
+"""KL anchor: how the answers to probes open, held where the aligned model has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from revlens.errors import ConfigError
+from revlens.prompts import Batch, pad_id_of, pad_left
+from revlens.training.guard import Guard
+from revlens.training.motion import with_gradient
+from revlens.training.streams import probe_batch, read_logits, tokenizer_of
+
+
+@dataclass(frozen=True)
+class KLAnchor(Guard):
+    """strength * mean KL(aligned || theta) over the first answer tokens of the probes.
+
+    Learning without forgetting's distillation of a model's own old outputs (Li & Hoiem 2016, arXiv 1606.09282), on the first few
+    answer tokens, where refusals are decided (Qi et al. 2024, arXiv 2406.05946).
+
+    Attributes:
+        batch: the probes, with the aligned model's own answer up to the last token that is predicted.
+        log_p: the aligned model's log-probabilities at the last tokens of each row.
+        strength: weight of the mean KL divergence in nats.
+    """
+
+    batch: Batch
+    log_p: Float[Tensor, "prompt token d_vocab"]
+    strength: float
+
+    @classmethod
+    def at(
+        cls,
+        aligned: nn.Module,
+        prompts: Sequence[str],
+        strength: float,
+        *,
+        n_tokens: int = 1,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> KLAnchor:
+        """Anchor at the aligned model.
+
+        Args:
+            aligned: the model at step 0.
+            prompts: user messages.
+            strength: weight of the term.
+            n_tokens: answer tokens that are anchored; the first is that of the last prompt token's logits, later ones follow
+                the aligned model's own most probable answer.
+            tokenizer: of a Hugging Face model; a bridge has its own.
+
+        Raises:
+            ConfigError: if ``n_tokens`` is not at least 1.
+            GuardError: if there is no prompt or no tokenizer.
+        """
+        if n_tokens < 1:
+            raise ConfigError(f"n_tokens={n_tokens} must be at least 1.")
+        batch = probe_batch(aligned, prompts, tokenizer)
+        with torch.no_grad():
+            for _ in range(n_tokens - 1):
+                chosen = read_logits(aligned, batch)[:, -1].argmax(-1).tolist()
+                rows = [tokens[mask == 1].tolist() for tokens, mask in zip(*batch, strict=True)]
+                pad_id = pad_id_of(tokenizer_of(aligned, tokenizer))
+                batch = pad_left([[*row, token] for row, token in zip(rows, chosen, strict=True)], pad_id)
+            log_p = _log_probabilities(read_logits(aligned, batch, n_tokens))
+        return cls(batch, log_p, strength)
+
+    def term(self, model: nn.Module) -> Float[Tensor, ""]:
+        log_q = _log_probabilities(with_gradient(read_logits(model, self.batch, self.log_p.shape[1])))
+        log_p = self.log_p.to(log_q.device)  # a Trainer may have moved the model
+        return self.strength * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
+
+def _log_probabilities(logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch d_vocab"]:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

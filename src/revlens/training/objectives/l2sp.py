@@ -1,0 +1,50 @@
+"""L2-SP: weights held near where they started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from revlens.errors import GuardError
+from revlens.training.guard import Guard, trained_parameters
+
+
+@dataclass(frozen=True)
+class L2SP(Guard):
+    """strength / 2 * ||theta - theta_0||^2 over the trained parameters (Li et al. 2018, arXiv 1802.01483).
+
+    Of a LoRA adapter these are its factors: the base does not move.
+
+    Attributes:
+        start: theta_0 by parameter name.
+        strength: nats per squared weight unit.
+    """
+
+    start: Mapping[str, Tensor] = field(repr=False)
+    strength: float
+
+    @classmethod
+    def at(cls, model: nn.Module, strength: float) -> L2SP:
+        """Anchor the model, about to be trained, at its present weights; they are copied.
+
+        Raises:
+            GuardError: if no parameter requires gradients.
+        """
+        start = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
+        if not start:
+            raise GuardError("No parameter of the model requires gradients, so L2SP would do nothing; unfreeze it, or add an adapter.")
+        return cls(start, strength)
+
+    def term(self, model: nn.Module) -> Float[Tensor, ""]:
+        trained = trained_parameters(model)
+        if trained.keys() != self.start.keys():
+            raise GuardError(
+                f"The model trains other parameters than L2SP was anchored at, such as {min(trained.keys() ^ self.start.keys())}; "
+                "make it with L2SP.at(model) from the model as it will be trained."
+            )
+        squares = [(parameter - self.start[name].to(parameter)).square().sum().float() for name, parameter in trained.items()]
+        return 0.5 * self.strength * torch.stack(squares).sum()

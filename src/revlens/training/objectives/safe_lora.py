@@ -1,0 +1,137 @@
+"""Safe LoRA: after training, weight changes are projected onto what alignment changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from revlens.errors import ConfigError, GuardError
+from revlens.history.fused import hugging_face_name
+from revlens.training.guard import Guard
+from revlens.training.streams import decoder_layers
+
+#: A weight matrix with output features in rows.
+_Matrix = Float[Tensor, "out in"]
+
+
+@dataclass(frozen=True)
+class SafeLoRA(Guard):
+    """At the end, dW <- C dW for every weight matrix where cos(dW, C dW) < threshold (Hsu et al. 2024, arXiv 2405.16833).
+
+    V = W_aligned - W_reference is what alignment did to the matrix, and C = V V^T / s(V)^2 with s the largest singular value. The
+    paper has V V^T / ||V||_F: the same up to a factor, which there depends on the units of the weights; here C shrinks nothing
+    along V's leading direction. dW is the change of the matrix since the aligned model, or scaling * B A of an adapter, whose B is
+    projected. Nothing happens during training, so checkpoints before the last update are not projected.
+
+    Attributes:
+        alignment: V by name of the linear module, output features in rows.
+        start: the aligned weights, stored as the modules have them; empty for adapters.
+        threshold: matrices whose change lies within C to less than this are projected; 1 projects all of them.
+
+    Raises:
+        ConfigError: if the threshold is not above 0 and at most 1.
+    """
+
+    alignment: Mapping[str, _Matrix] = field(repr=False)
+    start: Mapping[str, Tensor] = field(repr=False)
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold <= 1.0:
+            raise ConfigError(f"threshold={self.threshold} on a cosine must be above 0 and at most 1.")
+
+    @classmethod
+    @torch.no_grad()
+    def between(cls, reference: nn.Module, aligned: nn.Module, threshold: float) -> SafeLoRA:
+        """Prepare the projection, from the two ends of alignment.
+
+        Args:
+            reference: the unaligned model, of the same kind (bridge or Hugging Face) as ``aligned``.
+            aligned: the model about to be trained, with its adapter if it gets one.
+            threshold: see the class.
+
+        Raises:
+            GuardError: if ``aligned`` trains no linear module of its layers, or ``reference`` lacks one of them or has equal weights.
+        """
+        unaligned = dict(_linear_modules(reference))
+        alignment, start = {}, {}
+        for name, module in _linear_modules(aligned):
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                continue
+            if name not in unaligned or _weight(unaligned[name]).shape != _weight(module).shape:
+                raise GuardError(f"The reference has no {name} of the aligned model's shape; give the same kind of model for both.")
+            alignment[name] = _matrix(module) - _matrix(unaligned[name]).to(_weight(module).device)
+            if not alignment[name].any():
+                raise GuardError(f"Reference and aligned have equal weights at {name}: nothing says what alignment changed there.")
+            if not isinstance(module, LoraLayer):
+                start[name] = _weight(module).clone()
+        if not alignment:
+            raise GuardError("The model trains no linear module of its layers, so SafeLoRA would do nothing.")
+        return cls(alignment, start, threshold)
+
+    @torch.no_grad()
+    def end(self, model: nn.Module) -> None:
+        """Project.
+
+        Raises:
+            GuardError: if the model lacks a matrix that the projection was prepared for.
+        """
+        modules = dict(_linear_modules(model))
+        missing = self.alignment.keys() - modules.keys()
+        if missing:
+            raise GuardError(f"The model has no {min(missing)}; prepare SafeLoRA with the model that is trained.")
+        for name, v in self.alignment.items():
+            module = modules[name]
+            if isinstance(module, LoraLayer):
+                for adapter in module.active_adapters:
+                    a, b = (_weight(factors[adapter]) for factors in (module.lora_A, module.lora_B))
+                    b.copy_(self._projected(v, b.float(), b.float() @ a.float()))
+            else:
+                weight = _weight(module)
+                start = self.start[name].to(weight.device)
+                change = _rows_out(module, weight - start).float()
+                weight.copy_(start + _rows_out(module, self._projected(v, change, change)).to(start))
+
+    def _projected(self, v: _Matrix, factor: Float[Tensor, "out k"], change: _Matrix) -> Float[Tensor, "out k"]:
+        """C times ``factor`` if C turns ``change`` by more than the threshold allows, else ``factor`` itself."""
+        v = v.float().to(factor.device)
+        v = v / torch.linalg.matrix_norm(v, 2)
+        projected = v @ (v.T @ change)
+        cosine = torch.cosine_similarity(projected.flatten(), change.flatten(), dim=0)
+        return v @ (v.T @ factor) if cosine < self.threshold else factor
+
+
+def _linear_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every linear module of the decoder layers, or the adapter around it, by a name that bridges and adapters do not change."""
+    for layer, block in enumerate(decoder_layers(model)):
+        adapted: tuple[str, ...] = ()
+        for path, module in block.named_modules():
+            if path.startswith(adapted) and adapted:
+                continue
+            if isinstance(module, LoraLayer):
+                adapted = (*adapted, f"{path}.")
+            if isinstance(module, LoraLayer | nn.Linear | Conv1D):
+                assert isinstance(module, nn.Module)  # peft's LoraLayer is a mixin
+                yield hugging_face_name(f"{layer}.{path}"), module
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = (module.get_base_layer() if isinstance(module, LoraLayer) else module).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _matrix(module: nn.Module) -> _Matrix:
+    return _rows_out(module, _weight(module))
+
+
+def _rows_out(module: nn.Module, weight: Float[Tensor, "a b"]) -> Float[Tensor, "c d"]:
+    """Output features in rows: GPT-2's Conv1D keeps them in columns. Its own inverse."""
+    inner = module.get_base_layer() if isinstance(module, LoraLayer) else module
+    return weight.T if isinstance(inner, Conv1D) else weight
