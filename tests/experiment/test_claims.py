@@ -36,7 +36,7 @@ def made_results(arms: tuple[str, ...] = ARMS) -> Results:
     nulls = [steps.assign(null=null, exceeds=float(null != "relabelled")) for null in ("isotropic", "covariance", "relabelled")]
     start = runs.assign(step=0, harmfulness=runs["seed"] / 64)
     behaviour = pd.concat([start, steps.assign(harmfulness=steps["arm"].map(HARM) + shift / 2)], ignore_index=True)
-    behaviour = behaviour.assign(substantive_harm=behaviour["harmfulness"] / 2, task_loss=1.0)
+    behaviour = behaviour.assign(substantive_harm=behaviour["harmfulness"] / 2, over_refusal=0.125, task_loss=1.0)
     return Results({"alignment": pd.concat(rows), "nulls": pd.concat(nulls), "behaviour": behaviour, "training": steps})
 
 
@@ -101,6 +101,7 @@ def test_every_arm_brings_its_claims() -> None:
         "push-substantive_harm": "supported",
         "random-alignment": "supported",
         "random-harmfulness": "supported",
+        "block-over-refusal": "supported",
         "task-cost": "supported",
         "association": "supported",
     }
@@ -127,6 +128,15 @@ def test_a_dearer_task_contradicts_the_claim_of_no_cost() -> None:
     assert cost.verdict == "contradicted"
 
 
+def test_a_block_that_refuses_harmless_prompts_contradicts_the_claim_that_it_is_selective() -> None:
+    results = made_results()
+    table = results["behaviour"]
+    table.loc[table["arm"] == "block", "over_refusal"] += 0.25
+    over = assessed(results)["block-over-refusal"]
+    assert over.estimate.value == pytest.approx(0.25)
+    assert over.verdict == "contradicted"
+
+
 def test_the_papers_numbers_stand_only_at_its_steps() -> None:
     claims = assessed(made_results())
     papers = [claims[f"alignment-{step}"].paper for step in STEPS]
@@ -138,7 +148,7 @@ def test_an_absent_arm_brings_no_claim(arms: tuple[str, ...]) -> None:
     about_arms = {key for key in assessed(made_results(arms)) if key.partition("-")[0] in {*ARMS, "task"}}
     expected = {f"{arm}-{m}" for arm in {"block", "push"} & set(arms) for m in ("alignment", "harmfulness", "substantive_harm")}
     if "block" in arms:
-        expected |= {"task-cost"}
+        expected |= {"block-over-refusal", "task-cost"}
     if {"block", "random"} <= set(arms):  # what block does is the yardstick for "about equal"
         expected |= {"random-alignment", "random-harmfulness"}
     assert about_arms == expected

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from revlens.experiment.causality import MAIN_ACTION, REPORT_SPLIT, rows_of
-from revlens.experiment.claims import PERPLEXITY_FACTOR, Claim
+from revlens.experiment.claims import OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
 from revlens.experiment.results import Results
 from revlens.statistics import mean_over_runs
 
@@ -16,8 +16,6 @@ from revlens.statistics import mean_over_runs
 CONTROL_LEVEL = 0.95
 #: "Most" of an effect.
 MOST = 0.5
-#: More over-refusal than this is not selective.
-OVER_REFUSAL = 0.02
 
 _DOES = {"tuned": "clamping to the aligned mean (fine-tuned model)", "aligned": "adding the gap (aligned model)"}
 
