@@ -45,6 +45,12 @@ SMALLER = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large model's worker has all cores; beside other tests, threads of a tiny one only wait for each other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture
 def folder(history: TrainingHistory, world: World, probes: Probes, tmp_path: Path) -> Path:
     """The folder that the page describes, around the tiny organism's checkpoints."""
