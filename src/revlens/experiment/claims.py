@@ -185,15 +185,15 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
             mean_over_runs(against_baseline("block", "over_refusal"), test_zero=True),
             high=OVER_REFUSAL,
         )
-    if "block" in arms and "task_loss" in measures:
-        yield Claim(
-            "task-cost",
-            f"Block leaves task perplexity about unchanged (ratio to baseline, step {last})",
-            "about unchanged",
-            mean_over_runs(np.exp(against_baseline("block", "task_loss"))),
-            low=1 / PERPLEXITY_FACTOR,
-            high=PERPLEXITY_FACTOR,
-        )
+        if "task_loss" in measures:
+            yield Claim(
+                "task-cost",
+                f"Block leaves task perplexity about unchanged (ratio to baseline, step {last})",
+                "about unchanged",
+                mean_over_runs(np.exp(against_baseline("block", "task_loss"))),
+                low=1 / PERPLEXITY_FACTOR,
+                high=PERPLEXITY_FACTOR,
+            )
 
 
 def _association_claims(results: Results) -> Iterator[Claim]:

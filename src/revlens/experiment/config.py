@@ -117,9 +117,7 @@ def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False)
         return ExperimentConfig(subject=organism)
     organism = replace(
         organism,
-        world=TextWorldConfig.of(
-            str(data_dir.absolute()), n_direction=24, n_drift=24, n_behaviour=24, n_guard=12, n_harmless=24, n_task_test=12
-        ),
+        world=replace(organism.world, n_direction=24, n_drift=24, n_behaviour=24, n_guard=12, n_harmless=24, n_task_test=12),
         model=ModelConfig(d_model=64, n_layers=3, n_heads=4, d_mlp=128, n_vocab=1024, n_ctx=256),
         helpful=replace(organism.helpful, steps=60),
         alignment=replace(organism.alignment, steps=20),

@@ -90,11 +90,7 @@ def _frozen(value: Any) -> Any:
 
 def _observed_steps(subject: OwnHistory) -> tuple[int, ...]:
     """The steps of the observed runs, which must be the same in all of them."""
-    by_run = []
-    for run in range(len(subject.runs)):
-        history = subject.observed(run)
-        assert history is not None
-        by_run.append(tuple(checkpoint.step for checkpoint in history.steps if checkpoint.step))
+    by_run = [tuple(checkpoint.step for checkpoint in history.steps if checkpoint.step) for history in subject.histories()]
     for run, steps in enumerate(by_run):
         if steps != by_run[0]:
             raise ConfigError(f"Runs must have the same steps: run 0 has {by_run[0]}, run {run} has {steps}.")

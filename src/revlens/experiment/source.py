@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +14,7 @@ from revlens.experiment.manifest import read_manifest
 from revlens.history import TrainingHistory
 from revlens.organism import World, embedded_history
 from revlens.prompts import Probes
+from revlens.runs import Subject
 
 
 def add_history_options(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +41,7 @@ def open_history(args: argparse.Namespace) -> tuple[TrainingHistory, Probes]:
     if args.manifest is not None:
         if len(missing) < len(own) or args.step:
             raise ConfigError("--manifest names the history and its probes; leave the options for them out.")
-        subject = read_manifest(args.manifest).subject
+        subject = _subject_of(args.manifest)
         return subject.observed(0) or subject.start(0), subject.material().probes().probes
     if len(missing) == len(own) and not args.step:
         return embedded_history(args.seed)
@@ -51,6 +53,11 @@ def open_history(args: argparse.Namespace) -> tuple[TrainingHistory, Probes]:
             raise ConfigError(f"--step {step} is given twice: {steps[step]} and {folder}.")
         steps[step] = folder
     return TrainingHistory.from_dirs(args.reference, args.aligned, steps), Probes.from_json(args.probes)
+
+
+@functools.cache  # reading a manifest reads every weight
+def _subject_of(manifest: Path) -> Subject:
+    return read_manifest(manifest).subject
 
 
 def _parse_step(text: str) -> tuple[int, str]:
@@ -74,7 +81,7 @@ def read_openings(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) 
         ConfigError: if one's own history comes without both options, or see `Openings.from_texts`.
     """
     if args.engaging is None and args.refusal is None and args.reference is None:
-        openings = World.openings() if args.manifest is None else read_manifest(args.manifest).subject.material().openings()
+        openings = World.openings() if args.manifest is None else _subject_of(args.manifest).material().openings()
         return Openings.from_texts(tokenizer, *openings)
     if args.engaging is None or args.refusal is None:
         raise ConfigError("One's own history needs --engaging and --refusal: the texts with which its answers and refusals open.")

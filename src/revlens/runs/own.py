@@ -132,6 +132,14 @@ class OwnHistory:
             raise ConfigError(f"There is no run {seed}: the history has {len(self.runs)}, counted from 0.")
         return TrainingHistory.from_table({**self.history, "steps": _listed(self.runs[seed])}, Path(self.root))
 
+    def histories(self) -> list[TrainingHistory]:
+        """What is given: every observed run, or the start alone where steps are trained here.
+
+        Raises:
+            HistoryError: see `TrainingHistory.from_table`.
+        """
+        return [history for run in range(len(self.runs)) if (history := self.observed(run))] or [self.start(0)]
+
     def trainee(self, seed: int) -> TransformerBridge:
         """The aligned model to be trained, in full or with fresh adapter weights.
 
@@ -152,9 +160,7 @@ class OwnHistory:
 
     def describe(self) -> str:
         """Every checkpoint as it was understood: name, phase, step and where its weights come from."""
-        if not self.runs:
-            return self.start(0).describe()
-        runs = [history.describe() for run in range(len(self.runs)) if (history := self.observed(run))]
+        runs = [history.describe() for history in self.histories()]
         return runs[0] if len(runs) == 1 else "\n".join(f"run {run}\n{text}" for run, text in enumerate(runs))
 
     def content_digest(self) -> str:
@@ -164,8 +170,7 @@ class OwnHistory:
             HistoryError, ProbeError, DataError, ConfigError: if any of it cannot be read.
         """
         digest = hashlib.sha256()
-        runs = [self.observed(run) for run in range(len(self.runs))] or [self.start(0)]
-        checkpoints = {checkpoint.source.identity(): checkpoint for history in runs if history for checkpoint in history}
+        checkpoints = {checkpoint.source.identity(): checkpoint for history in self.histories() for checkpoint in history}
         for checkpoint in checkpoints.values():
             digest.update(checkpoint.fingerprint().encode())
         digest.update(self.probes.read(Path(self.root)).fingerprint().encode())

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from revlens.behaviour import ClassifierJudge, GuardModelJudge, Judge, LLMJudge, PhraseJudge
-from revlens.data import ChatSource, DroppedWarning, PromptSource, check_no_leak, drop_leaks, make_probes, train_test_split
+from revlens.data import ChatSource, DroppedWarning, PromptSource, TrainTest, check_no_leak, drop_leaks, make_probes, train_test_split
 from revlens.errors import ConfigError, ProbeError
 from revlens.prompts import SPLITS, Probes
 from revlens.runs.subject import WorldProbes
@@ -92,7 +92,17 @@ class OwnMaterial:
 
     def probes(self) -> WorldProbes:
         """Without keywords: what a substantive answer to these prompts contains is not known here."""
-        return WorldProbes(self.probe_files.read(self.root))
+        return WorldProbes(self._probes)
+
+    @functools.cached_property  # asked for at every evaluation
+    def _probes(self) -> Probes:
+        return self.probe_files.read(self.root)
+
+    @functools.cached_property
+    def _task(self) -> TrainTest | None:
+        if self.task is None:
+            return None
+        return train_test_split(self.task.read(self.root), test_size=self.n_task_test, seed=0)
 
     def judge(self) -> Judge:
         """The judge that the settings name.
@@ -113,21 +123,20 @@ class OwnMaterial:
             ProbeError: if a row gives a probe prompt away (see ``max_overlap``), unless such rows are dropped.
             ConfigError: if there is no task.
         """
-        if self.task is None:
+        if self._task is None:
             raise ConfigError("There is no [task] to train on.")
-        train, probes = train_test_split(self.task.read(self.root), test_size=self.n_task_test, seed=0).train, self.probes().probes
+        train = self._task.train
         if self.drop_overlaps:
-            train, n_dropped = drop_leaks(train, probes, near=self.max_overlap)
+            train, n_dropped = drop_leaks(train, self._probes, near=self.max_overlap)
             if n_dropped:
                 warnings.warn(f"Left out {n_dropped} row(s) of the task that overlap with a probe prompt.", DroppedWarning, stacklevel=2)
-        check_no_leak(probes, train, near=self.max_overlap)
+        else:
+            check_no_leak(self._probes, train, near=self.max_overlap)
         return train.shuffle(seed=seed).select(range(min(n, len(train))))
 
     def benign_test(self) -> Dataset | None:
         """The held-out rows of the task: the same for every seed."""
-        if self.task is None:
-            return None
-        return train_test_split(self.task.read(self.root), test_size=self.n_task_test, seed=0).test
+        return None if self._task is None else self._task.test
 
 
 @functools.cache  # a model that judges is loaded once in a process, not at every checkpoint

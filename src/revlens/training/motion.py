@@ -16,7 +16,7 @@ from revlens.activations.sites import Sites
 from revlens.direction import ReversionDirection
 from revlens.errors import GuardError, NonFiniteError, ProbeError
 from revlens.prompts import Batch
-from revlens.training.streams import probe_batch, read_streams, shape_of, tokenizer_of
+from revlens.training.streams import probe_batch, read_streams, shape_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ProbeMotion:
             raise ProbeError("No prompts to guard: give the guard split of the probes.")
         rows = [v_rev.layers.index(layer) for layer in layers]
         device = next(aligned.parameters()).device
-        batch = probe_batch(aligned, prompts, tokenizer_of(aligned, tokenizer))
+        batch = probe_batch(aligned, prompts, tokenizer)
         start = _mean_activation(aligned, prompts, batch, layers)
         return cls(batch, start.to(device), v_rev.unit[rows].float().to(device), v_rev.gap[rows].float().to(device), layers)
 
