@@ -1,11 +1,11 @@
 """Where activations are read (sites), at which positions, and how they are captured across a history and kept on disk."""
 
-from revlens.activations.capture import Endpoints as Endpoints
 from revlens.activations.capture import capture as capture
-from revlens.activations.capture import read_endpoints as read_endpoints
-from revlens.activations.capture import read_prompts as read_prompts
 from revlens.activations.positions import POSITIONS as POSITIONS
 from revlens.activations.positions import Positions as Positions
+from revlens.activations.reading import Endpoints as Endpoints
+from revlens.activations.reading import read_endpoints as read_endpoints
+from revlens.activations.reading import read_prompts as read_prompts
 from revlens.activations.sites import COMPONENTS as COMPONENTS
 from revlens.activations.sites import Sites as Sites
 from revlens.activations.store import Activations as Activations

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
-from revlens.activations.capture import read_prompts
+from revlens.activations.reading import read_prompts
 from revlens.activations.sites import Sites
 from revlens.direction import ReversionDirection
 from revlens.errors import GuardError, NonFiniteError, ProbeError

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from revlens.activations.capture import read_batch
+from revlens.activations.reading import read_batch
 from revlens.activations.sites import Sites
 from revlens.errors import GuardError
 from revlens.hooks import point_name

@@ -1,0 +1,89 @@
+"""Reading activations of prompts under one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.activations.positions import Positions, pool
+from revlens.activations.sites import Sites
+from revlens.errors import NonFiniteError, ProbeError
+from revlens.history import TrainingHistory
+from revlens.hooks import record
+from revlens.prompts import Batch, encode_prompts, pad_id_of, pad_left
+
+
+def read_batch(model: TransformerBridge, batch: Batch, sites: Sites, positions: Positions = "last") -> Float[Tensor, "batch layer d_model"]:
+    """One forward pass over a left-padded batch; gradients flow unless they are switched off outside."""
+    device = next(model.parameters()).device
+    tokens, mask = batch.tokens.to(device), batch.mask.to(device)
+    names = sites.hook_names(model.cfg.n_layers)
+    with record(model, names, select=lambda activation: pool(activation, mask, positions)) as kept:
+        model(tokens, attention_mask=mask)
+    return torch.stack([kept[name] for name in names], dim=1)
+
+
+@torch.no_grad()
+def read_prompts(
+    model: TransformerBridge,
+    prompts: Sequence[str],
+    sites: Sites | None = None,
+    positions: Positions = "last",
+    *,
+    batch_size: int = 64,
+) -> Float[Tensor, "prompt layer d_model"]:
+    """Activations of user messages in the model's chat format, as float32 on the CPU.
+
+    Args:
+        model: any bridge whose tokenizer has a chat template.
+        prompts: user messages.
+        sites: component and layers; resid_post of every layer if None.
+        positions: position policy.
+        batch_size: prompts per forward pass.
+
+    Raises:
+        ProbeError: if there is no prompt.
+        NonFiniteError: if an activation is NaN or infinite, naming the layer and the prompt.
+    """
+    if not prompts:
+        raise ProbeError("No prompts to read activations of.")
+    sites = sites or Sites()
+    rows = encode_prompts(model.tokenizer, prompts)
+    pad_id = pad_id_of(model.tokenizer)
+    pieces = [
+        read_batch(model, pad_left(rows[i : i + batch_size], pad_id), sites, positions).float().cpu()
+        for i in range(0, len(rows), batch_size)
+    ]
+    values = torch.cat(pieces)
+    if not values.isfinite().all():
+        prompt, layer, _ = (~values.isfinite()).nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"Activation of {sites.component} at layer {sites.resolve(model.cfg.n_layers)[layer]} is not finite "
+            f"on prompt {prompts[prompt]!r}; check the checkpoint, or load it in a wider dtype."
+        )
+    return values
+
+
+class Endpoints(NamedTuple):
+    """Activations of the same prompts at both ends of v_rev, in the order that `ReversionDirection.fit` takes them."""
+
+    reference: Float[Tensor, "prompt layer d_model"]
+    aligned: Float[Tensor, "prompt layer d_model"]
+
+
+def read_endpoints(
+    history: TrainingHistory, prompts: Sequence[str], sites: Sites | None = None, positions: Positions = "last"
+) -> Endpoints:
+    """Activations under the reference and the aligned checkpoint.
+
+    One model is in memory at a time, and nothing is written; see `capture` for whole histories.
+
+    Raises:
+        ProbeError, SiteError, NonFiniteError: see `read_prompts` and `Sites`.
+    """
+    return Endpoints(*(read_prompts(c.load(), prompts, sites, positions) for c in (history.reference, history.aligned)))
