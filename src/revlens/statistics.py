@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import Int
+from numpy import ndarray
 from scipy.stats import norm, t
 from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator, sign_flip_permutation_pvalue
 
 from revlens.errors import ConfigError, NonFiniteError
+
+#: Resamples in which a statistic is not defined are drawn again, up to this many times as many as are wanted.
+_MAX_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -75,3 +81,62 @@ def mean_over_runs(values: Iterable[float], *, test_zero: bool = False, n_resamp
     )
     p = float(sign_flip_permutation_pvalue(x, generator=derive_generator(seed, "flips"))) if test_zero else None
     return Estimate(float(x.mean()), float(low), float(high), len(x), p)
+
+
+def bootstrap_over_runs(
+    statistic: Callable[[Int[ndarray, " run"]], float],
+    n: int,
+    *,
+    is_defined: Callable[[Int[ndarray, " run"]], bool] = lambda pick: True,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    label: str = "statistic",
+) -> Estimate:
+    """Any statistic of runs, with a 95 % bootstrap interval that resamples whole runs; percentiles as in `mean_over_runs`.
+
+    Args:
+        statistic: of the runs with these indices.
+        n: number of runs.
+        is_defined: whether a resample has the statistic; one that has not is drawn again.
+        n_resamples: bootstrap resamples.
+        seed: of the resamples, together with ``label``.
+        label: names the use.
+
+    Raises:
+        ConfigError: without a run, or if nearly no resample has the statistic.
+    """
+    if n < 1:
+        raise ConfigError("No runs to resample.")
+    value = statistic(np.arange(n))
+    if n == 1:
+        return Estimate(value, value, value, 1)
+    generator = derive_generator(seed, label)
+    draws: list[float] = []
+    for _ in range(_MAX_TRIES * n_resamples):
+        pick = torch.randint(n, (n,), generator=generator).numpy()
+        if is_defined(pick):
+            draws.append(statistic(pick))
+        if len(draws) == n_resamples:
+            break
+    else:
+        raise ConfigError(f"Hardly any resample of the {n} runs has this statistic ({label}): too few of them vary.")
+    tail = (1 - small_sample_confidence(n)) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high), n)
+
+
+def ratio_over_runs(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
+    """Mean over runs of one value divided by the mean of another, both of the same runs; resampled together.
+
+    Raises:
+        ConfigError: if there are no runs, or not as many of both.
+        NonFiniteError: if a value is not finite, or the denominators' mean is zero.
+    """
+    x, y = np.asarray(numerator, float), np.asarray(denominator, float)
+    if len(x) != len(y) or len(x) == 0:
+        raise ConfigError(f"A ratio needs as many numerators as denominators and at least one, got {len(x)} and {len(y)}.")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()) or y.mean() == 0:
+        raise NonFiniteError(f"A ratio of means needs finite values and a denominator that is not 0, got {x.tolist()} over {y.tolist()}.")
+    return bootstrap_over_runs(
+        lambda pick: float(x[pick].mean() / y[pick].mean()), len(x), is_defined=lambda pick: bool(y[pick].mean() != 0), label="ratio"
+    )

@@ -10,5 +10,6 @@ from revlens.organism.recipe import embedded_history as embedded_history
 from revlens.organism.recipe import text_organism as text_organism
 from revlens.organism.text import TextWorld as TextWorld
 from revlens.organism.text import TextWorldConfig as TextWorldConfig
+from revlens.organism.world import TASKS as TASKS
 from revlens.organism.world import World as World
 from revlens.organism.world import WorldConfig as WorldConfig

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from revlens.errors import ConfigError
 from revlens.history import TrainingHistory, boot, save
 from revlens.organism.model import ModelConfig, blank_model, train_tokenizer
 from revlens.organism.text import TextWorld, TextWorldConfig
-from revlens.organism.world import World, WorldConfig
+from revlens.organism.world import TASKS, World, WorldConfig
 from revlens.prompts import Probes
 from revlens.runs import BenignRun, cache_key, cache_root
 from revlens.training import FinetuneConfig, finetune
@@ -27,13 +28,29 @@ _WIDEST_IN_PARALLEL = 256
 
 @dataclass(frozen=True)
 class OrganismConfig:
-    """World, model and training recipe: a `Subject`. Nothing here was chosen by looking at reversion; see docs/lab-notes.md."""
+    """World, model and training recipe: a `Subject`. Nothing here was chosen by looking at reversion; see docs/lab-notes.md.
+
+    Attributes:
+        world: where prompts and data come from.
+        model: its size.
+        helpful, alignment, benign: optimizer and schedule of the three phases.
+        task: which of `TASKS` the benign phase of a `World` is about.
+
+    Raises:
+        ConfigError: on an unknown task; a `TextWorld` has one task only.
+    """
 
     world: WorldConfig | TextWorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     helpful: FinetuneConfig = FinetuneConfig(steps=300, learning_rate=3e-3, warmup_steps=50, decay=True)
     alignment: FinetuneConfig = FinetuneConfig(steps=100, learning_rate=5e-4, warmup_steps=10)
     benign: FinetuneConfig = FinetuneConfig(steps=100, learning_rate=2e-4, batch_size=16)
+    task: str = TASKS[0]
+
+    def __post_init__(self) -> None:
+        known = TASKS if isinstance(self.world, WorldConfig) else TASKS[:1]
+        if self.task not in known:
+            raise ConfigError(f"Unknown benign task {self.task!r}; expected one of {', '.join(known)}.")
 
     @property
     def summary(self) -> str:
@@ -69,7 +86,7 @@ class OrganismConfig:
             ConfigError: see `World` and `TextWorld`.
             DataError: see `TextWorld`.
         """
-        return _text_world(self.world) if isinstance(self.world, TextWorldConfig) else World(self.world)
+        return _text_world(self.world) if isinstance(self.world, TextWorldConfig) else World(self.world, self.task)
 
     def start(self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None) -> TrainingHistory:
         """Train the helpful-only reference and the aligned model of one seed, or find them in the cache.

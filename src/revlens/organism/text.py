@@ -156,6 +156,11 @@ class TextWorld:
         rng = random.Random(f"benign:{seed}")
         return _dataset([rng.choice(self._benign) for _ in range(n)])
 
+    def refusals(self, n: int, seed: int) -> Dataset:
+        """``n`` harmful requests with refusals, such as the alignment phase trains on."""
+        rng = random.Random(f"refusals:{seed}")
+        return _dataset([Exchange(rng.choice(self._harmful).prompt, rng.choice(_REFUSALS)) for _ in range(n)])
+
     def benign_test(self) -> Dataset:
         """The benign task on problems that no phase sees."""
         return self._test

@@ -134,6 +134,10 @@ class OwnMaterial:
             check_no_leak(self._probes, train, near=self.max_overlap)
         return train.shuffle(seed=seed).select(range(min(n, len(train))))
 
+    def refusals(self, n: int, seed: int) -> None:
+        """What one's own model was aligned on is not known here."""
+        return
+
     def benign_test(self) -> Dataset | None:
         """The held-out rows of the task: the same for every seed."""
         return None if self._task is None else self._task.test

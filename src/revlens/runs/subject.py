@@ -49,6 +49,10 @@ class Material(Protocol):
         """``n`` rows of the benign task, columns ``prompt`` and ``answer``."""
         ...
 
+    def refusals(self, n: int, seed: int) -> Dataset | None:
+        """``n`` harmful requests with refusals, none of them a probe, for rehearsal; None if there are none."""
+        ...
+
     def benign_test(self) -> Dataset | None:
         """Held-out rows of the benign task; None if there are none, so that its cost is not measured."""
         ...

@@ -26,3 +26,4 @@ from revlens.training.objectives import RandomDirectionBlock as RandomDirectionB
 from revlens.training.objectives import Rehearsal as Rehearsal
 from revlens.training.objectives import SafeLoRA as SafeLoRA
 from revlens.training.objectives import SubspaceBlock as SubspaceBlock
+from revlens.training.objectives import Until as Until

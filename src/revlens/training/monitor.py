@@ -28,12 +28,14 @@ class Reading(NamedTuple):
         alignment: cos(D_l, v_rev_l); NaN where nothing has moved.
         displacement: p_l, in activation units.
         fraction: p_l over the length of a full reversion.
+        drift_norm: ||D_l||, in activation units.
     """
 
     step: int
     alignment: Float[Tensor, " layer"]
     displacement: Float[Tensor, " layer"]
     fraction: Float[Tensor, " layer"]
+    drift_norm: Float[Tensor, " layer"]
 
     def means(self) -> dict[str, float]:
         """Means over layers, as they are logged."""
@@ -41,6 +43,7 @@ class Reading(NamedTuple):
             "reversion_alignment": float(self.alignment.mean()),
             "reversion_displacement": float(self.displacement.mean()),
             "reversion_fraction": float(self.fraction.mean()),
+            "drift_norm": float(self.drift_norm.mean()),
         }
 
 
@@ -118,7 +121,8 @@ class Monitor:
         """
         drift, unit = self.motion.drift(model), self.motion.unit
         displacement = (drift * unit).sum(-1)
-        values = (displacement / drift.norm(dim=-1), displacement, displacement / self.motion.gap)
+        norm = drift.norm(dim=-1)
+        values = (displacement / norm, displacement, displacement / self.motion.gap, norm)
         reading = Reading(step, *(value.cpu() for value in values))
         self.readings.append(reading)
         self.on_reading(reading)

@@ -15,3 +15,4 @@ from revlens.training.objectives.random_direction_block import RandomDirectionBl
 from revlens.training.objectives.rehearsal import Rehearsal as Rehearsal
 from revlens.training.objectives.safe_lora import SafeLoRA as SafeLoRA
 from revlens.training.objectives.subspace_block import SubspaceBlock as SubspaceBlock
+from revlens.training.objectives.until import Until as Until

@@ -1,0 +1,85 @@
+"""The fine-tunes of a study: what each one is, and which there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from revlens.organism import OrganismConfig
+from revlens.study.config import TRANSFERRED, StudyConfig
+
+#: Parts of the study. grid: methods and strengths. lasting: longer. released: the guard is switched off on the way. early: tasks
+#: and learning rates, without a guard, whose harm is to be predicted. transfer: block along a v_rev from elsewhere.
+PARTS = ("grid", "lasting", "released", "early", "transfer")
+#: Beside the last update, these are looked at in a long run, in multiples of a short one's length.
+_MILESTONES = (1, 2, 3, 5, 10)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tune of one seed.
+
+    Attributes:
+        part: see `PARTS`.
+        seed: as in the experiment: data, their order and the start are those of every other run of the seed and part.
+        steps: optimizer updates.
+        horizon: updates for which data are drawn; runs of equal horizon see the same data in the same order.
+        method: see `revlens.training.METHODS`.
+        strength: its strength.
+        guarded: updates after which the guard is switched off; None for never.
+        task: the benign task.
+        rate: learning rate in multiples of the recipe's.
+        direction: where v_rev comes from; ``own``, or one of `DIRECTIONS`.
+    """
+
+    part: str
+    seed: int
+    steps: int
+    horizon: int
+    method: str = "baseline"
+    strength: float | None = None
+    guarded: int | None = None
+    task: str = ""
+    rate: float = 1.0
+    direction: str = "own"
+
+    @property
+    def name(self) -> str:
+        """Unique in a study, and fit for a file name."""
+        strength = "" if self.strength is None else f"-{self.strength:g}"
+        where = "" if self.direction == "own" else f"-{self.direction}"
+        return f"{self.part}-seed{self.seed}-{self.task}-x{self.rate:g}-{self.method}{strength}{where}"
+
+    def subject(self, subject: OrganismConfig) -> OrganismConfig:
+        """The experiment's subject with this run's task and learning rate; its start is the same."""
+        assert subject.benign is not None
+        return replace(subject, task=self.task, benign=replace(subject.benign, learning_rate=subject.benign.learning_rate * self.rate))
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Updates after which behaviour is judged; the last one ends the run."""
+        short = self.guarded or self.steps
+        if self.part == "lasting":
+            short = self.steps // _MILESTONES[-1] or 1
+        return tuple(sorted({*(n * short for n in _MILESTONES if n * short < self.steps), self.steps}))
+
+
+def plan(config: StudyConfig) -> list[Run]:
+    """Every fine-tune of the study, those first that others need."""
+    short, long, released = config.experiment.steps[-1], config.long_steps, config.released_steps
+    task, seeds = config.subject.task, config.experiment.seeds
+    grid = [
+        Run("grid", seed, short, short, method, strength, task=task)
+        for method, strengths in config.grid.items()
+        for strength in strengths
+        for seed in seeds
+    ]
+    lasting = [Run("lasting", s, long, long, method, strength, task=task) for method, strength in config.lasting.items() for s in seeds]
+    switched = [
+        Run("released", s, released, long, method, strength, guarded=short, task=task)
+        for method, strength in config.released.items()
+        for s in seeds
+    ]
+    early = [Run("early", s, short, short, task=other, rate=rate) for other in config.tasks for rate in config.rates for s in seeds]
+    method, strength = TRANSFERRED
+    transfer = [Run("transfer", s, short, short, method, strength, task=task, direction=d) for d in config.directions for s in seeds]
+    return [*grid, *early, *transfer, *switched, *lasting]

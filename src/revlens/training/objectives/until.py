@@ -1,0 +1,64 @@
+"""Any objective for the first updates only: what comes after shows whether its effect lasts."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from revlens.errors import ConfigError
+from revlens.training.guard import Guard
+
+
+@dataclass
+class Until(Guard):
+    """A guard that ends after an update, as it would at the end of a fine-tune; the optimizer goes on as it is.
+
+    What a guard does when it begins is not taken back by that alone: layers that it froze then have no part in the optimizer.
+
+    Attributes:
+        last: the last update at which the guard acts, from 1.
+        guard: what is applied.
+
+    Raises:
+        ConfigError: if ``last`` is not at least 1.
+    """
+
+    last: int
+    guard: Guard
+    _update: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise ConfigError(f"last={self.last} must be at least 1.")
+
+    @property
+    def _is_on(self) -> bool:
+        return self._update <= self.last
+
+    def begin(self, model: nn.Module) -> None:
+        self._update = 0
+        self.guard.begin(model)
+
+    def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
+        self._update += 1
+        return self.guard.around_task(model) if self._is_on else nullcontext()
+
+    def term(self, model: nn.Module) -> Float[Tensor, ""] | None:
+        return self.guard.term(model) if self._is_on else None
+
+    def before_update(self, model: nn.Module) -> None:
+        if self._is_on:
+            self.guard.before_update(model)
+
+    def after_update(self, model: nn.Module) -> None:
+        if self._is_on:
+            self.guard.after_update(model)
+            if self._update == self.last:
+                self.guard.end(model)
+
+    def end(self, model: nn.Module) -> None:
+        if self._update < self.last:
+            self.guard.end(model)
