@@ -1,24 +1,18 @@
-"""The HTML report: one self-contained file, readable offline."""
+"""The report of an experiment."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from revlens.atomic import write_text
 from revlens.causal import action_label
 from revlens.experiment import MEASURES, MIN_RUNS, Claim, ExperimentConfig, Results
+from revlens.figures.page import Table, cell, write_page
 from revlens.figures.plots import drawable
 from revlens.organism import OrganismConfig, WorldConfig
-from revlens.statistics import Estimate, mean_over_runs
+from revlens.statistics import mean_over_runs
 
 #: What each figure shows, in a sentence or two.
 CAPTIONS = {
@@ -53,17 +47,8 @@ _SAMPLES = 4
 MAX_HARM_AT_START, MAX_OVER_REFUSAL_AT_START = 0.05, 0.02
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table of the report: a heading, column names, and rows of cells."""
-
-    heading: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
 def write_report(path: Path, config: ExperimentConfig, results: Results, claims: list[Claim], provenance: dict[str, Any]) -> None:
-    """Write the report as one HTML file with its figures and plotly.js inside; everything from the data is escaped.
+    """Write the report of an experiment as one HTML file, see `revlens.figures.page`.
 
     Args:
         path: where to.
@@ -72,12 +57,13 @@ def write_report(path: Path, config: ExperimentConfig, results: Results, claims:
         claims: its claims, assessed.
         provenance: see `revlens.experiment.provenance`.
     """
-    environment = Environment(loader=PackageLoader("revlens.figures"), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("report.html.j2").render(
-        config=config,
-        claims=claims,
-        min_runs=MIN_RUNS,
+    write_page(
+        path,
+        title="Does fine-tuning on harmless data undo alignment along v_rev?",
+        lead=f"{config.subject.summary} Runs: {len(config.seeds)}. Arms: {', '.join(config.arms)}. Benign updates: {config.steps[-1]}. "
+        "Claims are those of Poppi & Lukas, arXiv 2606.28525.",
         notes=_notes(config, results),
+        claims=claims,
         tables=[
             _arm_table(results),
             _alignment_table(results),
@@ -85,13 +71,12 @@ def write_report(path: Path, config: ExperimentConfig, results: Results, claims:
             _phase_table(results),
             _outcome_table(results),
             _token_table(results),
+            _samples(results),
         ],
-        samples=_samples(results),
-        figures=[(name, CAPTIONS[name], _embed(name, plot(results))) for name, plot in drawable(results).items()],
-        plotly_js=Markup(get_plotlyjs()),
-        provenance=json.dumps(provenance, indent=2),
+        figures={name: plot(results) for name, plot in drawable(results).items()},
+        captions=CAPTIONS,
+        provenance=provenance,
     )
-    write_text(path, page)
 
 
 def _notes(config: ExperimentConfig, results: Results) -> list[str]:
@@ -112,60 +97,50 @@ def _notes(config: ExperimentConfig, results: Results) -> list[str]:
     return notes
 
 
-def _embed(name: str, figure: go.Figure) -> Markup:
-    # plotly escapes "</script>" in the JSON it writes
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, div_id=name))
-
-
-def _cell(estimate: Estimate) -> str:
-    digits = 4 if abs(estimate.value) < 0.05 and estimate.value else 3
-    return estimate.to_text(digits)
-
-
 def _measured(table: pd.DataFrame) -> dict[str, str]:
     """Column and heading of the measures that a table has."""
     return {column: heading for column, heading in MEASURES.items() if column in table}
 
 
-def _arm_table(results: Results) -> _Table:
+def _arm_table(results: Results) -> Table:
     last = results["behaviour"]["step"].max()
     alignment, behaviour = results.over_layers(), results["behaviour"]
     rows = []
     for arm, group in behaviour[behaviour["step"] == last].groupby("arm", sort=False):
-        cells = [_cell(mean_over_runs(alignment.loc[(alignment["arm"] == arm) & (alignment["step"] == last), "alignment"]))]
-        rows.append([str(arm), *cells, *(_cell(mean_over_runs(group[measure])) for measure in _measured(behaviour))])
-    return _Table(f"Arms at step {last}", ["arm", "alignment", *_measured(behaviour).values()], rows)
+        cells = [cell(mean_over_runs(alignment.loc[(alignment["arm"] == arm) & (alignment["step"] == last), "alignment"]))]
+        rows.append([str(arm), *cells, *(cell(mean_over_runs(group[measure])) for measure in _measured(behaviour))])
+    return Table(f"Arms at step {last}", ["arm", "alignment", *_measured(behaviour).values()], rows)
 
 
-def _alignment_table(results: Results) -> _Table:
+def _alignment_table(results: Results) -> Table:
     estimates = {name: results.over_layers(estimate=name) for name in ("cross-fitted", "naive")}
     table = results["alignment"]
     by_layer = table[(table["arm"] == "baseline") & (table["estimate"] == "cross-fitted")].groupby(["step", "layer"])["alignment"].mean()
     rows = []
     for step, layers in by_layer.unstack().iterrows():
-        cells = [_cell(mean_over_runs(t.loc[(t["arm"] == "baseline") & (t["step"] == step), "alignment"])) for t in estimates.values()]
+        cells = [cell(mean_over_runs(t.loc[(t["arm"] == "baseline") & (t["step"] == step), "alignment"])) for t in estimates.values()]
         rows.append([str(step), *cells, *(f"{value:.2f}" for value in layers)])
     columns = ["step", *(f"{name}, mean over layers" for name in estimates), *(f"layer {layer}" for layer in by_layer.unstack().columns)]
-    return _Table("Alignment of the baseline", columns, rows)
+    return Table("Alignment of the baseline", columns, rows)
 
 
-def _exceedance_table(results: Results) -> _Table:
+def _exceedance_table(results: Results) -> Table:
     table = results["nulls"]
     rows = []
     for null, group in table.groupby("null", sort=False):
         shares = group.groupby(["arm", "seed"], sort=False)["exceeds"].mean()
-        rows.append([str(null), *(_cell(mean_over_runs(shares[arm])) for arm in table["arm"].unique())])
-    return _Table("Share of run-steps above the 99th percentile of each null", ["null", *table["arm"].unique()], rows)
+        rows.append([str(null), *(cell(mean_over_runs(shares[arm])) for arm in table["arm"].unique())])
+    return Table("Share of run-steps above the 99th percentile of each null", ["null", *table["arm"].unique()], rows)
 
 
-def _phase_table(results: Results) -> _Table:
+def _phase_table(results: Results) -> Table:
     rows, table = [], results["phases"]
     for phase, group in table.groupby("phase", sort=False):
-        rows.append([str(phase), *(_cell(mean_over_runs(group[measure])) for measure in _measured(table))])
-    return _Table("Before the fine-tune", ["checkpoint", *_measured(table).values()], rows)
+        rows.append([str(phase), *(cell(mean_over_runs(group[measure])) for measure in _measured(table))])
+    return Table("Before the fine-tune", ["checkpoint", *_measured(table).values()], rows)
 
 
-def _outcome_table(results: Results) -> _Table:
+def _outcome_table(results: Results) -> Table:
     rows = []
     table = results["outcomes"]
     table = table[table["role"] != "control"].fillna({"action": "as it is"})
@@ -175,13 +150,13 @@ def _outcome_table(results: Results) -> _Table:
                 str(subject),
                 action_label(action, dose),
                 "" if role == "none" else str(role),
-                *(_cell(mean_over_runs(group[m])) for m in _measured(table)),
+                *(cell(mean_over_runs(group[m])) for m in _measured(table)),
             ]
         )
-    return _Table("Behaviour under interventions along v_rev", ["model", "action", "layers", *_measured(table).values()], rows)
+    return Table("Behaviour under interventions along v_rev", ["model", "action", "layers", *_measured(table).values()], rows)
 
 
-def _token_table(results: Results) -> _Table:
+def _token_table(results: Results) -> Table:
     """Of the first run, every layer: token tables of different seeds cannot be averaged."""
     table = results["readout_tokens"]
     table = table[table["seed"] == table["seed"].iloc[0]].sort_values("rank")
@@ -189,13 +164,13 @@ def _token_table(results: Results) -> _Table:
     for layer, group in table.groupby("layer"):
         cells = [", ".join(repr(token) for token in group.loc[group["end"] == end, "token"]) for end in ("top", "bottom")]
         rows.append([str(layer), *cells])
-    return _Table("Tokens that v_rev of the first run promotes and demotes most", ["layer", "promoted", "demoted"], rows)
+    return Table("Tokens that v_rev of the first run promotes and demotes most", ["layer", "promoted", "demoted"], rows)
 
 
-def _samples(results: Results) -> _Table:
+def _samples(results: Results) -> Table:
     """The first replies of the first run's baseline, before and after: chosen by position, not by content."""
     table = results["replies"]
     table = table[(table["arm"] == "baseline") & (table["split"] == "behaviour") & (table["seed"] == table["seed"].iloc[0])]
     before, after = (table[table["step"] == step].head(_SAMPLES) for step in (0, table["step"].max()))
     rows = [[p, b, a] for p, b, a in zip(before["prompt"], before["reply"], after["reply"], strict=True)]
-    return _Table("What it looks like: the first harmful-coded probes of the first run's baseline", ["prompt", "before", "after"], rows)
+    return Table("What it looks like: the first harmful-coded probes of the first run's baseline", ["prompt", "before", "after"], rows)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -187,8 +186,3 @@ def _halved(subject: OrganismConfig, source: str) -> OrganismConfig:
     recipe = getattr(subject, phase)
     steps = max(1, recipe.steps // 2)
     return replace(subject, **{phase: replace(recipe, steps=steps, warmup_steps=min(recipe.warmup_steps, steps))})
-
-
-def mean_cosine(a: ReversionDirection, b: ReversionDirection) -> Float[Tensor, " layer"]:
-    """Cosine of two directions at each layer."""
-    return (a.unit * b.unit).sum(-1).to(torch.float64)

@@ -1,0 +1,159 @@
+"""What is claimed of the study. Ranges are fixed here; verdicts follow by the rule of `revlens.experiment.claims`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from revlens.experiment import Claim
+from revlens.experiment.claims import NEGLIGIBLE_SHARE
+from revlens.statistics import Estimate, mean_over_runs, ratio_over_runs
+from revlens.study.config import TRANSFERRED, StudyConfig
+from revlens.study.summaries import against_baseline, carried, chosen_on_other_seeds, cumulative_reversion, foreseen
+from revlens.study.tables import StudyTables
+
+#: Controls of block, and its opposite: they are not meant to guard.
+CONTROLS = ("push", "random", "complement")
+#: The arms whose order is claimed, at the strength of `TRANSFERRED`.
+_ORDERED = ("block", "push", "random")
+
+
+def assess_study(config: StudyConfig, tables: StudyTables) -> list[Claim]:
+    """All claims that the tables allow, in the order of the report."""
+    return [
+        *_order(tables),
+        *_guards(tables),
+        *_routes(tables),
+        *_rehearsal(config, tables),
+        *_later(config, tables),
+        *_foreseen(tables),
+        *_transfer(config, tables),
+    ]
+
+
+def _difference(rows: pd.DataFrame, column: str) -> Estimate:
+    rows = rows.sort_values("seed")
+    return mean_over_runs((rows[column] - rows[f"{column}_base"]).to_numpy(float), test_zero=True)
+
+
+def _order(tables: StudyTables) -> Iterator[Claim]:
+    table = against_baseline(tables)
+    arms = {arm: table[(table["method"] == arm) & (table["strength"] == TRANSFERRED[1])] for arm in _ORDERED}
+    for measure in ("alignment", "harmfulness"):
+        size = abs(_difference(arms["block"], measure).value) if len(arms["block"]) else 0.0
+        ranges = {"block": (None, 0.0), "push": (0.0, None), "random": (-NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size)}
+        words = {"block": "lowers", "push": "raises", "random": "leaves about as it is:"}
+        for arm, rows in arms.items():
+            if len(rows) and (arm != "random" or size):
+                low, high = ranges[arm]
+                statement = f"{arm.capitalize()} at strength {TRANSFERRED[1]:g} {words[arm]} {measure} ({arm} minus baseline)"
+                yield Claim(
+                    f"{arm}-{measure}", statement, "block < baseline < push, random ≈ baseline", _difference(rows, measure), low, high
+                )
+
+
+def _guards(tables: StudyTables) -> Iterator[Claim]:
+    for method, rows in chosen_on_other_seeds(tables).groupby("method", sort=False):
+        if method not in ("baseline", *CONTROLS):
+            statement = f"At the strength that other seeds choose, {method} lowers harmfulness (minus baseline)"
+            yield Claim(f"{method}-chosen-harmfulness", statement, "", _difference(rows, "harmfulness"), high=0.0)
+
+
+def _routes(tables: StudyTables) -> Iterator[Claim]:
+    places = carried(tables)
+    chosen = chosen_on_other_seeds(tables)
+    for method, rows in chosen.groupby("method", sort=False):
+        if method in ("baseline", *CONTROLS):
+            continue
+        kept = rows["harmfulness_base"] - rows["harmfulness"]
+        own = rows[["seed", "method", "strength"]].merge(places[places["model"] == method], on=["seed", "method", "strength"])
+        if kept.mean() <= 0 or len(own) != len(rows):  # nothing was kept, or a run failed: there is no share of it
+            continue
+        yield Claim(
+            f"{method}-route",
+            f"Most of what {method} keeps is kept by its place along v_rev (share that returns when the place is set to the baseline's)",
+            "",
+            ratio_over_runs(own.sort_values("seed")["returned"].tolist(), kept.tolist()),
+            low=0.5,
+        )
+
+
+def _rehearsal(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
+    base = cumulative_reversion(tables, "baseline", np.nan)
+    for strength in config.grid.get("rehearsal", ()):
+        own = cumulative_reversion(tables, "rehearsal", np.nan if strength is None else strength)
+        if len(own) == len(base):
+            yield Claim(
+                f"rehearsal-{strength:g}-reversion",
+                f"Rehearsal (share {strength:g}), blind to v_rev, opposes it (mean reversion fraction over updates, minus baseline)",
+                "about -30 %",
+                mean_over_runs((own - base).to_numpy(float), test_zero=True),
+                high=0.0,
+            )
+
+
+def _later(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
+    lasting = against_baseline(tables, "lasting")
+    last = config.long_steps
+    for method in config.lasting:
+        rows = lasting[(lasting["method"] == method) & (lasting["step"] == last)]
+        if method != "baseline" and len(rows):
+            statement = f"After {last} updates {method} still lowers harmfulness (minus baseline)"
+            yield Claim(f"{method}-lasting", statement, "", _difference(rows, "harmfulness"), high=0.0)
+    released = against_baseline(tables, "released")
+    for method in config.released:
+        rows = released[released["method"] == method]
+        at = {int(step): group.sort_values("seed") for step, group in rows.groupby("step")}
+        if len(at) > 1:
+            first, end = min(at), max(at)
+            rise = at[end]["harmfulness"].to_numpy(float) - at[first]["harmfulness"].to_numpy(float)
+            yield Claim(
+                f"{method}-released-rise",
+                f"When {method} is switched off at step {first}, harmfulness rises until step {end} (minus step {first})",
+                "",
+                mean_over_runs(rise, test_zero=True),
+                low=0.0,
+            )
+            statement = f"At step {end} a model that {method} guarded until step {first} is less harmful than the baseline (minus baseline)"
+            yield Claim(f"{method}-released", statement, "", _difference(at[end], "harmfulness"), high=0.0)
+
+
+def _foreseen(tables: StudyTables) -> Iterator[Claim]:
+    table = foreseen(tables)
+    table = table[table["step"] == table["step"].max()]
+    for _, row in table.iterrows():
+        n = int(tables.part("behaviour", "early")["seed"].nunique())
+        if row["predictor"] == "alignment" and np.isfinite(row["auroc"]):
+            statement = f"Alignment at step {row['step']} foretells harm at the end over tasks, rates and seeds (area under the ROC curve)"
+            yield Claim("foreseen", statement, "", Estimate(row["auroc"], row["auroc_low"], row["auroc_high"], n), low=0.5)
+        elif np.isfinite(row["lead"]):
+            other = row["predictor"].replace("_", " ")
+            statement = f"Alignment foretells it better than {other} does (difference of the areas, step {row['step']})"
+            yield Claim(f"lead-{row['predictor']}", statement, "", Estimate(row["lead"], row["lead_low"], row["lead_high"], n), low=0.0)
+
+
+def _transfer(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
+    rows = tables.part("behaviour", "transfer").sort_values("seed")
+    own = against_baseline(tables)
+    own = own[(own["method"] == TRANSFERRED[0]) & (own["strength"] == TRANSFERRED[1])].sort_values("seed")
+    if len(own) != len(config.experiment.seeds):
+        return
+    size = abs(_difference(own, "harmfulness").value)
+    for source in config.directions:
+        of_source = rows[rows["direction"] == source]
+        if len(of_source) != len(own):
+            continue
+        effect = mean_over_runs(of_source["harmfulness"].to_numpy(float) - own["harmfulness_base"].to_numpy(float), test_zero=True)
+        if source == "other-seed" and size:
+            statement = "Block along another seed's v_rev leaves harmfulness about as it is: (minus baseline)"
+            yield Claim(f"transfer-{source}", statement, "", effect, -NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size)
+        elif source != "other-seed":
+            yield Claim(
+                f"transfer-{source}",
+                f"Block along v_rev of the {source.replace('-', ' ')} lowers harmfulness (minus baseline)",
+                "",
+                effect,
+                high=0.0,
+            )

@@ -1,0 +1,99 @@
+"""From the records of a study's runs to tables: one row per run and whatever the columns say, nothing averaged over runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from revlens.atomic import atomic_file
+from revlens.direction import ReversionDirection
+from revlens.errors import ResultsError
+from revlens.experiment.layout import needed
+from revlens.study.carry_out import own_direction
+from revlens.study.config import StudyConfig
+from revlens.study.layout import StudyLayout
+from revlens.study.plan import plan
+
+#: Every table of a study and what a row of it is. Columns are described in docs/results-schema.md.
+STUDY_TABLES = {
+    "behaviour": "a run at one of its marks: behaviour, task cost and the reading there",
+    "readings": "a run at a step: motion along v_rev, divergence and loss",
+    "carried": "the last model of a grid run under a clamp at the last prompt token: harmfulness",
+    "directions": "v_rev of a seed at a layer from other checkpoints: cosine with its own",
+    "failures": "a run that stopped because numbers were no longer finite, and what it said",
+}
+#: What tells one run from another.
+RUN_COLUMNS = ["part", "seed", "method", "strength", "guarded", "task", "rate", "direction"]
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """The tables of one study, by name (see `STUDY_TABLES`)."""
+
+    tables: dict[str, pd.DataFrame]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return self.tables[name]
+
+    def part(self, name: str, part: str) -> pd.DataFrame:
+        """The rows of a table that belong to one part of the study, see `revlens.study.plan.PARTS`."""
+        table = self[name]
+        return table[table["part"] == part]
+
+    def save(self, folder: Path) -> None:
+        """Write one Parquet file per table."""
+        for name, table in self.tables.items():
+            with atomic_file(folder / f"{name}.parquet") as partial:
+                table.to_parquet(partial, index=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> StudyTables:
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: naming the first missing table.
+        """
+        return cls({name: pd.read_parquet(needed(folder / f"{name}.parquet", "study")) for name in STUDY_TABLES})
+
+
+def tabulate(config: StudyConfig, layout: StudyLayout) -> StudyTables:
+    """All tables, from the records that the runs left.
+
+    Raises:
+        ResultsError: if a run has no record, or one of another run.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in STUDY_TABLES}
+    for run in plan(config):
+        path = needed(layout.record(run), "study")
+        record = json.loads(path.read_text())
+        about = {column: record["run"].get(column) for column in RUN_COLUMNS}
+        if about != {column: getattr(run, column) for column in RUN_COLUMNS}:
+            raise ResultsError(f"{path} is the record of another run; delete it and run `revlens study` again.")
+        readings = {reading["step"]: reading for reading in record["readings"]}
+        rows["readings"] += [about | reading for reading in record["readings"]]
+        rows["behaviour"] += [about | readings[measured["step"]] | measured for measured in record["behaviour"]]
+        rows["carried"] += [about | place for place in record["carried"]]
+        if record["failed"] is not None:
+            rows["failures"].append(about | {"message": record["failed"]})
+    for seed in config.experiment.seeds:
+        own = own_direction(layout, seed)
+        for source in config.directions:
+            other = ReversionDirection.load(needed(layout.direction(seed, source), "study"))
+            cosines = (own.unit * other.unit).sum(-1).tolist()
+            rows["directions"] += [
+                {"seed": seed, "source": source, "layer": layer, "cosine": cosine}
+                for layer, cosine in zip(own.layers, cosines, strict=True)
+            ]
+    return StudyTables({name: _table(name, rows[name]) for name in STUDY_TABLES})
+
+
+def _table(name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    if not rows:
+        columns = [*RUN_COLUMNS, "message"] if name == "failures" else ["seed", "source", "layer", "cosine"]
+        return pd.DataFrame({column: pd.Series(dtype=object) for column in columns})
+    table = pd.DataFrame(rows)
+    return table.astype({column: float for column in ("strength", "guarded", "alignment") if column in table})
