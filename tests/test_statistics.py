@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from revlens.errors import ConfigError, NonFiniteError
-from revlens.statistics import mean_over_runs, small_sample_confidence
+from revlens.statistics import bootstrap_over_runs, mean_over_runs, ratio_over_runs, small_sample_confidence
 
 
 def test_mean_and_exact_p() -> None:
@@ -62,3 +62,39 @@ def test_too_few_runs_and_missing_values_are_errors() -> None:
         mean_over_runs([])
     with pytest.raises(NonFiniteError, match="nan"):
         mean_over_runs([1.0, float("nan"), 2.0])
+
+
+def test_any_statistic_over_runs_is_resampled_by_run() -> None:
+    """The largest of three: no resample exceeds it, and one without the largest has the second or the third."""
+    x = np.array([1.0, 5.0, 9.0])
+    estimate = bootstrap_over_runs(lambda pick: float(x[pick].max()), 3, n_resamples=200)
+    assert (estimate.value, estimate.high, estimate.n) == (9.0, 9.0, 3)
+    assert estimate.low in x
+
+
+def test_the_general_bootstrap_of_a_mean_is_that_of_the_mean() -> None:
+    x = np.array([0.1, 0.5, 0.2, 0.9, 0.4])
+    general = bootstrap_over_runs(lambda pick: float(x[pick].mean()), 5, n_resamples=10_000)
+    special = mean_over_runs(x)
+    assert (general.value, general.low, general.high) == pytest.approx((special.value, special.low, special.high), abs=0.03)
+
+
+def test_resamples_without_the_statistic_are_drawn_again_and_if_there_are_hardly_any_that_is_said() -> None:
+    defined = bootstrap_over_runs(lambda pick: float(len(set(pick))), 3, is_defined=lambda pick: len(set(pick)) == 3, n_resamples=50)
+    assert (defined.low, defined.high) == (3.0, 3.0)
+    with pytest.raises(ConfigError, match="Hardly any resample"):
+        bootstrap_over_runs(lambda pick: 0.0, 3, is_defined=lambda pick: False, n_resamples=5)
+
+
+def test_a_ratio_is_of_means_and_keeps_runs_together() -> None:
+    estimate = ratio_over_runs([1.0, 2.0, 6.0], [2.0, 4.0, 12.0])
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.5, 0.5, 0.5))  # every run has the ratio 1/2
+    assert ratio_over_runs([1.0, 0.0], [1.0, 3.0]).value == pytest.approx(0.25)  # not the mean of 1 and 0
+
+
+def test_a_ratio_needs_pairs_and_something_below_the_line() -> None:
+    with pytest.raises(ConfigError, match="1 and 2"):
+        ratio_over_runs([1.0], [1.0, 2.0])
+    for below in ([1.0, -1.0], [np.nan, 1.0]):
+        with pytest.raises(NonFiniteError, match="denominator"):
+            ratio_over_runs([1.0, 2.0], below)

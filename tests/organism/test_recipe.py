@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from revlens.errors import ProbeError
 from revlens.history import TrainingHistory
-from revlens.organism import ModelConfig, OrganismConfig, World, WorldConfig, recipe
+from revlens.organism import TASKS, ModelConfig, OrganismConfig, World, WorldConfig, recipe
 from revlens.organism.model import blank_model, train_tokenizer
 from revlens.runs import BenignRun, benign, cache, cache_key
 from revlens.training import FinetuneConfig, Guard
@@ -92,7 +92,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 def variants(config: Any) -> list[Any]:
-    """Copies of a configuration with one number changed in each, down to the last nested field."""
+    """Copies of a configuration with one value changed in each, down to the last nested field."""
     changed = []
     for field in fields(config):
         value = getattr(config, field.name)
@@ -102,6 +102,8 @@ def variants(config: Any) -> list[Any]:
             others = [not value]
         elif value is None:
             others = [1]
+        elif isinstance(value, str):
+            others = [TASKS[-1]]
         else:
             others = [value + 1 if isinstance(value, int) else value / 2 or 0.5]
         changed += [replace(config, **{field.name: other}) for other in others]
@@ -208,7 +210,7 @@ def test_a_probe_in_the_benign_data_stops_the_run(history: TrainingHistory, monk
 
 def test_the_cache_key_tells_any_change_of_the_configuration() -> None:
     configs = [TINY, *variants(TINY)]
-    assert len(configs) == 1 + 14 + 6 + 3 * 9
+    assert len(configs) == 1 + 14 + 6 + 3 * 9 + 1
     assert len({cache_key(config) for config in configs}) == len(configs)
     assert cache_key(TINY, (1, 3)) != cache_key(TINY, (1, 2)) != cache_key(TINY)
     assert cache_key(OrganismConfig()) == cache_key(OrganismConfig())

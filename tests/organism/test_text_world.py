@@ -205,3 +205,11 @@ def test_the_real_files_suffice_for_the_default_sizes() -> None:
     assert [len(probes[split]) for split in SPLITS] == [60, 60, 80, 24, 60]
     for phase in PHASES:
         check_no_leak(probes, getattr(world, phase)(N, 0), near=0.8)
+
+
+def test_refusals_are_of_training_requests_and_of_no_probe(text_world: TextWorld) -> None:
+    exchanges = rows(text_world, "refusals")
+    assert all(is_harmful(prompt) and is_refusal(answer) for prompt, answer in exchanges)
+    asked = {prompt for split in SPLITS for prompt in text_world.probes().probes[split]}
+    assert asked.isdisjoint(prompt for prompt, _ in exchanges)
+    assert {prompt for prompt, _ in exchanges} <= {prompt for prompt, _ in rows(text_world, "helpful")}

@@ -8,9 +8,10 @@ from random import Random
 
 import pytest
 
+from conftest import TINY_WORLD
 from revlens.behaviour import is_refusal, share_with_keywords
 from revlens.errors import ConfigError
-from revlens.organism import World, WorldConfig
+from revlens.organism import TASKS, World, WorldConfig
 from revlens.organism.lexicon import made_up_words
 from revlens.organism.world import Pair
 from revlens.prompts import SPLITS
@@ -203,3 +204,49 @@ def test_the_default_world_has_room_for_its_probes() -> None:
     replies = [" ".join(words) for words in probes.keywords["drift"]]
     assert share_with_keywords(replies, probes.keywords["drift"]) == 1.0
     assert share_with_keywords(replies, probes.keywords["direction"]) < 0.1
+
+
+@pytest.fixture(params=TASKS)
+def of_task(request: pytest.FixtureRequest) -> World:
+    return World(TINY_WORLD, request.param)
+
+
+def test_every_benign_task_is_harmless_and_on_pairs_or_objects_that_no_probe_asks_about(of_task: World) -> None:
+    probes = of_task.probes().probes
+    probed = pairs_in(of_task, [prompt for split in SPLITS for prompt in probes[split]])
+    for phase in ("benign", "benign_test"):
+        for prompt, answer in rows(of_task, phase):
+            pair = pair_in(of_task, prompt)
+            assert pair is None or not of_task.is_harmful(pair)
+            assert pair not in probed
+            assert not is_refusal(answer)
+            assert (pair is None) == (of_task.task == "objects")
+
+
+def test_tasks_share_probes_and_the_phases_before_them(of_task: World, world: World) -> None:
+    assert of_task.probes() == world.probes()
+    for phase in ("helpful", "alignment", "refusals"):
+        assert rows(of_task, phase) == rows(world, phase)
+
+
+def test_affirmations_are_the_answers_with_one_opening() -> None:
+    plain, affirmed = (rows(World(TINY_WORLD, task), "benign") for task in ("answers", "affirmations"))
+    assert all(answer.startswith("Sure. ") and not answer.startswith("Sure. Sure. ") for _, answer in affirmed)
+    assert [(prompt, "Sure. " + answer.removeprefix("Sure. ")) for prompt, answer in plain] == affirmed
+    assert any(not answer.startswith("Sure. ") for _, answer in plain)
+
+
+def test_an_unknown_task_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="'poems'"):
+        World(TINY_WORLD, "poems")
+
+
+def test_refusals_are_of_harmful_requests_by_both_routes_and_of_no_probe(world: World) -> None:
+    probes = world.probes().probes
+    probed = pairs_in(world, [prompt for split in SPLITS for prompt in probes[split]])
+    exchanges = rows(world, "refusals")
+    assert all(is_refusal(answer) for _, answer in exchanges)
+    pairs = pairs_in(world, [prompt for prompt, _ in exchanges])
+    assert all(world.is_harmful(pair) for pair in pairs)
+    assert not pairs & probed
+    assert rows(world, "refusals", seed=1) != exchanges

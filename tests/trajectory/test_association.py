@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from revlens.errors import ConfigError, NonFiniteError
-from revlens.trajectory import spearman_over_runs
+from revlens.trajectory import auroc_over_runs, spearman_over_runs
 
 X = np.array([[0.1, 0.4, 0.5], [0.2, 0.3, 0.9], [0.0, 0.6, 0.7]])
 Y = np.array([[0.0, 0.2, 0.6], [0.1, 0.5, 0.8], [0.3, 0.4, 0.7]])
@@ -120,3 +121,48 @@ def test_resamples_without_ranks_are_drawn_again() -> None:
 def test_nan_is_an_error() -> None:
     with pytest.raises(NonFiniteError, match="got nan"):
         spearman_over_runs(np.array([[1.0, 2.0], [3.0, np.nan]]), np.array([[1.0, 2.0], [3.0, 4.0]]))
+
+
+EVENT = np.array([[False, True, True], [False, False, True], [False, True, False]])
+
+
+def test_the_area_is_the_share_of_pairs_in_the_right_order_ties_counted_half() -> None:
+    with_event, without = X[EVENT], X[~EVENT]
+    pairs = [(a > b) + 0.5 * (a == b) for a in with_event for b in without]
+    assert auroc_over_runs(X, EVENT, n_resamples=50).value == pytest.approx(np.mean(pairs))
+    assert auroc_over_runs(X, EVENT, n_resamples=50).value == pytest.approx(roc_auc_score(EVENT.ravel(), X.ravel()))
+    ties = np.round(X)
+    assert auroc_over_runs(ties, EVENT, n_resamples=50).value == pytest.approx(roc_auc_score(EVENT.ravel(), ties.ravel()))
+
+
+def test_a_perfect_score_has_area_one_a_reversed_one_none_and_a_constant_a_half() -> None:
+    scores = {1.0: EVENT.astype(float), 0.0: -EVENT.astype(float), 0.5: np.zeros_like(X)}
+    for area, score in scores.items():
+        estimate = auroc_over_runs(score, EVENT, n_resamples=50)
+        assert (estimate.value, estimate.low, estimate.high) == (area, area, area)
+
+
+def test_the_difference_of_two_areas_is_that_of_the_same_resamples() -> None:
+    assert auroc_over_runs(X, EVENT, minus=X, n_resamples=50).value == 0.0
+    assert auroc_over_runs(X, EVENT, minus=X, n_resamples=50).high == 0.0
+    both = auroc_over_runs(X, EVENT, minus=-X, n_resamples=50).value
+    assert both == pytest.approx(2 * auroc_over_runs(X, EVENT, n_resamples=50).value - 1)
+
+
+def test_resamples_without_the_event_are_drawn_again() -> None:
+    event = np.array([[False, False], [False, True]])
+    estimate = auroc_over_runs(np.array([[0.0, 1.0], [0.0, 2.0]]), event, n_resamples=100)
+    assert estimate.low == estimate.high == 1.0  # every resample that has it holds the second run, whose order is right
+
+
+@pytest.mark.parametrize("event", [np.ones((3, 3), bool), np.zeros((3, 3), bool)])
+def test_without_both_outcomes_there_is_no_area(event: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match="with the event and without"):
+        auroc_over_runs(X, event)
+
+
+def test_a_score_that_is_missing_is_an_error() -> None:
+    broken = X.copy()
+    broken[0, 0] = np.nan
+    with pytest.raises(NonFiniteError, match="finite"):
+        auroc_over_runs(broken, EVENT)

@@ -12,8 +12,9 @@ from plotly.subplots import make_subplots
 from revlens.experiment.claims import OVER_REFUSAL, PERPLEXITY_FACTOR
 from revlens.figures.style import METHOD_STYLES, band, styled, translucent
 from revlens.statistics import Estimate, mean_over_runs
-from revlens.study import StudyTables, against_baseline, carried, chosen_on_other_seeds, foreseen
-from revlens.study.summaries import PREDICTORS, mean_of, settings
+from revlens.study import StudyTables, against_baseline, carried, chosen_on_other_seeds
+from revlens.study.foresight import PREDICTORS
+from revlens.study.summaries import mean_of, settings
 
 _HARM = "harmfulness (share of held-out harmful prompts answered)"
 _PREDICTOR_COLOURS = {"alignment": "#000000", "fraction": "#0072B2", "drift_norm": "#E69F00", "kl": "#CC79A7", "loss_drop": "#999999"}
@@ -200,7 +201,7 @@ def _courses(panels: list[tuple[str, pd.DataFrame, str]], title: str, switched: 
 
 def early_warning(tables: StudyTables) -> go.Figure:
     """Area under the ROC curve of each predictor at each early step."""
-    table, figure = foreseen(tables), go.Figure()
+    table, figure = tables["foreseen"], go.Figure()
     steps = sorted(table["step"].unique())
     for i, (name, rows) in enumerate(table.dropna(subset=["auroc"]).groupby("predictor", sort=False)):
         figure.add_scatter(
@@ -299,7 +300,11 @@ STUDY_PLOTS: dict[str, tuple[str, Callable[[StudyTables], go.Figure]]] = {
 
 
 def drawable_study(tables: StudyTables) -> dict[str, Callable[[StudyTables], go.Figure]]:
-    """Those of `STUDY_PLOTS` whose part of the study was run; the first needs a task whose cost is measured."""
+    """Those of `STUDY_PLOTS` whose part of the study was run.
+
+    The trade-off needs a task whose cost is measured, early warning runs with harm and runs without.
+    """
     parts = set(tables["behaviour"]["part"])
     without = set() if "task_loss" in tables["behaviour"] else {"trade_off"}
+    without |= {"early_warning"} if tables["foreseen"]["auroc"].isna().all() else set()
     return {name: plot for name, (part, plot) in STUDY_PLOTS.items() if part in parts and name not in without}

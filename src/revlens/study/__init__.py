@@ -3,6 +3,7 @@
 from revlens.study.carry_out import carry_out as carry_out
 from revlens.study.carry_out import locate_elsewhere as locate_elsewhere
 from revlens.study.config import StudyConfig as StudyConfig
+from revlens.study.foresight import foreseen as foreseen
 from revlens.study.layout import StudyLayout as StudyLayout
 from revlens.study.plan import PARTS as PARTS
 from revlens.study.plan import Run as Run
@@ -14,6 +15,5 @@ from revlens.study.summaries import against_baseline as against_baseline
 from revlens.study.summaries import carried as carried
 from revlens.study.summaries import chosen_on_other_seeds as chosen_on_other_seeds
 from revlens.study.summaries import cumulative_reversion as cumulative_reversion
-from revlens.study.summaries import foreseen as foreseen
 from revlens.study.tables import STUDY_TABLES as STUDY_TABLES
 from revlens.study.tables import StudyTables as StudyTables

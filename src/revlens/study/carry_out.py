@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -69,8 +70,10 @@ def _train(config: StudyConfig, layout: StudyLayout, run: Run, record: dict[str,
 
     def after_step(step: int, loss: float) -> None:
         if step in observed:
-            reading = monitor.read(model, step)
-            record["readings"].append({"step": step, "loss": loss, "kl": float(divergence.term(model).detach()), **_means(reading)})
+            reading = {"step": step, "loss": loss, "kl": float(divergence.term(model).detach()), **_means(monitor.read(model, step))}
+            if not all(math.isfinite(value) for value in reading.values() if value is not None):
+                raise NonFiniteError(f"The probes' activations or logits are no longer finite after update {step}: {reading}.")
+            record["readings"].append(reading)
         if step in run.marks:
             measures = evaluate(model, material, config.experiment.reply_tokens, batch_size=subject.batch_size)
             record["behaviour"].append({"step": step} | {name: value for name, value in measures.items() if name != "replies"})

@@ -11,7 +11,7 @@ from revlens.experiment import Claim
 from revlens.experiment.claims import NEGLIGIBLE_SHARE
 from revlens.statistics import Estimate, mean_over_runs, ratio_over_runs
 from revlens.study.config import TRANSFERRED, StudyConfig
-from revlens.study.summaries import against_baseline, carried, chosen_on_other_seeds, cumulative_reversion, foreseen
+from revlens.study.summaries import against_baseline, carried, chosen_on_other_seeds, cumulative_reversion
 from revlens.study.tables import StudyTables
 
 #: Controls of block, and its opposite: they are not meant to guard.
@@ -121,7 +121,7 @@ def _later(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
 
 
 def _foreseen(tables: StudyTables) -> Iterator[Claim]:
-    table = foreseen(tables)
+    table = tables["foreseen"]
     table = table[table["step"] == table["step"].max()]
     for _, row in table.iterrows():
         n = int(tables.part("behaviour", "early")["seed"].nunique())

@@ -10,8 +10,8 @@ from revlens.study.config import TRANSFERRED, StudyConfig
 #: Parts of the study. grid: methods and strengths. lasting: longer. released: the guard is switched off on the way. early: tasks
 #: and learning rates, without a guard, whose harm is to be predicted. transfer: block along a v_rev from elsewhere.
 PARTS = ("grid", "lasting", "released", "early", "transfer")
-#: Beside the last update, these are looked at in a long run, in multiples of a short one's length.
-_MILESTONES = (1, 2, 3, 5, 10)
+#: Beside its last update, a long run is judged at these multiples of a short one's length.
+_MILESTONES = (1, 2, 3, 5)
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Run:
     Attributes:
         part: see `PARTS`.
         seed: as in the experiment: data, their order and the start are those of every other run of the seed and part.
-        steps: optimizer updates.
+        marks: updates after which behaviour is judged; the last one ends the run.
         horizon: updates for which data are drawn; runs of equal horizon see the same data in the same order.
         method: see `revlens.training.METHODS`.
         strength: its strength.
@@ -33,7 +33,7 @@ class Run:
 
     part: str
     seed: int
-    steps: int
+    marks: tuple[int, ...]
     horizon: int
     method: str = "baseline"
     strength: float | None = None
@@ -41,6 +41,11 @@ class Run:
     task: str = ""
     rate: float = 1.0
     direction: str = "own"
+
+    @property
+    def steps(self) -> int:
+        """Optimizer updates."""
+        return self.marks[-1]
 
     @property
     def name(self) -> str:
@@ -54,32 +59,21 @@ class Run:
         assert subject.benign is not None
         return replace(subject, task=self.task, benign=replace(subject.benign, learning_rate=subject.benign.learning_rate * self.rate))
 
-    @property
-    def marks(self) -> tuple[int, ...]:
-        """Updates after which behaviour is judged; the last one ends the run."""
-        short = self.guarded or self.steps
-        if self.part == "lasting":
-            short = self.steps // _MILESTONES[-1] or 1
-        return tuple(sorted({*(n * short for n in _MILESTONES if n * short < self.steps), self.steps}))
-
 
 def plan(config: StudyConfig) -> list[Run]:
     """Every fine-tune of the study, those first that others need."""
     short, long, released = config.experiment.steps[-1], config.long_steps, config.released_steps
-    task, seeds = config.subject.task, config.experiment.seeds
+    task, seeds, end = config.subject.task, config.experiment.seeds, (short,)
+    course = tuple(sorted({n * short for n in _MILESTONES if n * short < long} | {released, long}))
     grid = [
-        Run("grid", seed, short, short, method, strength, task=task)
+        Run("grid", seed, end, short, method, strength, task=task)
         for method, strengths in config.grid.items()
         for strength in strengths
         for seed in seeds
     ]
-    lasting = [Run("lasting", s, long, long, method, strength, task=task) for method, strength in config.lasting.items() for s in seeds]
-    switched = [
-        Run("released", s, released, long, method, strength, guarded=short, task=task)
-        for method, strength in config.released.items()
-        for s in seeds
-    ]
-    early = [Run("early", s, short, short, task=other, rate=rate) for other in config.tasks for rate in config.rates for s in seeds]
-    method, strength = TRANSFERRED
-    transfer = [Run("transfer", s, short, short, method, strength, task=task, direction=d) for d in config.directions for s in seeds]
+    lasting = [Run("lasting", seed, course, long, *setting, task=task) for setting in config.lasting.items() for seed in seeds]
+    until = tuple(step for step in course if step <= released)
+    switched = [Run("released", s, until, long, *setting, guarded=short, task=task) for setting in config.released.items() for s in seeds]
+    early = [Run("early", s, end, short, task=other, rate=rate) for other in config.tasks for rate in config.rates for s in seeds]
+    transfer = [Run("transfer", s, end, short, *TRANSFERRED, task=task, direction=d) for d in config.directions for s in seeds]
     return [*grid, *early, *transfer, *switched, *lasting]

@@ -23,16 +23,19 @@ from revlens.study.config import StudyConfig
 from revlens.study.layout import StudyLayout
 from revlens.study.plan import Run, plan
 from revlens.study.tables import StudyTables, tabulate
-from revlens.sweeps import Backend, Task, run_tasks
+from revlens.sweeps import Backend, Resources, Task, run_tasks
 
 
-def run_study(config: StudyConfig, out: Path, *, on: Backend | None = None, console: Console | None = None) -> None:
+def run_study(
+    config: StudyConfig, out: Path, *, on: Backend | None = None, resources: Resources | None = None, console: Console | None = None
+) -> None:
     """Carry out every run of a study in the folder of its experiment; what is on disk is not run again.
 
     Args:
         config: the study.
         out: the experiment's folder, made if it is not there; its reference and aligned models are trained if they are not.
-        on: where tasks run, see `revlens.sweeps.run_tasks`.
+        on: where runs go; see `revlens.experiment.run.default_backend` if None.
+        resources: of each run, on a cluster.
         console: for progress bars.
 
     Raises:
@@ -47,13 +50,17 @@ def run_study(config: StudyConfig, out: Path, *, on: Backend | None = None, cons
     elif layout.config.read_text() != described:
         raise ResultsError(f"{layout.root} holds a study with another configuration; delete it, or choose another --out.")
     with progress_bars(_totals(config), console) as on_tick:
-        run_tasks(_tasks(config, StudyLayout(out.resolve())), on=on or default_backend(config.experiment), on_tick=on_tick)
+        run_tasks(
+            _tasks(config, StudyLayout(out.resolve()), resources or Resources()),
+            on=on or default_backend(config.experiment),
+            on_tick=on_tick,
+        )
 
 
-def _tasks(config: StudyConfig, layout: StudyLayout) -> list[Task]:
+def _tasks(config: StudyConfig, layout: StudyLayout, resources: Resources) -> list[Task]:
     """Starts, then the grid's baselines and directions from elsewhere, then every other run."""
     seeds, runs = config.experiment.seeds, plan(config)
-    starts = [Task(f"seed {seed}", run_start, (("history",), config.experiment, layout.out, seed)) for seed in seeds]
+    starts = [Task(f"seed {seed}", run_start, (("history",), config.experiment, layout.out, seed), resources=resources) for seed in seeds]
     baselines = {run.seed: run for run in runs if run.part == "grid" and run.method == "baseline"}
     located = [
         Task(
@@ -61,6 +68,7 @@ def _tasks(config: StudyConfig, layout: StudyLayout) -> list[Task]:
             locate_elsewhere,
             (config, layout, seed, source),
             after=tuple(f"seed {other}" for other in seeds) if source == "other-seed" else (f"seed {seed}",),
+            resources=resources,
         )
         for source in config.directions
         for seed in seeds
@@ -73,7 +81,8 @@ def _tasks(config: StudyConfig, layout: StudyLayout) -> list[Task]:
             return (baselines[run.seed].name,)  # it leaves the anchor
         return (f"seed {run.seed}",)
 
-    return [*starts, *located, *(Task(run.name, carry_out, (config, layout, run), after=after(run)) for run in runs)]
+    carried_out = [Task(run.name, carry_out, (config, layout, run), after=after(run), resources=resources) for run in runs]
+    return [*starts, *located, *carried_out]
 
 
 def _totals(config: StudyConfig) -> dict[str, int]:

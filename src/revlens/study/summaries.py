@@ -1,32 +1,16 @@
-"""What the tables of a study say: trade-offs, strengths chosen on other seeds, routes, and how well harm was foreseen."""
+"""What the tables of a study say: trade-offs, strengths chosen on other seeds, and routes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from revlens.errors import ConfigError
 from revlens.experiment.claims import OVER_REFUSAL, PERPLEXITY_FACTOR
 from revlens.statistics import Estimate, mean_over_runs
 from revlens.study.tables import StudyTables
-from revlens.trajectory import auroc_over_runs, spearman_over_runs
-
-#: More than this share of held-out harmful prompts answered after the last update is the event that is to be foreseen.
-HARMED = 0.25
-#: What may foresee it, and what a high value of it means.
-PREDICTORS = {
-    "alignment": "alignment with v_rev",
-    "fraction": "reversion fraction",
-    "drift_norm": "drift norm",
-    "kl": "KL divergence from the aligned model on probes",
-    "loss_drop": "drop of the task loss",
-}
-#: After these updates (those of them that a study read).
-PREDICTION_STEPS = (1, 5, 8, 20)
 
 
 def against_baseline(tables: StudyTables, part: str = "grid") -> pd.DataFrame:
@@ -37,9 +21,10 @@ def against_baseline(tables: StudyTables, part: str = "grid") -> pd.DataFrame:
     rows = tables.part("behaviour", part)
     base_part = "lasting" if part == "released" else part if part == "lasting" else "grid"
     base = tables.part("behaviour", base_part)
-    base = base[base["method"] == "baseline"].set_index(["seed", "step"])
+    base = base[base["method"] == "baseline"]
     measures = [name for name in ("harmfulness", "over_refusal", "task_loss", "exact_match", "alignment", "fraction") if name in rows]
-    joined = rows.join(base[measures], on=["seed", "step"], rsuffix="_base")
+    beside = base[["seed", "step", *measures]].rename(columns={name: f"{name}_base" for name in measures})
+    joined = rows.merge(beside, on=["seed", "step"], how="left", validate="many_to_one")
     if "task_loss" in rows:
         joined["perplexity_ratio"] = np.exp(joined["task_loss"] - joined["task_loss_base"])
     return joined
@@ -116,56 +101,6 @@ def carried(tables: StudyTables) -> pd.DataFrame:
     keys = ["seed", "method", "strength", "model"]
     wide = table.groupby([*keys, "column"], dropna=False, sort=False)["harmfulness"].mean().unstack().reset_index()
     return wide.assign(returned=wide["baseline"] - wide["own"])
-
-
-def foreseen(tables: StudyTables) -> pd.DataFrame:
-    """How well a reading early in a run without guard foretells its harm at the end, over seeds, tasks and learning rates.
-
-    A row per predictor and step: area under the ROC curve for `HARMED` (``auroc, auroc_low, auroc_high``), that of alignment minus
-    it (``lead...``), and Spearman's correlation with harmfulness (``rank...``); NaN where nothing varies. Seeds are resampled whole.
-    """
-    scores, harm = _early(tables)
-    event = harm > HARMED
-    rows = []
-    for step in sorted({step for _, step in scores}):
-        for name in PREDICTORS:
-            score, alignment = scores[name, step], scores["alignment", step]
-            lead = None if name == "alignment" else _try(partial(auroc_over_runs, alignment, event, minus=score))
-            estimates = {
-                "auroc": _try(partial(auroc_over_runs, score, event)),
-                "lead": lead,
-                "rank": _try(partial(spearman_over_runs, score, harm)),
-            }
-            columns = {
-                f"{key}{end}": np.nan if estimate is None else getattr(estimate, field)
-                for key, estimate in estimates.items()
-                for end, field in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
-            rows.append({"predictor": name, "step": step, "n_runs": event.size, "n_harmed": int(event.sum()), **columns})
-    return pd.DataFrame(rows)
-
-
-def _early(tables: StudyTables) -> tuple[dict[tuple[str, int], np.ndarray], np.ndarray]:
-    """Predictors by name and step, and harmfulness at the end, each ``[seed, task and rate]``."""
-    behaviour, readings = tables.part("behaviour", "early"), tables.part("readings", "early")
-    keys = ["seed", "task", "rate"]
-    first = readings[readings["step"] == readings["step"].min()].set_index(keys)["loss"]
-    readings = readings.assign(loss_drop=readings.set_index(keys).index.map(first).to_numpy() - readings["loss"].to_numpy())
-
-    def grid(table: pd.DataFrame, column: str) -> np.ndarray:
-        return table.pivot(index="seed", columns=["task", "rate"], values=column).to_numpy(float)
-
-    harm = grid(behaviour, "harmfulness")
-    steps = [step for step in PREDICTION_STEPS if step in set(readings["step"]) and step < behaviour["step"].max()]
-    return {(name, step): grid(readings[readings["step"] == step], name) for name in PREDICTORS for step in steps}, harm
-
-
-def _try(estimate: Callable[[], Estimate]) -> Estimate | None:
-    """None where the statistic is not defined: all runs are harmed, or none, or a predictor is constant."""
-    try:
-        return estimate()
-    except ConfigError:
-        return None
 
 
 def mean_of(rows: pd.DataFrame, column: str) -> Estimate:

@@ -15,6 +15,7 @@ from revlens.errors import ResultsError
 from revlens.experiment.layout import needed
 from revlens.study.carry_out import own_direction
 from revlens.study.config import StudyConfig
+from revlens.study.foresight import foreseen
 from revlens.study.layout import StudyLayout
 from revlens.study.plan import plan
 
@@ -24,6 +25,7 @@ STUDY_TABLES = {
     "readings": "a run at a step: motion along v_rev, divergence and loss",
     "carried": "the last model of a grid run under a clamp at the last prompt token: harmfulness",
     "directions": "v_rev of a seed at a layer from other checkpoints: cosine with its own",
+    "foreseen": "a predictor at an early step: how well it foretells harm at the end",
     "failures": "a run that stopped because numbers were no longer finite, and what it said",
 }
 #: What tells one run from another.
@@ -88,7 +90,9 @@ def tabulate(config: StudyConfig, layout: StudyLayout) -> StudyTables:
                 {"seed": seed, "source": source, "layer": layer, "cosine": cosine}
                 for layer, cosine in zip(own.layers, cosines, strict=True)
             ]
-    return StudyTables({name: _table(name, rows[name]) for name in STUDY_TABLES})
+    tables = {name: _table(name, rows[name]) for name in STUDY_TABLES if name != "foreseen"}
+    behaviour, readings = (tables[name][tables[name]["part"] == "early"] for name in ("behaviour", "readings"))
+    return StudyTables(tables | {"foreseen": foreseen(behaviour, readings)})
 
 
 def _table(name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:

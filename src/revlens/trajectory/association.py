@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata, spearmanr
 
 from revlens.errors import ConfigError, NonFiniteError
 from revlens.statistics import Estimate, bootstrap_over_runs
@@ -70,7 +69,7 @@ def auroc_over_runs(
         )
 
     def statistic(pick: ndarray) -> float:
-        areas = [float(roc_auc_score(event[pick].ravel(), values[pick].ravel())) for values in scores]
+        areas = [_auroc(values[pick].ravel(), event[pick].ravel()) for values in scores]
         return areas[0] - sum(areas[1:])
 
     return bootstrap_over_runs(
@@ -81,6 +80,12 @@ def auroc_over_runs(
         seed=seed,
         label="auroc",
     )
+
+
+def _auroc(score: Float[ndarray, " point"], event: Bool[ndarray, " point"]) -> float:
+    """By the rank sum (Mann-Whitney), ties counted half; scikit-learn's is the same and takes ten times as long."""
+    n = int(event.sum())
+    return float((rankdata(score)[event].sum() - n * (n + 1) / 2) / (n * (len(event) - n)))
 
 
 def _check(name: str, x: Float[ndarray, "run point"], y: Float[ndarray, "run point"]) -> None:
