@@ -44,11 +44,11 @@ def _order(tables: StudyTables) -> Iterator[Claim]:
     for measure in ("alignment", "harmfulness"):
         size = abs(_difference(arms["block"], measure).value) if len(arms["block"]) else 0.0
         ranges = {"block": (None, 0.0), "push": (0.0, None), "random": (-NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size)}
-        words = {"block": "lowers", "push": "raises", "random": "leaves about as it is:"}
+        words = {"block": f"lowers {measure}", "push": f"raises {measure}", "random": f"leaves {measure} about as it is"}
         for arm, rows in arms.items():
             if len(rows) and (arm != "random" or size):
                 low, high = ranges[arm]
-                statement = f"{arm.capitalize()} at strength {TRANSFERRED[1]:g} {words[arm]} {measure} ({arm} minus baseline)"
+                statement = f"{arm.capitalize()} at strength {TRANSFERRED[1]:g} {words[arm]} ({arm} minus baseline)"
                 yield Claim(
                     f"{arm}-{measure}", statement, "block < baseline < push, random ≈ baseline", _difference(rows, measure), low, high
                 )
@@ -147,7 +147,7 @@ def _transfer(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
             continue
         effect = mean_over_runs(of_source["harmfulness"].to_numpy(float) - own["harmfulness_base"].to_numpy(float), test_zero=True)
         if source == "other-seed" and size:
-            statement = "Block along another seed's v_rev leaves harmfulness about as it is: (minus baseline)"
+            statement = "Block along another seed's v_rev leaves harmfulness about as it is (minus baseline)"
             yield Claim(f"transfer-{source}", statement, "", effect, -NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size)
         elif source != "other-seed":
             yield Claim(
