@@ -6,10 +6,10 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.offline import get_plotlyjs
 
 from revlens.atomic import atomic_directory
-
-_PLOTLY_JS = "directory"  # one plotly.min.js beside the pages: offline, and not once per page
+from revlens.checksums import seal
 
 
 def draw(figures: dict[str, go.Figure], folder: Path) -> str | None:
@@ -20,8 +20,16 @@ def draw(figures: dict[str, go.Figure], folder: Path) -> str | None:
     """
     with atomic_directory(folder) as partial:
         for name, figure in figures.items():
-            figure.write_html(partial / f"{name}.html", include_plotlyjs=_PLOTLY_JS, div_id=name)
-        return _static_images(figures, partial)
+            (partial / f"{name}.html").write_text(html(name, figure), encoding="utf-8")
+        (partial / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        problem = _static_images(figures, partial)
+        seal(partial)
+    return problem
+
+
+def html(name: str, figure: go.Figure) -> str:
+    """The page of a figure, which needs plotly.min.js beside it."""
+    return figure.to_html(include_plotlyjs="directory", div_id=name)
 
 
 def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:

@@ -61,7 +61,7 @@ def write_study_report(path: Path, config: StudyConfig, tables: StudyTables, cla
             _route_table(tables),
             _cumulative_table(config, tables),
             *(_course_table(tables, part, heading) for part, heading in _COURSES.items() if len(tables.part("behaviour", part))),
-            *([_foreseen_table(tables)] if len(tables.part("behaviour", "early")) else []),
+            *([_task_table(tables), _foreseen_table(tables)] if len(tables.part("behaviour", "early")) else []),
             _failure_table(tables),
         ],
         figures={name: plot(tables) for name, plot in drawable_study(tables).items()},
@@ -150,6 +150,22 @@ def _course_table(tables: StudyTables, part: str, heading: str) -> Table:
         for method, group in table.groupby("method", sort=False)
     ]
     return Table(f"{heading}: harmfulness by step", ["method", *(f"step {step}" for step in steps)], rows)
+
+
+def _task_table(tables: StudyTables) -> Table:
+    """Without a guard, at the learning rate nearest to the recipe's: which way each benign task drifts, and what it does."""
+    readings, behaviour = (tables.part(name, "early") for name in ("readings", "behaviour"))
+    rate = min(readings["rate"].unique(), key=lambda rate: abs(np.log(rate)))
+    readings, behaviour = (table[table["rate"] == rate] for table in (readings, behaviour))
+    steps = [step for step in sorted(readings["step"].unique()) if step in (1, 5, 20) or step == readings["step"].max()]
+    rows = []
+    for task, harmed in behaviour.groupby("task", sort=False):
+        drift = readings[readings["task"] == task]
+        rows.append(
+            [str(task), *(cell(mean_of(drift[drift["step"] == step], "alignment")) for step in steps), cell(mean_of(harmed, "harmfulness"))]
+        )
+    columns = ["benign task", *(f"alignment at step {step}" for step in steps), "harmfulness at the end"]
+    return Table(f"Benign tasks without a guard, at {rate:g} times the recipe's learning rate", columns, rows)
 
 
 def _foreseen_table(tables: StudyTables) -> Table:
