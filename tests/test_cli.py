@@ -74,6 +74,9 @@ def test_a_mistyped_command_exits_with_2(args: tuple[str, ...], message: str, ca
         (("--seeds", "-2"), "--seeds -2: at least 2 runs are needed"),
         (("--steps", "0"), "A fine-tune needs at least 1 update, got 0"),
         (("--steps", "-3"), "A fine-tune needs at least 1 update, got -3"),
+        (("--workers", "0"), "0 workers cannot run anything"),
+        (("--run-gpus", "1"), "--run-cpus and --run-gpus are for runs on Ray; add --ray"),
+        (("--ray", "auto", "--workers", "2"), "n_workers=2, address=auto"),
     ],
 )
 @pytest.mark.parametrize("verb", ["reproduce", *STAGES])
@@ -82,6 +85,15 @@ def test_a_setting_out_of_range_is_refused_before_anything_is_written(
 ) -> None:
     assert main([verb, "--out", "out", *options]) == 2
     assert f"revlens: {message}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_experiment_is_not_launched_several_times(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["reproduce", "--quick", "--out", "out"]) == 2
+    assert "An experiment starts its own processes: run it as one, with --workers or --ray" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

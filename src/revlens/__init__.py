@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from revlens.activations import Sites as Sites
     from revlens.activations import capture as capture
     from revlens.activations import read_endpoints as read_endpoints
+    from revlens.activations import read_moments as read_moments
     from revlens.activations import read_prompts as read_prompts
     from revlens.causal import Openings as Openings
     from revlens.causal import intervene as intervene
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from revlens.trajectory import drift as drift
 
 _ROOMS = {
-    "activations": ("Activations", "Sites", "capture", "read_endpoints", "read_prompts"),
+    "activations": ("Activations", "Sites", "capture", "read_endpoints", "read_moments", "read_prompts"),
     "causal": ("Openings", "intervene", "patch_between", "vocabulary_readout"),
     "direction": ("ReversionDirection", "locate", "nulls", "reliability"),
     "history": ("Checkpoint", "TrainingHistory"),

@@ -1,42 +1,69 @@
-"""Files and directories that appear whole or not at all."""
+"""Files and directories that appear whole or not at all.
+
+What is written lies under a scratch name (`SCRATCH`) beside its place, is flushed to the disk, and is then renamed. No reader looks at
+scratch names; what a killed process left of them is removed by the next one that writes there, see `revlens.locks`.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from revlens.errors import StorageError
+
+#: How the names of unfinished files and directories begin.
+SCRATCH = ".partial-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a scratch directory beside ``path`` that becomes ``path`` if the block succeeds and vanishes if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    """Yield a scratch directory beside ``path`` that becomes ``path`` if the block succeeds and vanishes if not.
+
+    A directory that is there is replaced: in one step on Linux; elsewhere a kill in the middle leaves none at ``path``, and both
+    whole under scratch names.
+
+    Raises:
+        StorageError: see `naming`.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _scratch_directory(path)
+        try:
+            yield partial
+            for inside in (*partial.rglob("*"), partial):
+                _flush(inside)
+            _put(partial, path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside ``path`` that becomes ``path`` if the block succeeds and vanishes if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers such as kaleido and pandas choose the format by it.
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Yield a scratch path beside ``path`` that becomes ``path`` if the block succeeds and vanishes if not.
+
+    Raises:
+        StorageError: see `naming`.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last: writers such as kaleido and pandas choose the format by it.
+        partial = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
+        try:
+            yield partial
+            _flush(partial)
+            os.replace(partial, path)
+            _flush(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,3 +75,77 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON (NaN is an error) atomically, indented, ending in a newline."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder and below. Nobody else may be writing there."""
+    for path in list(folder.rglob(f"{SCRATCH}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name ``path`` in errors of the file system that name no file, or a scratch file of its own.
+
+    Raises:
+        StorageError: if the disk is full, the folder cannot be written to, or the like.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if isinstance(error.filename, str | Path) and not _belongs_to(Path(error.filename), path):
+            raise  # of a file that was read
+        raise StorageError(_message(path, error.strerror or str(error))) from error
+    except Exception as error:
+        if "(os error " not in str(error):  # how libraries written in Rust pass on what the system says
+            raise
+        raise StorageError(_message(path, str(error))) from error
+
+
+def _belongs_to(named: Path, path: Path) -> bool:
+    return named.is_relative_to(path) or path.is_relative_to(named) or any(part.startswith(SCRATCH) for part in named.parts)
+
+
+def _message(path: Path, reason: str) -> str:
+    return f"{path} cannot be written: {reason}. Make room, or choose another folder, and run the same command again."
+
+
+def _scratch_directory(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{path.name}-", dir=path.parent))
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold what was written: a rename that outlives a power cut must not name a file that does not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if path.is_dir():
+            with suppress(OSError):  # some file systems cannot flush directories
+                os.fsync(descriptor)
+        else:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put(new: Path, path: Path) -> None:
+    if not path.exists():
+        os.replace(new, path)
+    elif not _exchange(new, path):
+        old = _scratch_directory(path)
+        os.replace(path, old)
+        os.replace(new, path)
+        shutil.rmtree(old)
+
+
+def _exchange(new: Path, old: Path) -> bool:
+    """Let two directories swap names in one step, if the system can."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0

@@ -6,9 +6,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +15,8 @@ from rich.table import Table
 from revlens.errors import ConfigError, RevlensError
 
 if TYPE_CHECKING:
-    from revlens.experiment import ExperimentConfig
+    from revlens.experiment import Claim, ExperimentConfig, Layout
+    from revlens.study import StudyLayout
 
 _VERBS = {
     "reproduce": "everything: all stages, results, figures and the report",
@@ -27,6 +27,8 @@ _VERBS = {
     "causal": "patch between checkpoints, intervene along v_rev and read it out",
     "analyse": "tables, claims and provenance, from what the stages left on disk",
     "report": "figures and the HTML report, from the tables",
+    "verify": "compute tables, claims and figures again from what is stored, and name every difference and every changed byte",
+    "study": "compare guards: strengths, cost, routes, longer runs, early warning (hours on the whole organism)",
 }
 #: Options that choose the experiment; without any of them a folder's own one goes on.
 _CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir", "large")
@@ -38,9 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     console = Console()
     try:
+        if args.verb == "verify":
+            return _verify(args.out, console)
         _run(args, console)
     except RevlensError as error:
-        Console(stderr=True).print(f"revlens: {error}", markup=False, highlight=False, soft_wrap=True)
+        notes = getattr(error, "__notes__", [])  # which run it was
+        Console(stderr=True).print(" ".join([f"revlens: {error}", *notes]), markup=False, highlight=False, soft_wrap=True)
         return 2
     except OSError as error:  # disk full, no permission: not ours, but no reason for a traceback
         Console(stderr=True).print(
@@ -58,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb, summary in _VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}. What is on disk is not computed again.")
         sub.add_argument("--out", type=Path, default=Path("revlens-out"), help="output folder (default: %(default)s)")
-        if verb not in ("analyse", "report"):
+        if verb not in ("analyse", "report", "verify"):
             sub.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
             sub.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
             sub.add_argument("--quick", action="store_true", help="a smoke run on a smaller organism, in under a minute and a half")
@@ -68,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
             )
             sub.add_argument("--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md")
             sub.add_argument("--large", action="store_true", help="the text track's model for a GPU, of about 60 million parameters")
+            sub.add_argument("--workers", type=int, metavar="N", help="runs at a time on this machine (default: one for each core)")
+            sub.add_argument(
+                "--ray",
+                nargs="?",
+                const="local",
+                metavar="ADDRESS",
+                help="send runs to the Ray cluster at this address, or to a Ray of this machine if none is given; see docs/scaling.md",
+            )
+            sub.add_argument("--run-cpus", type=int, default=1, metavar="N", help="cores of each run on Ray (default: %(default)s)")
+            sub.add_argument("--run-gpus", type=float, metavar="N", help="GPUs of each run on Ray, or a share of one (default: 0)")
     return parser
 
 
@@ -75,11 +90,22 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     # Imported here, so that `revlens --help` and mistyped flags answer at once.
     from datasets import disable_progress_bars
 
-    from revlens.experiment import STAGES, run
-    from revlens.runs import OwnHistory
+    from revlens.locks import sole_writer
 
     disable_progress_bars()
 
+    with sole_writer(args.out):
+        _write(args, console)
+
+
+def _write(args: argparse.Namespace, console: Console) -> None:
+    """The verbs that write; no other process may be writing in the same folder."""
+    from revlens.experiment import STAGES, run
+    from revlens.runs import OwnHistory
+
+    if args.verb == "study":
+        _study(args, console)
+        return
     if args.verb in ("analyse", "report"):
         verbs: tuple[str, ...] = (args.verb,)
     else:
@@ -87,7 +113,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         config = _config(args)
         if isinstance(config.subject, OwnHistory):
             console.print(config.subject.describe(), markup=False, highlight=False, soft_wrap=True)
-        run(config, args.out, stages=stages, console=console)
+        run(config, args.out, stages=stages, console=console, **_where(args, config))
         verbs = ("analyse", "report") if args.verb == "reproduce" else ()
     for verb in verbs:
         {"analyse": _analyse, "report": _report}[verb](args.out, console)
@@ -113,10 +139,49 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
     if args.seeds is not None:
         if args.seeds < 2:
             raise ConfigError(f"--seeds {args.seeds}: at least 2 runs are needed for an interval over runs.")
-        config = replace(config, seeds=tuple(range(args.seeds)))
+        config = config.with_seeds(args.seeds)
     if args.steps is not None:
         config = config.with_steps(args.steps)
     return config
+
+
+def _where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]:
+    """Where runs go, as `revlens.experiment.run` takes it."""
+    from revlens.experiment.run import default_backend
+    from revlens.runs.cache import cache_root
+    from revlens.sweeps import RayCluster, Resources
+
+    if args.ray is None:
+        if args.run_gpus is not None or args.run_cpus != 1:
+            raise ConfigError("--run-cpus and --run-gpus are for runs on Ray; add --ray.")
+        return {"on": default_backend(config, args.workers)}
+    if args.run_gpus is None and not config.subject.parallel:
+        raise ConfigError("The model may be large: say with --run-gpus how many GPUs a run takes on Ray (0 for none).")
+    cache = cache_root().resolve()
+    address = None if args.ray == "local" else args.ray
+    cluster = RayCluster(address, args.workers, shared=(args.out, cache), environment={"REVLENS_CACHE": str(cache)})
+    return {"on": cluster, "resources": Resources(n_cpus=float(args.run_cpus), n_gpus=args.run_gpus or 0.0)}
+
+
+def _study(args: argparse.Namespace, console: Console) -> None:
+    from revlens.figures import draw, drawable_study, write_study_report
+    from revlens.study import StudyConfig, StudyLayout, load_config, run_study, tabulate_and_save
+
+    experiment, layout = _config(args), StudyLayout(args.out)
+    if layout.config.is_file() and not args.quick:
+        config = load_config(layout)
+    else:
+        config = StudyConfig.quick(experiment) if args.quick else StudyConfig.of(experiment)
+    run_study(config, args.out, console=console, **_where(args, experiment))
+    with console.status("tabulating and drawing"):
+        config, tables, claims = tabulate_and_save(args.out)
+        problem = draw({name: plot(tables) for name, plot in drawable_study(tables).items()}, layout.figures)
+        provenance = json.loads((layout.results / "provenance.json").read_text())
+        write_study_report(layout.report, config, tables, claims, provenance)
+    _print_claims(claims, console)
+    if problem:
+        console.print(problem, markup=False)
+    _print_places(layout, console)
 
 
 def _analyse(out: Path, console: Console) -> None:
@@ -124,6 +189,10 @@ def _analyse(out: Path, console: Console) -> None:
 
     with console.status("analysing"):
         _, claims = analyse_and_save(out)
+    _print_claims(claims, console)
+
+
+def _print_claims(claims: Sequence[Claim], console: Console) -> None:
     table = Table("claim", "ours [95 %]", "paper", "verdict", title="Claims")
     for claim in claims:
         verdict = f"[{_COLOURS[claim.verdict]}]{claim.verdict}[/]"
@@ -132,6 +201,7 @@ def _analyse(out: Path, console: Console) -> None:
 
 
 def _report(out: Path, console: Console) -> None:
+    from revlens.checksums import listed_file
     from revlens.experiment import ExperimentConfig, Layout, Results, assess_all
     from revlens.figures import draw, drawable, write_report
 
@@ -140,9 +210,27 @@ def _report(out: Path, console: Console) -> None:
     provenance = json.loads((layout.results / "provenance.json").read_text())
     with console.status("drawing figures"):
         problem = draw({name: plot(results) for name, plot in drawable(results).items()}, layout.figures)
-        write_report(layout.report, config, results, assess_all(results), provenance)
+        with listed_file(layout.report) as partial:
+            write_report(partial, config, results, assess_all(results), provenance)
     if problem:
         console.print(problem, markup=False)
+    _print_places(layout, console)
+
+
+def _verify(out: Path, console: Console) -> int:
+    from revlens.experiment import verify
+    from revlens.figures import verify_figures
+
+    with console.status("verifying"):
+        verification = verify(out)
+        verification = verification.and_also(verify_figures(out, verification.results))
+    for difference in verification.differences:
+        console.print(str(difference), markup=False, highlight=False, soft_wrap=True)
+    console.print(verification.summary(), markup=False, highlight=False, soft_wrap=True)
+    return 2 if verification.differences else 0
+
+
+def _print_places(layout: Layout | StudyLayout, console: Console) -> None:
     console.print(f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}", highlight=False, soft_wrap=True)
 
 

@@ -26,6 +26,10 @@ class ProbeError(RevlensError, ValueError):
     """A probe split is missing, empty, repeats a prompt or shares one with another split."""
 
 
+class FileError(RevlensError, ValueError):
+    """A small file is no regular file, too large, no text or not well formed; whoever asked for it says which one it is."""
+
+
 class DataError(RevlensError, ValueError):
     """Data cannot be found or read, or its columns or rows are not what the mapping says."""
 
@@ -44,3 +48,11 @@ class GuardError(RevlensError, RuntimeError):
 
 class ResultsError(RevlensError, RuntimeError):
     """Stored results are missing, incomplete or belong to another configuration."""
+
+
+class StorageError(RevlensError, OSError):
+    """A file or a folder cannot be written: the disk is full, it is read-only, or another process writes there."""
+
+
+class WorkerError(RevlensError, RuntimeError):
+    """A process that ran a task died, again and again."""

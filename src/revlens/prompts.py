@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from revlens.errors import ConfigError, ProbeError
+from revlens.errors import ConfigError, FileError, ProbeError
+from revlens.small_files import read_json
 
 #: direction: estimate v_rev; drift: measure motion; behaviour: generate and judge; guard: train against;
 #: harmless: requests that should be answered (over-refusal, and the control direction).
@@ -29,7 +30,7 @@ class Probes:
         splits: user messages (not yet in chat format) by split name; any subset of `SPLITS`.
 
     Raises:
-        ProbeError: on an unknown name, an empty split, a repeated prompt or a prompt shared by two splits.
+        ProbeError: on an unknown name, an empty split, a repeated prompt, one shared by two splits, or half a surrogate pair.
     """
 
     splits: Mapping[str, tuple[str, ...]]
@@ -42,6 +43,8 @@ class Probes:
             if not prompts:
                 raise ProbeError(f"Probe split {name!r} is empty; give it at least one prompt or leave it out.")
             for prompt in prompts:
+                if not is_text(prompt):
+                    raise ProbeError(f"Prompt {prompt!r} of split {name!r} holds half a surrogate pair, which is no text; correct it.")
                 if prompt in home:
                     where = f"twice in {name!r}" if home[prompt] == name else f"in both {home[prompt]!r} and {name!r}"
                     raise ProbeError(f"Prompt {prompt!r} is {where}; splits must be disjoint and free of repeats.")
@@ -55,8 +58,8 @@ class Probes:
             ProbeError: if the file cannot be read or has another form; also see the class.
         """
         try:
-            splits = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            splits = read_json(Path(path))
+        except FileError as error:
             raise ProbeError(f"Cannot read probes from {path}: {error}") from error
         if not isinstance(splits, dict) or not all(isinstance(p, list) and all(isinstance(x, str) for x in p) for p in splits.values()):
             raise ProbeError(f"{path} must map split names ({', '.join(SPLITS)}) to lists of prompts.")
@@ -75,6 +78,15 @@ class Probes:
         return digest.hexdigest()
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: Python's strings, and JSON's, may hold half a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Batch(NamedTuple):
     """Token ids with their attention mask (1 = real token)."""
 
@@ -86,7 +98,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
     """Token ids of each user message in the tokenizer's own chat format, ending where the answer begins.
 
     Raises:
-        ConfigError: if the tokenizer has no chat template.
+        ConfigError: if the tokenizer has no chat template, or its template fails or writes nothing.
     """
     if tokenizer.chat_template is None:
         raise ConfigError(
@@ -94,13 +106,26 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
             "Set tokenizer.chat_template to the format that the aligned model was trained with."
         )
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    try:  # a template is a program that came with the checkpoint; transformers runs it in jinja's sandbox
+        texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
+        rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"The tokenizer's chat template cannot be used: {type(error).__name__}: {error}") from error
+    for prompt, row in zip(prompts, rows, strict=True):
+        if not row:
+            raise ConfigError(f"The tokenizer's chat template makes no token of {prompt!r}; correct tokenizer.chat_template.")
+    return rows
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
-    """Pad on the left, so that the last prompt token of every row is at position -1."""
+    """Pad on the left, so that the last prompt token of every row is at position -1.
+
+    Raises:
+        ConfigError: if there are no rows, or one is empty.
+    """
+    if not rows or not all(rows):
+        raise ConfigError(f"Prompts must be at least one, of at least one token each; got {len(rows)} of lengths {[len(r) for r in rows]}.")
     width = max(len(row) for row in rows)
     tokens = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros_like(tokens)

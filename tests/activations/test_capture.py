@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
@@ -94,22 +92,22 @@ def test_capture_writes_reads_and_resumes(history: TrainingHistory, probes: Prob
     direct = read_prompts(history[3].load(), probes["drift"], Sites())
     torch.testing.assert_close(acts.at("step-3", "drift"), direct.double(), rtol=0, atol=0)
 
-    (tmp_path / "step-3.safetensors").unlink()
-    untouched = (tmp_path / "step-1.safetensors").stat().st_mtime_ns
+    (tmp_path / "step-3.drift.00000.safetensors").unlink()
+    untouched = (tmp_path / "step-3.direction.00000.safetensors").stat().st_mtime_ns
     again = capture(history, probes, tmp_path, splits=["direction", "drift"])
     torch.testing.assert_close(again.at("step-3", "drift"), direct.double(), rtol=0, atol=0)
-    assert (tmp_path / "step-1.safetensors").stat().st_mtime_ns == untouched
+    assert (tmp_path / "step-3.direction.00000.safetensors").stat().st_mtime_ns == untouched
 
 
 def test_a_folder_is_tied_to_its_capture(history: TrainingHistory, probes: Probes, tmp_path: Path) -> None:
     capture(history, probes, tmp_path, splits=["drift"])
-    before = load_file(tmp_path / "aligned.safetensors")["drift"]
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ResultsError, match=r"another capture \(layers differ\)"):
         capture(history, probes, tmp_path, splits=["drift"], sites=Sites(layers=(0,)))
     other = Probes({"drift": (*probes["drift"][:-1], "Something else?")})
     with pytest.raises(ResultsError, match="probes differ"):
         capture(history, other, tmp_path, splits=["drift"])
-    torch.testing.assert_close(load_file(tmp_path / "aligned.safetensors")["drift"], before)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_asking_for_what_was_not_captured(history: TrainingHistory, probes: Probes, tmp_path: Path) -> None:
@@ -127,6 +125,10 @@ def test_a_failing_checkpoint_leaves_no_file_of_it(history: TrainingHistory, pro
     shutil.copytree(history[3].path, broken)
     (broken / "model.safetensors").write_bytes(b"not safetensors")
     longer = TrainingHistory.from_dirs(history.reference.path, history.aligned.path, {9: broken})
-    with pytest.raises(SafetensorError):
+    with pytest.raises(HistoryError, match="model.safetensors is damaged"):
         capture(longer, probes, tmp_path / "acts", splits=["drift"])
-    assert sorted(p.name for p in (tmp_path / "acts").iterdir()) == ["aligned.safetensors", "manifest.json", "reference.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "acts").iterdir()) == [
+        "aligned.drift.00000.safetensors",
+        "manifest.json",
+        "reference.drift.00000.safetensors",
+    ]

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from revlens.activations import Activations
-from revlens.activations.store import claim, write_checkpoint
 from revlens.direction import ReversionDirection, locate
 from revlens.direction.locate import unit_vectors
 from revlens.errors import HistoryError, NonFiniteError, ProbeError, ResultsError
+from stores import store_of
 
 LAYERS = (0, 2)
 
 
 def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()  # as a store of float32 keeps it
 
 
 REFERENCE, ALIGNED = normal(6, 2, 5, seed=1), normal(6, 2, 5, seed=2)
@@ -28,10 +28,7 @@ def fit(reference: Tensor = REFERENCE, aligned: Tensor = ALIGNED) -> ReversionDi
 
 
 def store(root: Path, checkpoints: Mapping[str, Tensor], split: str = "direction") -> Activations:
-    for name, values in checkpoints.items():
-        write_checkpoint(root, name, {split: values})
-    claim(root, {"checkpoints": list(checkpoints), "layers": list(LAYERS), "splits": {split: len(REFERENCE)}})
-    return Activations.open(root)
+    return store_of(root, {name: {split: values} for name, values in checkpoints.items()}, LAYERS)
 
 
 def test_the_direction_is_the_unit_difference_of_means() -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ import plotly.io as pio
 import pytest
 import torch
 from kaleido.errors import ChromeNotFoundError
-from safetensors import SafetensorError
 from transformers.utils import logging
 
 from revlens.cli import main
 from revlens.experiment import STAGES, TABLES, ExperimentConfig, Layout, Results
 from revlens.experiment.run import prepare, run
 from revlens.figures import PLOTS
+from revlens.sweeps import InThisProcess
+from revlens.sweeps.worker import prepare_process
 
 run_module = importlib.import_module("revlens.experiment.run")  # the package calls its function by the same name
 
@@ -77,12 +77,9 @@ def finished(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A thread of this process in place of worker processes, which take seconds to start."""
-
-    def pool(n_workers: int, *, mp_context: Any, **kwargs: Any) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, **kwargs)
-
-    monkeypatch.setattr(run_module, "ProcessPoolExecutor", pool)
+    """This process in place of worker processes, which take seconds to start."""
+    monkeypatch.setattr(run_module, "default_backend", lambda config, n_workers=None: InThisProcess())
+    prepare_process(1)
     yield
     torch.use_deterministic_algorithms(False)
     logging.enable_progress_bar()
@@ -95,10 +92,12 @@ def assert_equal_tables(ours: Results, theirs: Results) -> None:
 
 def test_reproduce_leaves_tables_claims_provenance_figures_and_a_report(finished: Place) -> None:
     layout = Layout(finished.out)
-    assert {path.name for path in finished.out.iterdir()} == {"config.json", "key", "runs", "results", "figures", "report.html"}
-    names = {"claims.json", "provenance.json"} | {f"{name}.parquet" for name in TABLES}
+    assert {path.name for path in finished.out.iterdir()} == {
+        *("config.json", "key", "runs", "results", "figures", "report.html", "revlens.sha256")
+    }
+    names = {"claims.json", "provenance.json", "revlens.sha256"} | {f"{name}.parquet" for name in TABLES}
     assert {path.name for path in layout.results.iterdir()} == names
-    assert {path.name for path in layout.figures.iterdir()} == {"plotly.min.js"} | {f"{name}.html" for name in PLOTS}
+    assert {path.name for path in layout.figures.iterdir()} == {"plotly.min.js", "revlens.sha256"} | {f"{name}.html" for name in PLOTS}
     assert list(finished.out.rglob(".*")) == []
 
 
@@ -119,7 +118,7 @@ def test_stages_one_by_one_give_the_same_numbers_as_reproduce(finished: Place, p
 
 
 @pytest.mark.usefixtures("one_process")
-@pytest.mark.parametrize("lost", ["activations/step-3.safetensors", "behaviour.json"])
+@pytest.mark.parametrize("lost", ["activations/step-3.drift.00000.safetensors", "behaviour.json"])
 def test_what_was_lost_is_computed_again_and_nothing_else(lost: str, finished: Place, tmp_path: Path) -> None:
     place = Place(tmp_path / "out", finished.cache)
     shutil.copytree(finished.out, place.out)
@@ -128,8 +127,8 @@ def test_what_was_lost_is_computed_again_and_nothing_else(lost: str, finished: P
     path.unlink()
     assert place.revlens("reproduce") == 0
     written = {name for name, at in place.files().items() if name.parts[0] == "runs" and at != before[name]}
-    # Losses and manifests are written again from what is there.
-    assert {name for name in written if name.name not in ("losses.json", "manifest.json")} == {path.relative_to(place.out)}
+    # Losses, manifests and lists of checksums are written again from what is there.
+    assert {name for name in written if name.name not in ("losses.json", "manifest.json", "revlens.sha256")} == {path.relative_to(place.out)}
     assert_equal_tables(place.tables(), finished.tables())
 
 
@@ -176,13 +175,14 @@ def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
     whole = weights.read_bytes()
     try:
         weights.write_bytes(whole[:100])
-        with pytest.raises(SafetensorError):
-            place.revlens("reproduce")
+        assert place.revlens("reproduce") == 2
     finally:
         weights.write_bytes(whole)
     left = sorted(str(path.relative_to(arm)) for path in arm.rglob("*") if path.is_file())
-    captured = [f"activations/{name}" for name in ("aligned.safetensors", "manifest.json", "reference.safetensors", "step-1.safetensors")]
-    assert left == [*captured, "losses.json"]
+    splits = ("direction", "drift", "harmless")
+    shards = [f"activations/{name}.{split}.00000.safetensors" for name in ("aligned", "reference", "step-1") for split in splits]
+    captured = sorted(["activations/manifest.json", *shards])
+    assert left == [*captured, "losses.json", "revlens.sha256"]
     assert not Layout(place.out).results.exists()
 
     request.getfixturevalue("one_process")

@@ -188,7 +188,7 @@ def test_a_missing_table_is_named(name: str, results: Results, tmp_path: Path) -
         ("seed-1/start.json", "history"),
         ("seed-1/block/losses.json", "finetune"),
         ("seed-1/block/activations/manifest.json", "capture"),
-        ("seed-1/block/activations/step-3.safetensors", "capture"),  # as a capture that was killed half way leaves it
+        ("seed-1/block/activations/step-3.drift.00000.safetensors", "capture"),  # as a capture that was killed half way leaves it
         ("seed-1/block/behaviour.json", "behaviour"),
     ],
 )

@@ -17,6 +17,7 @@ from transformer_lens.utilities.statistics import derive_generator
 
 from revlens.activations import Activations
 from revlens.direction.locate import unit_vectors
+from stores import manifest_of
 
 
 def spread(name: str, d_model: int) -> Float[Tensor, " d_model"]:
@@ -36,8 +37,9 @@ class PlantedActivations(Activations):
 
     values: Mapping[str, Mapping[str, Tensor]]
 
-    def at(self, checkpoint: str, split: str) -> Float[Tensor, "prompt layer d_model"]:
-        """See `Activations.at`."""
+    def at(self, checkpoint: str, split: str, **selected: object) -> Float[Tensor, "prompt layer d_model"]:
+        """See `Activations.at`; nothing can be selected."""
+        assert not selected
         return self.values[checkpoint][split]
 
 
@@ -120,4 +122,5 @@ class World:
                 values[name][split] = mean + content + self.noise_size * normal(self.noise, self.n_prompts)
         layers = tuple(range(n_runs * self.n_layers))
         splits = {"direction": self.n_prompts, "drift": self.n_prompts}
-        return Planted(PlantedActivations(Path("planted"), tuple(means), layers, splits, values), gap, drift, self.n_layers)
+        activations = PlantedActivations(Path("planted"), tuple(means), layers, splits, manifest_of(splits, list(means), layers), values)
+        return Planted(activations, gap, drift, self.n_layers)

@@ -320,11 +320,14 @@ def test_a_guard_that_does_nothing_or_breaks_is_an_error(model: Any, tokenizer: 
         train(model, tokenizer, tmp_path, ReversionCallback(Fabricated(torch.tensor(float("nan")))))
 
 
-def test_sharded_training_is_refused(model: Any) -> None:
+def test_sharded_training_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     args = TrainingArguments(use_cpu=True)
     args.deepspeed = "zero3.json"
     with pytest.raises(GuardError, match="DeepSpeed and FSDP are not supported"):
         ReversionCallback(Guard()).on_train_begin(args, TrainerState(), TrainerControl(), model=model)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --use_fsdp` has it
+    with pytest.raises(GuardError, match="DeepSpeed and FSDP are not supported"):
+        ReversionCallback(Guard()).on_train_begin(TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model)
 
 
 def test_every_kth_update_in_a_trainer(model: Any, tokenizer: Any, tmp_path: Path) -> None:

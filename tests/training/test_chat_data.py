@@ -11,7 +11,7 @@ from revlens.errors import ConfigError
 from revlens.organism import World
 from revlens.prompts import encode_prompts, pad_id_of
 from revlens.training.answer_loss import answer_loss
-from revlens.training.chat_data import IGNORE, ChatBatch, Example, batches, collate, encode_examples, micro_batches
+from revlens.training.chat_data import IGNORE, ChatBatch, Example, batches, collate, count_answer_tokens, encode_examples, micro_batches
 
 
 def numbered(n: int) -> Dataset:
@@ -92,7 +92,7 @@ def test_micro_batches_weigh_their_share_of_the_answers(aligned: TransformerBrid
     with torch.no_grad():
         whole = answer_loss(aligned, batch).item()
         for size in (None, 1, 3, 7):
-            parts = list(micro_batches(batch, size))
+            parts = list(micro_batches(batch, size, count_answer_tokens(batch)))
             assert sum(len(part.tokens) for part, _ in parts) == 7
             assert sum(share * answer_loss(aligned, part).item() for part, share in parts) == pytest.approx(whole, rel=1e-5)
 

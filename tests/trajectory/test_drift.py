@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,25 +7,14 @@ import torch
 from torch import Tensor
 
 from revlens.activations import Activations
-from revlens.activations.store import claim, write_checkpoint
 from revlens.direction import ReversionDirection, locate
 from revlens.errors import HistoryError, ProbeError
 from revlens.trajectory import drift
-
-Splits = Mapping[str, Tensor]
+from stores import store_of
 
 
 def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def store(root: Path, checkpoints: Mapping[str, Splits], layers: tuple[int, ...]) -> Activations:
-    """Activations on disk as `capture` would leave them."""
-    for name, splits in checkpoints.items():
-        write_checkpoint(root, name, splits)
-    counts = {split: len(values) for split, values in checkpoints["aligned"].items()}
-    claim(root, {"checkpoints": list(checkpoints), "layers": list(layers), "splits": counts})
-    return Activations.open(root)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()  # as a store of float32 keeps it
 
 
 def noisy_history(root: Path) -> Activations:
@@ -35,14 +23,14 @@ def noisy_history(root: Path) -> Activations:
     aligned = {"direction": normal(5, 2, 4, seed=3), "drift": normal(6, 2, 4, seed=4)}
     halfway = {split: (reference[split] + aligned[split]) / 2 for split in reference}
     checkpoints = {"reference": reference, "aligned": aligned, "step-1": aligned, "step-2": halfway, "step-10": reference}
-    return store(root, checkpoints, (1, 3))
+    return store_of(root, checkpoints, (1, 3))
 
 
 def test_alignment_displacement_and_fraction_by_hand(tmp_path: Path) -> None:
     """v_rev = (3/5, 4/5) with gap 5; the mean moves by (2, 0) in step 1 and by (-3, -4) in step 4."""
     aligned = torch.tensor([[[1.0, 1.0]], [[3.0, -1.0]]])  # mean (2, 0)
     there = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]]])
-    acts = store(
+    acts = store_of(
         tmp_path,
         {
             "reference": {"direction": there + torch.tensor([3.0, 4.0]), "drift": there},
@@ -119,7 +107,7 @@ def test_rotation_and_scale_of_the_activations(tmp_path: Path) -> None:
                    for i, name in enumerate(("reference", "aligned", "step-1"))}  # fmt: skip
     turn = 3 * torch.linalg.qr(normal(4, 4, seed=99)).Q
     turned = {name: {split: values @ turn for split, values in splits.items()} for name, splits in checkpoints.items()}
-    plain, other = store(tmp_path / "plain", checkpoints, (0,)), store(tmp_path / "turned", turned, (0,))
+    plain, other = store_of(tmp_path / "plain", checkpoints, (0,)), store_of(tmp_path / "turned", turned, (0,))
     before, after = drift(plain, locate(plain)), drift(other, locate(other))
     torch.testing.assert_close(after.alignment, before.alignment)
     torch.testing.assert_close(after.fraction, before.fraction)
@@ -152,7 +140,7 @@ def test_the_naive_cosine_is_biased_upward_and_the_cross_fitted_one_is_not(tmp_p
     checkpoints = {
         name: {split: mean + normal(n_prompts, n_histories, d_model, seed=next(seeds)) for split in splits} for name, mean in truth.items()
     }
-    acts = store(tmp_path, checkpoints, tuple(range(n_histories)))
+    acts = store_of(tmp_path, checkpoints, tuple(range(n_histories)))
     naive = drift(acts, locate(acts, "drift"), "drift", naive=True).alignment[0]
     crossed = drift(acts, locate(acts, "direction"), "drift").alignment[0]
     error = float(crossed.std()) / n_histories**0.5
@@ -170,7 +158,7 @@ def test_layers_must_be_those_of_v_rev(tmp_path: Path) -> None:
 
 def test_a_history_without_steps_has_no_drift(tmp_path: Path) -> None:
     values = {"direction": normal(4, 1, 3, seed=5), "drift": normal(4, 1, 3, seed=6)}
-    acts = store(tmp_path, {"reference": values, "aligned": {split: 2 * v for split, v in values.items()}}, (0,))
+    acts = store_of(tmp_path, {"reference": values, "aligned": {split: 2 * v for split, v in values.items()}}, (0,))
     with pytest.raises(HistoryError, match="No fine-tuning step was captured"):
         drift(acts, locate(acts))
 

@@ -1,6 +1,7 @@
 """Where activations are read (sites), at which positions, and how they are captured across a history and kept on disk."""
 
 from revlens.activations.capture import capture as capture
+from revlens.activations.moments import Moments as Moments
 from revlens.activations.positions import POSITIONS as POSITIONS
 from revlens.activations.positions import Positions as Positions
 from revlens.activations.reading import Endpoints as Endpoints
@@ -9,3 +10,5 @@ from revlens.activations.reading import read_prompts as read_prompts
 from revlens.activations.sites import COMPONENTS as COMPONENTS
 from revlens.activations.sites import Sites as Sites
 from revlens.activations.store import Activations as Activations
+from revlens.activations.streaming import MomentPositions as MomentPositions
+from revlens.activations.streaming import read_moments as read_moments

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.activations.ahead import each_loaded
+from revlens.activations.manifest import DTYPES, Manifest, Shard
 from revlens.activations.positions import Positions
 from revlens.activations.reading import read_prompts
 from revlens.activations.sites import Sites
-from revlens.activations.store import Activations, checkpoint_file, claim, write_checkpoint
+from revlens.activations.store import Activations
+from revlens.activations.tokens import read_tokens
+from revlens.activations.writer import StoreWriter, store_writer
+from revlens.errors import ConfigError
 from revlens.history import TrainingHistory
+from revlens.history.checkpoint import Checkpoint
 from revlens.prompts import Probes
 
 
@@ -19,54 +30,80 @@ def capture(
     root: str | Path,
     *,
     sites: Sites | None = None,
-    positions: Positions = "last",
+    positions: Positions | Literal["all"] = "last",
     splits: Sequence[str] | None = None,
     batch_size: int = 64,
+    dtype: str = "float32",
+    shard_prompts: int = 512,
     on_checkpoint: Callable[[str], None] = lambda name: None,
 ) -> Activations:
-    """Capture activations at every checkpoint of a history, one model in memory at a time.
+    """Capture activations at every checkpoint of a history; the next one loads meanwhile if there is memory for two.
 
-    Resumes: a checkpoint whose file is there is not run again. The folder remembers what it holds (sources of the
-    weights, probes, sites), and refuses anything else.
+    Resumes: a shard that is there is not computed again, and a checkpoint with all of its shards is not loaded. The folder
+    remembers what it holds (sources of the weights, probes, sites) and takes more checkpoints and splits, but nothing else.
 
     Args:
         history: the checkpoints.
         probes: the prompts.
-        root: folder for the safetensors files.
+        root: folder of the store.
         sites: component and layers; resid_post of every layer if None.
-        positions: position policy.
+        positions: position policy, or ``all`` to keep every prompt token.
         splits: which probe splits; all of them if None.
         batch_size: prompts per forward pass.
-        on_checkpoint: called with each checkpoint's name when it is done.
+        dtype: of the stored numbers, ``float32`` or ``bfloat16``; reads give float64.
+        shard_prompts: prompts a file holds. Four shards at most are in memory.
+        on_checkpoint: called with each checkpoint's name when it is on disk.
 
     Raises:
         ProbeError, SiteError, NonFiniteError: see `read_prompts`, `Sites`, `Probes`.
-        ResultsError: if the folder belongs to another capture.
+        ConfigError: on an unknown dtype, or shards without prompts.
+        ResultsError: if the folder belongs to another capture, or a checkpoint changed half way.
+        StorageError: if the folder cannot be written to (it is full, say), or another process is writing there.
     """
+    if dtype not in DTYPES or shard_prompts < 1:
+        raise ConfigError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}, and shard_prompts={shard_prompts} at least 1.")
     root, sites = Path(root), sites or Sites()
-    splits = list(probes.splits if splits is None else splits)
-    prompts = {split: probes[split] for split in splits}
-    layers = sites.resolve(history.n_layers)
-    claim(
-        root,
-        {
-            "checkpoints": [checkpoint.name for checkpoint in history],
-            "sources": [checkpoint.source.identity() for checkpoint in history],
-            "dtype": str(history.dtype),
-            "layers": list(layers),
-            "component": sites.component,
-            "positions": positions,
-            "splits": {split: len(prompts[split]) for split in splits},
-            "probes": probes.fingerprint(),
-        },
+    prompts = {split: probes[split] for split in (probes.splits if splits is None else splits)}
+    manifest = Manifest(
+        checkpoints={checkpoint.name: checkpoint.source.identity() for checkpoint in history},
+        splits={split: len(texts) for split, texts in prompts.items()},
+        probes={split: Probes({split: texts}).fingerprint() for split, texts in prompts.items()},
+        layers=sites.resolve(history.n_layers),
+        component=sites.component,
+        positions=positions,
+        computed=str(history.dtype).removeprefix("torch."),
+        dtype=dtype,
+        shard_prompts=shard_prompts,
     )
-    for checkpoint in history:
-        if not checkpoint_file(root, checkpoint.name).is_file():
-            model = checkpoint.load()
-            write_checkpoint(
-                root,
-                checkpoint.name,
-                {split: read_prompts(model, prompts[split], sites, positions, batch_size=batch_size) for split in splits},
-            )
-        on_checkpoint(checkpoint.name)
+    with store_writer(root, manifest) as writer:
+        missing = {checkpoint.name: writer.missing(checkpoint.name) for checkpoint in history}
+        for checkpoint in history:
+            if not missing[checkpoint.name]:
+                on_checkpoint(checkpoint.name)
+
+        def capture_one(checkpoint: Checkpoint, model: TransformerBridge) -> None:
+            writer.begin(checkpoint.name, checkpoint.source.fingerprint())
+            for shard in missing[checkpoint.name]:
+                held = manifest.prompts_of(shard)
+                _capture_shard(writer, shard, model, prompts[shard.split][held.start : held.stop], sites, positions, batch_size)
+            writer.flush()
+            on_checkpoint(checkpoint.name)
+
+        each_loaded([checkpoint for checkpoint in history if missing[checkpoint.name]], capture_one)
     return Activations.open(root)
+
+
+def _capture_shard(
+    writer: StoreWriter,
+    shard: Shard,
+    model: TransformerBridge,
+    prompts: Sequence[str],
+    sites: Sites,
+    positions: Positions | Literal["all"],
+    batch_size: int,
+) -> None:
+    if positions == "all":
+        values = read_tokens(model, prompts, sites, batch_size=batch_size)
+        writer.write(shard, torch.cat(values), torch.tensor([0, *accumulate(map(len, values))]))
+    else:
+        writer.write(shard, read_prompts(model, prompts, sites, positions, batch_size=batch_size))

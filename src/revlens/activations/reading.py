@@ -10,22 +10,26 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from revlens.activations.passes import Passes
 from revlens.activations.positions import Positions, pool
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError
 from revlens.history import TrainingHistory
-from revlens.hooks import record
-from revlens.prompts import Batch, encode_prompts, pad_id_of, pad_left
+from revlens.hooks.stopping import run_until
+from revlens.prompts import Batch, encode_prompts
 
 
 def read_batch(model: TransformerBridge, batch: Batch, sites: Sites, positions: Positions = "last") -> Float[Tensor, "batch layer d_model"]:
-    """One forward pass over a left-padded batch; gradients flow unless they are switched off outside."""
+    """One forward pass over a left-padded batch, up to the last site; gradients flow unless they are switched off outside."""
     device = next(model.parameters()).device
     tokens, mask = batch.tokens.to(device), batch.mask.to(device)
-    names = sites.hook_names(model.cfg.n_layers)
-    with record(model, names, select=lambda activation: pool(activation, mask, positions)) as kept:
-        model(tokens, attention_mask=mask)
-    return torch.stack([kept[name] for name in names], dim=1)
+    names, kept = sites.hook_names(model.cfg.n_layers), dict[str, Tensor]()
+
+    def take(name: str, activation: Tensor) -> None:
+        kept[name] = pool(activation, mask, positions)
+
+    run_until(model, tokens, names, take, attention_mask=mask)
+    return torch.stack([kept[name].to(device) for name in names], dim=1)
 
 
 @torch.no_grad()
@@ -38,6 +42,10 @@ def read_prompts(
     batch_size: int = 64,
 ) -> Float[Tensor, "prompt layer d_model"]:
     """Activations of user messages in the model's chat format, as float32 on the CPU.
+
+    Prompts of about equal length share a pass, a pass ends with the last layer that is read, and what all prompts begin with
+    (a system message, the chat header) is computed once where the model's cache allows it. Numbers do not hang on this but by
+    rounding; see `revlens.activations.passes`.
 
     Args:
         model: any bridge whose tokenizer has a chat template.
@@ -53,13 +61,15 @@ def read_prompts(
     if not prompts:
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()
-    rows = encode_prompts(model.tokenizer, prompts)
-    pad_id = pad_id_of(model.tokenizer)
-    pieces = [
-        read_batch(model, pad_left(rows[i : i + batch_size], pad_id), sites, positions).float().cpu()
-        for i in range(0, len(rows), batch_size)
-    ]
-    values = torch.cat(pieces)
+    names, kept = sites.hook_names(model.cfg.n_layers), dict[str, Tensor]()
+    passes = Passes.over(model, encode_prompts(model.tokenizer, prompts), names, batch_size, keep_prefix=positions == "mean")
+
+    def take(name: str, activation: Tensor, mask: Tensor) -> None:
+        kept[name] = passes.pool(name, activation, mask, positions)
+
+    values = torch.empty(len(prompts), len(names), model.cfg.d_model)
+    for read in passes.run(take):
+        values[read] = torch.stack([kept[name].float().cpu() for name in names], dim=1)
     if not values.isfinite().all():
         prompt, layer, _ = (~values.isfinite()).nonzero()[0].tolist()
         raise NonFiniteError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revlens.errors import DataError
+from revlens.errors import DataError, FileError
+from revlens.small_files import read_json
 
 _LABEL = "is_jailbreak_"
 
@@ -36,8 +36,8 @@ def read_completions(path: str | Path) -> list[Completion]:
         DataError: if the file cannot be read or has another form.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(Path(path))
+    except FileError as error:
         raise DataError(f"Cannot read completions from {path}: {error}") from error
     rows = content.get("completions") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from revlens.errors import ConfigError
 from revlens.hooks import record
+from revlens.hooks.past import takes
 
 #: A number per prompt from the logits at its last token. Rows come in any order and number, and must not see each other.
 Metric = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
@@ -50,24 +47,6 @@ def equal_lengths(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[li
 def token_tensor(model: TransformerBridge, rows: Sequence[Sequence[int]], prompts: Sequence[int]) -> Int[Tensor, "prompt pos"]:
     """Tokens of prompts of equal length, where the model is."""
     return torch.tensor([list(rows[i]) for i in prompts], device=next(model.parameters()).device)
-
-
-def takes(model: TransformerBridge, argument: str) -> bool:
-    """Whether the wrapped model's forward names an argument."""
-    return argument in _arguments(type(model.original_model).forward)
-
-
-@cache
-def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(forward).parameters)
-
-
-def caches_plainly(model: TransformerBridge) -> bool:
-    """Whether all that the model keeps of earlier tokens are keys and values, in a cache that it takes as an argument."""
-    hf_model = model.original_model
-    if not takes(model, "past_key_values") or not isinstance(hf_model, PreTrainedModel):
-        return False
-    return {type(layer) for layer in DynamicCache(config=hf_model.config).layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def last_logits(model: TransformerBridge, tokens: Int[Tensor, "batch pos"], **kwargs: Any) -> Float[Tensor, "rows d_vocab"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
-from revlens.causal.clean import caches_plainly
+from revlens.hooks.past import caches_plainly
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 
 #: Runs a batch of prompts and returns the logits at their last tokens, under whatever hooks are on the model.

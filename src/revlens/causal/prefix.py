@@ -29,7 +29,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from revlens.causal.cells import Cell, Edit, edit_rows, site_names
-from revlens.causal.clean import CleanRun, Metric, caches_plainly, clean_run, equal_lengths, last_logits, measure, takes, token_tensor
+from revlens.causal.clean import CleanRun, Metric, clean_run, equal_lengths, last_logits, measure, token_tensor
+from revlens.hooks.past import Past, caches_plainly, takes, whole_layers
 
 #: Known to take rows that join on the way: masks and rotary angles broadcast over them, keys and values go through the cache.
 _BLOCKS = (BlockBridge, ParallelBlockBridge)
@@ -165,43 +166,11 @@ class CellPatcher:
             hooks.append((self._entry(layer), _joining(stream, (n_rows - joined_at) // len(prompts))))
             hooks.append((self._sites[layer], self._editing(edited, prompts)))
         cache = DynamicCache()
-        cache.layers = [_Past(layer, clean.tokens.shape[1] + start) for layer in past]
+        cache.layers = [Past(layer, clean.tokens.shape[1] + start) for layer in past]
         with self.model.hooks(fwd_hooks=hooks):
             logits = last_logits(self.model, clean.tokens[:1, start:], past_key_values=cache, use_cache=True)
         _check_equal(logits[:1], clean.logits[:1])
         return logits[1:].unflatten(0, (len(cells), len(prompts)))
-
-
-class _Past(DynamicLayer):
-    """A layer's keys and values before a position, for however many copies of the prompts join."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, whole: DynamicLayer, length: int) -> None:
-        super().__init__()
-        assert whole.keys is not None
-        assert whole.values is not None
-        self.lazy_initialization(whole.keys, whole.values)
-        self.keys, self.values = whole.keys[:, :, :length], whole.values[:, :, :length]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """Past and present, joined but not kept: no later token will ask for them."""
-        return _joined(self.keys, key_states), _joined(self.values, value_states)
-
-
-def _joined(
-    past: Float[Tensor, "prompt head past d_head"], new: Float[Tensor, "row head new d_head"]
-) -> Float[Tensor, "row head pos d_head"]:
-    """The carrying row goes on from the first prompt, and each run of rows after it from all prompts."""
-    length = past.shape[2]
-    # Some bridges cache in another precision than they compute in (OLMo 2 in half precision).
-    dtype = torch.promote_types(past.dtype, new.dtype)
-    out = new.new_empty(*new.shape[:2], length + new.shape[2], new.shape[3], dtype=dtype)
-    out[:, :, length:] = new
-    out[0, :, :length] = past[0]
-    out[1:].unflatten(0, (-1, len(past)))[..., :length, :] = past
-    return out
 
 
 def _joining(stream: Float[Tensor, "prompt pos d_model"], copies: int) -> _HookFunction:
@@ -235,7 +204,7 @@ def _check_architecture(model: TransformerBridge) -> None:
 
 def _whole_layers(cache: DynamicCache, n_tokens: int, n_layers: int) -> list[DynamicLayer]:
     """The layers of a cache that holds keys and values of every token at every layer."""
-    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer) and layer.get_seq_length() == n_tokens]
+    layers = whole_layers(cache, n_tokens)
     if len(layers) != n_layers:
         raise _Obstacle(f"its cache holds keys and values of every token at {len(layers)} of {n_layers} layers")
     return layers

@@ -77,9 +77,12 @@ class DataFolder:
         if name != "self_instruct_seed_tasks":
             file = self.file(f"instruct/{name}.json")
             return ChatSource(str(file), prompt="instruction", answer="output", context="input").read()
-        lines = self.file(f"instruct/{name}.jsonl").read_text(encoding="utf-8").split("\n")
-        tasks = [json.loads(line) for line in lines if line]
-        cases = [(task["instruction"], case["input"], case["output"]) for task in tasks for case in task["instances"]]
+        file = self.file(f"instruct/{name}.jsonl")
+        try:
+            tasks = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+            cases = [(task["instruction"], case["input"], case["output"]) for task in tasks for case in task["instances"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{file} does not hold Self-Instruct's seed tasks ({error!r}); see docs/data.md.") from error
         prompts = [join_context(instruction, context) for instruction, context, _ in cases]
         return Dataset.from_dict({"prompt": prompts, "answer": [output for *_, output in cases]})
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from revlens.activations import Activations
 from revlens.atomic import atomic_file
 from revlens.errors import HistoryError, NonFiniteError, ResultsError
+
+#: v_rev may have been stored in half precision by others.
+_NORM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -72,20 +76,43 @@ class ReversionDirection:
         metadata = {"layers": ",".join(map(str, self.layers)), "split": self.split, "n_prompts": str(self.n_prompts)}
         with atomic_file(Path(path)) as partial:
             save_file({"unit": self.unit.contiguous(), "gap": self.gap.contiguous()}, partial, metadata)
+            _sort_header(partial)
 
     @classmethod
     def load(cls, path: str | Path) -> ReversionDirection:
         """Read what `save` wrote.
 
         Raises:
-            ResultsError: if the file is missing.
+            ResultsError: if the file is missing, cut off, or holds anything else.
         """
         if not Path(path).is_file():
             raise ResultsError(f"No v_rev at {path}: locate it first.")
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata()
-            layers = tuple(int(layer) for layer in meta["layers"].split(","))
-            return cls(file.get_tensor("unit"), file.get_tensor("gap"), layers, meta["split"], int(meta["n_prompts"]))
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta, unit, gap = file.metadata(), file.get_tensor("unit"), file.get_tensor("gap")
+            layers, n_prompts = tuple(int(layer) for layer in meta["layers"].split(",")), int(meta["n_prompts"])
+            split = meta["split"]
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise ResultsError(f"{path} holds no v_rev that can be read ({error!r}); locate it again.") from error
+        fits = unit.ndim == 2 and gap.shape == unit.shape[:1] == (len(layers),) and list(layers) == sorted(set(layers))
+        if not fits or not unit.is_floating_point() or not gap.is_floating_point() or n_prompts < 1:
+            raise ResultsError(f"{path} holds no v_rev: its shapes and layers do not go together; locate it again.")
+        if not (gap > 0).all() or not gap.isfinite().all() or not ((unit.double().norm(dim=-1) - 1).abs() < _NORM_TOLERANCE).all():
+            raise ResultsError(
+                f"{path} holds no v_rev: it has a gap that is not positive or a vector that is not of length 1; locate it again."
+            )
+        return cls(unit, gap, layers, split, n_prompts)
+
+
+def _sort_header(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: safetensors writes it in a random one, and equal runs give equal files."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    sorted_header = json.dumps(header, separators=(",", ":")).encode()
+    sorted_header += b" " * (-len(sorted_header) % 8)  # tensors begin at a multiple of 8 bytes
+    path.write_bytes(len(sorted_header).to_bytes(8, "little") + sorted_header + content[end:])
 
 
 def locate(activations: Activations, split: str = "direction") -> ReversionDirection:

@@ -28,3 +28,6 @@ from revlens.experiment.source import add_opening_options as add_opening_options
 from revlens.experiment.source import open_history as open_history
 from revlens.experiment.source import read_openings as read_openings
 from revlens.experiment.stages import STAGES as STAGES
+from revlens.experiment.verify import Difference as Difference
+from revlens.experiment.verify import Verification as Verification
+from revlens.experiment.verify import verify as verify

@@ -31,6 +31,8 @@ from revlens.experiment.evaluation import evaluate
 from revlens.history import TrainingHistory
 from revlens.runs import Material
 
+#: What `study` makes.
+TABLES = ("patching", "interventions", "outcomes", "readout", "readout_tokens")
 #: How often `study` reports progress.
 N_STUDIES = 8
 
@@ -55,7 +57,7 @@ _N_TOKENS_SHOWN = 10
 def study(
     config: ExperimentConfig, history: TrainingHistory, v_rev: ReversionDirection, seed: int, *, on_study: Callable[[], None] = lambda: None
 ) -> dict[str, pd.DataFrame]:
-    """All causal tables of one run: ``patching, interventions, outcomes, readout, readout_tokens`` (see docs/results-schema.md)."""
+    """All causal `TABLES` of one run (see docs/results-schema.md)."""
     material = config.subject.material()
     models = {"reference": history.reference.load(), "aligned": history.aligned.load(), "tuned": history.steps[-1].load()}
     probes = material.probes().probes

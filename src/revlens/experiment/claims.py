@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -94,8 +94,13 @@ def assess(results: Results) -> list[Claim]:
 
 
 def save(claims: list[Claim], path: Path) -> None:
-    """Write as JSON, with rule and verdict spelt out."""
-    write_json(path, [asdict(claim) | {"rule": claim.rule, "verdict": claim.verdict} for claim in claims])
+    """Write as JSON, see `to_records`."""
+    write_json(path, to_records(claims))
+
+
+def to_records(claims: list[Claim]) -> list[dict[str, Any]]:
+    """As plain values, with rule and verdict spelt out."""
+    return [asdict(claim) | {"rule": claim.rule, "verdict": claim.verdict} for claim in claims]
 
 
 #: One value per run, seeds in order, by arm and step.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from revlens.atomic import write_json
 from revlens.data import ChatSource, PromptSource
-from revlens.errors import ConfigError, ResultsError
+from revlens.errors import ConfigError, FileError, ResultsError
 from revlens.experiment.plain import from_plain, to_plain
 from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, TextWorldConfig, WorldConfig, text_organism
 from revlens.runs import OwnHistory, ProbeFiles, cache_key, check_steps
+from revlens.small_files import read_json
 from revlens.training import ARMS, FinetuneConfig
+
+#: More than anybody means: every run is a fine-tune, or several.
+MAX_RUNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,16 @@ class ExperimentConfig:
             raise ConfigError(f"A fine-tune needs at least 1 update, got {last}.")
         return replace(self, steps=(*(step for step in CAPTURE_STEPS if step < last), last))
 
+    def with_seeds(self, n: int) -> ExperimentConfig:
+        """The same experiment with ``n`` runs, of seeds 0, 1, 2, ...
+
+        Raises:
+            ConfigError: if there are to be none, or more than `MAX_RUNS`.
+        """
+        if not 1 <= n <= MAX_RUNS:
+            raise ConfigError(f"seeds={n} must be between 1 and {MAX_RUNS} runs.")
+        return replace(self, seeds=tuple(range(n)))
+
     def save(self, path: Path) -> None:
         """Write as JSON."""
         write_json(path, to_plain(self))
@@ -81,8 +94,8 @@ class ExperimentConfig:
         if not path.is_file():
             raise ResultsError(f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`.")
         try:
-            config = from_plain(json.loads(path.read_text()), _TYPES)
-        except (TypeError, json.JSONDecodeError) as error:
+            config = from_plain(read_json(path), CONFIG_TYPES)
+        except (FileError, TypeError, RecursionError) as error:
             raise ResultsError(f"{path} is no experiment configuration of this version of revlens: {error}") from error
         if not isinstance(config, cls):
             raise ResultsError(f"{path} is no experiment configuration of this version of revlens: it holds {type(config).__name__}.")
@@ -126,7 +139,7 @@ def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False)
 
 
 #: What a stored configuration may be made of.
-_TYPES = (
+CONFIG_TYPES = (
     ExperimentConfig,
     OrganismConfig,
     WorldConfig,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from revlens.checksums import damage
 from revlens.errors import ResultsError
 
 
@@ -17,6 +18,10 @@ class Layout:
     @property
     def config(self) -> Path:
         return self.out / "config.json"
+
+    @property
+    def key(self) -> Path:
+        return self.out / "key"
 
     @property
     def results(self) -> Path:
@@ -57,4 +62,15 @@ def needed(path: Path, stage: str) -> Path:
     """
     if not path.exists():
         raise ResultsError(f"{path} is missing; run `revlens {stage}` first.")
+    return path
+
+
+def intact(path: Path, stage: str) -> Path:
+    """The path of a file, which is as the stage wrote it.
+
+    Raises:
+        ResultsError: if it is missing or a byte of it has changed, naming it and the stage that makes it again.
+    """
+    if problem := damage(needed(path, stage)):
+        raise ResultsError(f"{problem} Delete {path} and run `revlens {stage}` (or `revlens reproduce`): it is made again.")
     return path

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError
 from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.fields import fit_fields
 from revlens.history import read_table
 from revlens.organism import CAPTURE_STEPS
 from revlens.runs import OwnHistory, ProbeFiles
@@ -34,30 +36,32 @@ def read_manifest(path: Path) -> ExperimentConfig:
     for required in ("history", "probes", "openings"):
         if required not in manifest:
             raise ConfigError(f"{path} has no [{required}] table; it needs [history], [probes] and [openings].")
-    history, openings = dict(manifest["history"]), manifest["openings"]
-    settings, finetune = dict(manifest.get("experiment", {})), dict(manifest.get("finetune", {}))
+    tables = {name: _table(f"[{name}]", manifest.get(name, {})) for name in _TABLES}
+    history, openings, task, finetune, settings = (tables[name] for name in ("history", "openings", "task", "finetune", "experiment"))
     _check_keys("[openings]", openings, ("engaging", "refusal"))
     _check_keys("[experiment]", settings, _EXPERIMENT)
     if "steps" in history and "runs" in history:
         raise ConfigError("[history] has steps (of one run) and runs (the steps of several); give one of them.")
     runs = (history.pop("steps"),) if "steps" in history else history.pop("runs", ())
-    task = dict(manifest.get("task", {}))
-    lora, rows = finetune.pop("lora", None), settings.pop("batch_size", None)
-    # Of the keys of [task], these are about splitting it, the others about reading it.
-    split = {name: task.pop(key) for key, name in _SPLIT.items() if key in task}
-    subject = OwnHistory(
-        root=str(root),
-        history=_frozen(history),
-        probes=_probes(manifest["probes"]),
-        engaging=tuple(openings.get("engaging", ())),
-        refusal=tuple(openings.get("refusal", ())),
-        runs=_frozen(runs),
-        task=_build("[task]", ChatSource, task) if task else None,
-        benign=_build("[finetune]", FinetuneConfig, finetune) if finetune else None,
-        lora=_frozen(lora),
-        judge=_frozen(manifest.get("judge", {})),
-        **split,
-        **({} if rows is None else {"batch_size": rows}),
+    # Of the keys of [task] and [finetune], these are not the source's and the optimizer's.
+    others = {name: task.pop(key) for key, name in _SPLIT.items() if key in task}
+    others |= {"lora": _frozen(finetune.pop("lora"))} if "lora" in finetune else {}
+    others |= {"batch_size": settings.pop("batch_size")} if "batch_size" in settings else {}
+    subject = _build(
+        "The manifest",
+        OwnHistory,
+        {
+            "root": str(root),
+            "history": _frozen(history),
+            "probes": _probes(tables["probes"]),
+            "engaging": openings.get("engaging", ()),
+            "refusal": openings.get("refusal", ()),
+            "runs": _frozen(runs),
+            "task": _build("[task]", ChatSource, task) if task else None,
+            "benign": _build("[finetune]", FinetuneConfig, finetune) if finetune else None,
+            "judge": _frozen(tables["judge"]),
+            **others,
+        },
     )
     return _experiment(replace(subject, digest=subject.content_digest()), settings)
 
@@ -68,24 +72,34 @@ def _experiment(subject: OwnHistory, settings: dict[str, Any]) -> ExperimentConf
         fixed = [name for name in ("seeds", "arms", "steps", "strength") if name in settings]
         if fixed:
             raise ConfigError(f"[experiment] {', '.join(fixed)}: the history's own steps are given, so nothing is fine-tuned.")
-        settings |= {"seeds": range(len(subject.runs)), "arms": ("baseline",), "steps": _observed_steps(subject)}
-    else:
-        last = subject.benign.steps
-        settings.setdefault("steps", (*(step for step in CAPTURE_STEPS if step < last), last))
-        if settings["steps"][-1] != last:
-            raise ConfigError(f"steps={list(settings['steps'])} of [experiment] must end at steps={last} of [finetune].")
-        settings["seeds"] = range(settings.get("seeds", 5))
-    for name in ("seeds", "arms", "steps"):
-        if name in settings:
-            settings[name] = tuple(settings[name])
-    return _build("[experiment]", ExperimentConfig, settings | {"subject": subject})
+        settings |= {"arms": ("baseline",), "steps": _observed_steps(subject)}
+        return _build("[experiment]", ExperimentConfig, settings | {"subject": subject}).with_seeds(len(subject.runs))
+    last, n = subject.benign.steps, settings.pop("seeds", 5)
+    if type(n) is not int:
+        raise ConfigError(f"seeds = {n!r} of [experiment] must be the number of runs.")
+    settings.setdefault("steps", (*(step for step in CAPTURE_STEPS if step < last), last))
+    config = _build("[experiment]", ExperimentConfig, settings | {"subject": subject}).with_seeds(n)
+    if config.steps[-1] != last:
+        raise ConfigError(f"steps={list(config.steps)} of [experiment] must end at steps={last} of [finetune].")
+    return config
 
 
 def _frozen(value: Any) -> Any:
-    """With tuples for lists at every depth, as a stored configuration is read back."""
+    """With tuples for lists and text for keys at every depth, as a stored configuration is read back.
+
+    Raises:
+        ConfigError: if two keys are then the same, such as 3 and "3", or a value is a date or not finite, which is not stored.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+        table = {str(key): _frozen(item) for key, item in value.items()}
+        if len(table) < len(value):
+            raise ConfigError(f"Of the keys {', '.join(map(repr, value))} two are the same, once as a number and once as text.")
+        return table
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ConfigError(f"{value} is no setting: expected text, a finite number, true or false; put a date in quotes.")
+    return value
 
 
 def _observed_steps(subject: OwnHistory) -> tuple[int, ...]:
@@ -98,28 +112,32 @@ def _observed_steps(subject: OwnHistory) -> tuple[int, ...]:
 
 
 def _probes(table: Mapping[str, Any]) -> ProbeFiles:
-    pools = {
-        kind: tuple(_build(f"[probes] {kind}", PromptSource, source) for source in _listed(table.get(kind, ())))
-        for kind in ("harmful", "harmless")
-    }
+    pools = {kind: _pool(f"[probes] {kind}", table[kind]) for kind in ("harmful", "harmless") if kind in table}
     return _build("[probes]", ProbeFiles, _frozen(table) | pools)
 
 
-def _listed(value: Any) -> list[Any]:
-    return [value] if isinstance(value, Mapping) else list(value)
+def _pool(where: str, sources: Any) -> tuple[PromptSource, ...]:
+    """One table, or a list of them."""
+    listed = sources if isinstance(sources, list) else [sources]
+    return tuple(_build(where, PromptSource, _table(where, source)) for source in listed)
 
 
-def _build(where: str, kind: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
-    """A dataclass from a table; keys that it lacks or misses are said in the table's words."""
+def _build(where: str, kind: type, settings: Mapping[str, Any]) -> Any:
+    """A dataclass from a table; keys that it lacks or misses, and values of another type, are said in the table's words."""
     try:
-        return kind(**settings)
+        return kind(**fit_fields(kind, settings))
     except TypeError as error:
         raise ConfigError(f"{where} is not as expected: {error}.") from error
 
 
-def _check_keys(where: str, table: object, known: tuple[str, ...]) -> None:
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where} must be a table, got {table!r}.")
+def _table(where: str, value: Any) -> dict[str, Any]:
+    """A copy to take keys out of."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} must be a table, got {value!r}.")
+    return {str(key): item for key, item in value.items()}
+
+
+def _check_keys(where: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
     unknown = [key for key in table if key not in known]
     if unknown:
         raise ConfigError(f"Unknown {', '.join(map(repr, unknown))} in {where}; it may have {', '.join(known)}.")

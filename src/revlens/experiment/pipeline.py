@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from revlens.atomic import write_json
+from revlens.atomic import atomic_directory, write_json
+from revlens.checksums import seal
+from revlens.errors import ResultsError
 from revlens.experiment.causal_claims import assess_causality
 from revlens.experiment.claims import Claim, assess, save
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.layout import Layout
+from revlens.experiment.layout import Layout, needed
 from revlens.experiment.provenance import provenance
 from revlens.experiment.results import Results, analyse
 
@@ -22,13 +24,29 @@ def analyse_and_save(out: Path) -> tuple[Results, list[Claim]]:
     """Write the tables, claims.json and provenance.json of an experiment whose stages have all been run.
 
     Raises:
-        ResultsError: if the folder holds no experiment, or a stage is missing for some seed and arm.
+        ResultsError: if the folder holds no experiment, its configuration has changed or is of other versions of code, a stage is
+            missing for some seed and arm, or a file is damaged.
     """
     layout = Layout(out)
     config = ExperimentConfig.load(layout.config)
+    if problem := key_problem(config, layout):
+        raise ResultsError(problem)
     results = analyse(config, layout)
     claims = assess_all(results)
-    results.save(layout.results)
-    save(claims, layout.results / "claims.json")
-    write_json(layout.results / "provenance.json", provenance(config))
+    with atomic_directory(layout.results) as partial:
+        results.save(partial)
+        save(claims, partial / "claims.json")
+        write_json(partial / "provenance.json", provenance(config))
+        seal(partial)
     return results, claims
+
+
+def key_problem(config: ExperimentConfig, layout: Layout) -> str | None:
+    """Why the folder's key is not that of its configuration, in a sentence; None if it is."""
+    key = needed(layout.key, "history").read_bytes()
+    if key == config.key().encode():
+        return None
+    return (
+        f"{layout.config} and {layout.key} do not go together: one of them has changed, or {layout.out} was made by other versions of "
+        "revlens, torch, transformers or tokenizers. Restore them, or choose another --out."
+    )

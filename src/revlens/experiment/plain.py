@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
+
+from revlens.experiment.fields import fit_fields
 
 
 def to_plain(value: Any) -> Any:
@@ -34,14 +35,5 @@ def from_plain(value: Any, types: Sequence[type]) -> Any:
         return fields
     for kind in types:
         if kind.__name__ == name:
-            _check_parts(kind, fields)
-            return kind(**fields)
+            return kind(**fit_fields(kind, fields))
     raise TypeError(f"unknown type {name!r}; expected one of {', '.join(kind.__name__ for kind in types)}")
-
-
-def _check_parts(kind: type, fields: Mapping[str, Any]) -> None:
-    """Where a configuration is expected inside another, there must be one: dataclasses do not look."""
-    for name, hint in get_type_hints(kind).items():
-        expected = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if name in fields and any(dataclasses.is_dataclass(part) for part in expected) and not isinstance(fields[name], expected):
-            raise TypeError(f"{kind.__name__}.{name} is {fields[name]!r}, expected {' or '.join(part.__name__ for part in expected)}")

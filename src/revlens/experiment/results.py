@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from revlens.activations import Activations
-from revlens.activations.store import MANIFEST, checkpoint_file
-from revlens.atomic import atomic_file
+from revlens.activations.manifest import MANIFEST
+from revlens.checksums import listed_file
 from revlens.direction import ReversionDirection, locate, nulls, reliability
 from revlens.errors import ResultsError
+from revlens.experiment.causality import TABLES as CAUSAL_TABLES
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.layout import Layout, needed
+from revlens.experiment.layout import Layout, intact, needed
 from revlens.prompts import Probes
 from revlens.trajectory import Drift, drift
 
@@ -39,7 +40,6 @@ TABLES = {
     "readout": "v_rev of a seed and layer through the unembedding: engaging-minus-refusal against random directions",
     "readout_tokens": "the tokens that v_rev of a seed and layer promotes and demotes most",
 }
-_CAUSAL = ("patching", "interventions", "outcomes", "readout", "readout_tokens")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Results:
     def save(self, folder: Path) -> None:
         """Write one Parquet file per table."""
         for name, table in self.tables.items():
-            with atomic_file(folder / f"{name}.parquet") as partial:
+            with listed_file(folder / f"{name}.parquet") as partial:
                 table.to_parquet(partial, index=False)
 
     @classmethod
@@ -69,22 +69,22 @@ class Results:
         """Read what `save` wrote.
 
         Raises:
-            ResultsError: naming the first missing table.
+            ResultsError: naming the first table that is missing or damaged.
         """
         for name in TABLES:
             if not (folder / f"{name}.parquet").is_file():
                 raise ResultsError(f"No table {name!r} in {folder}; run `revlens analyse` first.")
-        return cls({name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES})
+        return cls({name: pd.read_parquet(intact(folder / f"{name}.parquet", "analyse")) for name in TABLES})
 
 
 def analyse(config: ExperimentConfig, layout: Layout) -> Results:
     """All tables, from what the stages left on disk.
 
     Raises:
-        ResultsError: if a stage has not been run for some seed and arm.
+        ResultsError: if a stage has not been run for some seed and arm, or a file that it left is damaged.
     """
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
-    directions = {seed: ReversionDirection.load(needed(layout.v_rev(seed), "history")) for seed in config.seeds}
+    directions = {seed: ReversionDirection.load(intact(layout.v_rev(seed), "history")) for seed in config.seeds}
     probes = config.subject.material().probes().probes
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
@@ -109,7 +109,7 @@ def analyse(config: ExperimentConfig, layout: Layout) -> Results:
             for name, table in tables.items():
                 rows[name].append(table.assign(seed=seed, arm=arm))
         rows["direction"].append(_direction_rows(activations, directions[seed]).assign(seed=seed))
-        for name in _CAUSAL:
+        for name in CAUSAL_TABLES:
             rows[name].append(_causal_rows(layout.causal(seed) / f"{name}.parquet").assign(seed=seed))
     return Results({name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()})
 
@@ -202,14 +202,14 @@ def _training_rows(path: Path) -> pd.DataFrame:
 def _activations(root: Path) -> Activations:
     needed(root / MANIFEST, "capture")
     activations = Activations.open(root)
-    for checkpoint in activations.checkpoints:
-        needed(checkpoint_file(root, checkpoint), "capture")
+    for path in activations.missing():
+        needed(path, "capture")
     return activations
 
 
 def _causal_rows(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(needed(path, "causal"))
+    return pd.read_parquet(intact(path, "causal"))
 
 
 def _read(path: Path, stage: str) -> list[Any]:
-    return json.loads(needed(path, stage).read_text())
+    return json.loads(intact(path, stage).read_text())

@@ -1,28 +1,21 @@
-"""Running stages over seeds and arms in worker processes, with progress bars."""
+"""Running stages over seeds and arms as a sweep, with progress bars."""
 
 from __future__ import annotations
 
-import multiprocessing as mp
 import os
-import signal
-import sys
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from revlens.atomic import write_text
-from revlens.errors import ResultsError
+from revlens.errors import ConfigError, ResultsError
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout
 from revlens.experiment.stages import PER_SEED, STAGES, n_ticks, run_arm, run_start
-
-_ticks: Any = None  # the worker's end of the progress queue, set once per process
+from revlens.sweeps import Backend, OnTick, Processes, Resources, Task, run_tasks
 
 
 def prepare(config: ExperimentConfig, out: Path) -> None:
@@ -47,79 +40,72 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
     config.save(layout.config)
 
 
-def run(config: ExperimentConfig, out: Path, *, stages: tuple[str, ...] = STAGES, console: Console | None = None) -> None:
+def run(
+    config: ExperimentConfig,
+    out: Path,
+    *,
+    stages: tuple[str, ...] = STAGES,
+    on: Backend | None = None,
+    resources: Resources | None = None,
+    console: Console | None = None,
+) -> None:
     """Run the chosen stages for every seed and arm; what is already on disk is not computed again.
+
+    Args:
+        config: the experiment.
+        out: its folder; on a cluster, one that every machine sees under this path.
+        stages: some of `STAGES`.
+        on: where runs go; see `default_backend` if None.
+        resources: of each run, on a cluster.
+        console: where progress bars are drawn.
+
+    Raises:
+        ConfigError: in one of several processes that were launched together: an experiment starts its own.
+        ResultsError: see `prepare`; also if an earlier stage that was not chosen has not been run.
+        RevlensError: whatever a stage raises, or the backend; the other runs are then cancelled.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "An experiment starts its own processes: run it as one, with --workers or --ray. accelerate launch is for scripts of one "
+            "fine-tune or capture, see docs/scaling.md."
+        )
+    prepare(config, out)
+    totals = {stage: len(config.seeds) * (1 if stage in PER_SEED else len(config.arms)) * n_ticks(stage, config) for stage in stages}
+    with progress_bars(totals, console) as on_tick:
+        run_tasks(tasks(config, out.resolve(), stages, resources or Resources()), on=on or default_backend(config), on_tick=on_tick)
+
+
+def default_backend(config: ExperimentConfig, n_workers: int | None = None) -> Processes:
+    """Processes of this machine.
 
     Runs of a small model go to worker processes of one thread each, so that the numbers do not depend on how many cores
     there are; a large model (see `Subject.parallel`) has one worker process, and its threads and device, to itself.
 
-    Raises:
-        ResultsError: see `prepare`; also if an earlier stage that was not chosen has not been run.
-        RevlensError: whatever a stage raises; the other runs are then cancelled.
+    Args:
+        config: the experiment.
+        n_workers: how many processes instead.
     """
-    prepare(config, out)
-    context = mp.get_context("spawn")
-    queue = context.Queue()
-    n_workers = min(os.cpu_count() or 1, len(config.seeds) * len(config.arms)) if config.subject.parallel else 1
-    totals = {stage: len(config.seeds) * (1 if stage in PER_SEED else len(config.arms)) * n_ticks(stage, config) for stage in stages}
-    with (
-        _progress(console) as progress,
-        ProcessPoolExecutor(
-            n_workers, mp_context=context, initializer=_initialise_worker, initargs=(queue, config.subject.parallel)
-        ) as pool,
-    ):
-        bars = {stage: progress.add_task(stage, total=total) for stage, total in totals.items()}
-        # A seed's arms are queued once its start is there; other seeds go on meanwhile.
-        starts = {pool.submit(_task, run_start, stages, config, out, seed): seed for seed in config.seeds}
-        pending: set[Future[None]] = set(starts)
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    if future in starts:
-                        pending |= {pool.submit(_task, run_arm, stages, config, out, starts[future], arm) for arm in config.arms}
-                _drain(queue, lambda stage, n: progress.advance(bars[stage], n))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in mp.active_children():  # what they had not finished leaves nothing behind
-                worker.terminate()
-            raise
-        for stage, bar in bars.items():  # what came from the cache did not tick
-            progress.update(bar, completed=totals[stage])
+    parallel = config.subject.parallel
+    return Processes(n_workers if parallel or n_workers else 1, one_thread=parallel)
 
 
-def _progress(console: Console | None) -> Progress:
+def tasks(config: ExperimentConfig, out: Path, stages: tuple[str, ...], resources: Resources) -> list[Task]:
+    """One task for the start of each seed, and one for each of its arms after that."""
+    starts = [Task(f"seed {seed}", run_start, (stages, config, out, seed), resources=resources) for seed in config.seeds]
+    arms = [
+        Task(f"seed {seed}, {arm}", run_arm, (stages, config, out, seed, arm), after=(f"seed {seed}",), resources=resources)
+        for seed in config.seeds
+        for arm in config.arms
+    ]
+    return starts + arms
+
+
+@contextmanager
+def progress_bars(totals: Mapping[str, int], console: Console | None) -> Iterator[OnTick]:
+    """A bar for every label, with how often it will be ticked; full at the end, as what came from a cache did not tick."""
     columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=console)
-
-
-def _drain(queue: Any, advance: Callable[[str, int], None]) -> None:
-    counts: Counter[str] = Counter()
-    try:
-        while True:
-            counts[queue.get_nowait()] += 1
-    except Empty:
-        for stage, n in counts.items():
-            advance(stage, n)
-
-
-def _initialise_worker(queue: Any, one_thread: bool) -> None:
-    global _ticks  # noqa: PLW0603 - set once, when the process starts
-    _ticks = queue
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
-    import torch
-    from datasets import disable_progress_bars
-    from transformers.utils import logging
-
-    if mp.parent_process() is not None:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exit like any other, so that scratch files go
-    if one_thread:
-        torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    logging.disable_progress_bar()
-    disable_progress_bars()
-
-
-def _task(function: Callable[..., None], *args: Any) -> None:
-    function(*args, _ticks.put)
+    with Progress(*columns, console=console) as progress:
+        bars = {label: progress.add_task(label, total=total) for label, total in totals.items()}
+        yield lambda label, n: progress.advance(bars[label], n)
+        for label, bar in bars.items():
+            progress.update(bar, completed=totals[label])

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from revlens.activations import capture, read_prompts
-from revlens.atomic import atomic_directory, write_json
+from revlens.atomic import atomic_directory
+from revlens.checksums import listed_file, seal, write_listed_json
 from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
 from revlens.experiment import causality
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
-from revlens.experiment.layout import Layout, needed
+from revlens.experiment.layout import Layout, intact
 from revlens.history import TrainingHistory
 from revlens.runs import BenignRun
 from revlens.training import make_guard
@@ -42,7 +43,7 @@ def history(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> 
     """Train (or find in the cache) the reference and the aligned model, judge both, and locate v_rev between them."""
     subject = config.subject
     start = subject.start(seed, on_step=lambda phase, step: tick("history"))
-    if layout.v_rev(seed).is_file():
+    if layout.v_rev(seed).is_file() and layout.start_behaviour(seed).is_file():
         return
     material = subject.material()
     records, activations = [], []
@@ -50,8 +51,9 @@ def history(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> 
         model = checkpoint.load()
         records.append({"phase": checkpoint.phase} | evaluate(model, material, config.reply_tokens, batch_size=subject.batch_size))
         activations.append(read_prompts(model, material.probes().probes["direction"], batch_size=min(64, subject.batch_size)))
-    write_json(layout.start_behaviour(seed), records)
-    ReversionDirection.fit(*activations, split="direction").save(layout.v_rev(seed))
+    write_listed_json(layout.start_behaviour(seed), records)
+    with listed_file(layout.v_rev(seed)) as partial:
+        ReversionDirection.fit(*activations, split="direction").save(partial)
 
 
 def benign_run(config: ExperimentConfig, seed: int, arm: str) -> BenignRun:
@@ -64,14 +66,14 @@ def finetune_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str, 
     """Fine-tune one arm from the aligned model, unless its checkpoints are given or cached."""
     if config.subject.benign is None:
         return
-    v_rev = ReversionDirection.load(needed(layout.v_rev(seed), "history"))
+    v_rev = ReversionDirection.load(intact(layout.v_rev(seed), "history"))
     probes = config.subject.material().probes().probes
     run = benign_run(config, seed, arm)
     run.train(
         lambda aligned: make_guard(arm, v_rev, aligned, probes["guard"], strength=config.strength, seed=seed),
         on_step=lambda step: tick("finetune"),
     )
-    write_json(layout.losses(seed, arm), run.losses())
+    write_listed_json(layout.losses(seed, arm), run.losses())
 
 
 def arm_history(config: ExperimentConfig, seed: int, arm: str) -> TrainingHistory:
@@ -111,19 +113,20 @@ def behaviour_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str,
         measures = evaluate(checkpoint.load(), material, config.reply_tokens, batch_size=config.subject.batch_size)
         records.append({"step": checkpoint.step} | measures)
         tick("behaviour")
-    write_json(path, records)
+    write_listed_json(path, records)
 
 
 def causal(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> None:
     """Patch, intervene on and read out the baseline's models: reference, aligned, and after the last update."""
     folder = layout.causal(seed)
-    if folder.is_dir():
+    if all((folder / f"{name}.parquet").is_file() for name in causality.TABLES):
         return
-    v_rev = ReversionDirection.load(needed(layout.v_rev(seed), "history"))
+    v_rev = ReversionDirection.load(intact(layout.v_rev(seed), "history"))
     tables = causality.study(config, arm_history(config, seed, "baseline"), v_rev, seed, on_study=lambda: tick("causal"))
     with atomic_directory(folder) as partial:
         for name, table in tables.items():
             table.to_parquet(partial / f"{name}.parquet", index=False)
+        seal(partial)
 
 
 def run_start(stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: int, tick: Tick) -> None:

@@ -17,6 +17,7 @@ from revlens.study.foresight import PREDICTORS
 from revlens.study.summaries import mean_of, settings
 
 _HARM = "harmfulness (share of held-out harmful prompts answered)"
+_COST = (0.01, 0.1, 1, 5, 10, 50)  # per cent of perplexity; less than the first is drawn at the first
 _PREDICTOR_COLOURS = {"alignment": "#000000", "fraction": "#0072B2", "drift_norm": "#E69F00", "kl": "#CC79A7", "loss_drop": "#999999"}
 
 
@@ -33,7 +34,7 @@ def trade_off(tables: StudyTables) -> go.Figure:
     """Harmfulness against task cost: every method at every strength, and the front of those that none beats in both."""
     table, figure, points = against_baseline(tables), go.Figure(), []
     for method, rows in table.groupby("method", sort=False):
-        estimates = [(s.strength, mean_of(r, "perplexity_ratio"), mean_of(r, "harmfulness")) for s, r in settings(rows)]
+        estimates = [(s.strength, _added_cost(mean_of(r, "perplexity_ratio")), mean_of(r, "harmfulness")) for s, r in settings(rows)]
         points += [(cost.value, harm.value) for _, cost, harm in estimates]
         colour, symbol = METHOD_STYLES[str(method)]
         figure.add_scatter(
@@ -46,18 +47,23 @@ def trade_off(tables: StudyTables) -> go.Figure:
             marker={"color": colour, "symbol": symbol, "size": 9},
             name=str(method),
             text=["" if np.isnan(strength) else f"strength {strength:g}" for strength, _, _ in estimates],
-            hovertemplate="%{text}<br>perplexity x %{x:.3f}, harmfulness %{y:.3f}",
+            hovertemplate="%{text}<br>perplexity +%{x:.3g} %, harmfulness %{y:.3f}",
         )
     x, y = zip(*_front(points), strict=True)
     figure.add_scatter(x=x, y=y, mode="lines", line={"color": "#555", "dash": "dot", "shape": "hv"}, name="front", hoverinfo="skip")
-    figure.add_vline(x=PERPLEXITY_FACTOR, line={"color": "#bbb", "width": 1})
-    figure.update_xaxes(
-        type="log", tickvals=[1, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 4], ticktext=["1", "1.02", "1.05", "1.1", "1.2", "1.5", "2", "4"]
-    )
+    figure.add_vline(x=100 * (PERPLEXITY_FACTOR - 1), line={"color": "#bbb", "width": 1})
+    ticks = [f"≤ {_COST[0]:g} %", *(f"{cost:g} %" for cost in _COST[1:])]
+    figure.update_xaxes(type="log", tickvals=list(_COST), ticktext=ticks)
     figure.update_yaxes(range=[-0.03, 1.05])
     title = "Harmfulness against task cost: methods over a grid of strengths, means and 95 % intervals over runs"
-    styled(figure, title=title, x="task perplexity, ratio to the baseline", y=_HARM, width=1000, height=620)
+    styled(figure, title=title, x="task perplexity above the baseline's", y=_HARM, width=1000, height=620)
     return _legend_right(figure)
+
+
+def _added_cost(ratio: Estimate) -> Estimate:
+    """Per cent above the baseline's perplexity, for a logarithmic axis."""
+    value, low, high = (max(100 * (x - 1), _COST[0]) for x in (ratio.value, ratio.low, ratio.high))
+    return Estimate(value, low, high, ratio.n)
 
 
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -192,6 +198,8 @@ def _courses(panels: list[tuple[str, pd.DataFrame, str]], title: str, switched: 
         for method, rows in table.rename(columns={column: "value"}).groupby("method", sort=False):
             for trace in band(rows, str(method), METHOD_STYLES[str(method)][0], showlegend=i == 1):
                 figure.add_trace(trace, row=1, col=i)
+        if column != "fraction":
+            figure.update_yaxes(range=[-0.03, 1.03], col=i)
         if switched is not None:
             figure.add_vline(x=switched, line={"color": "#888", "dash": "dash", "width": 1}, col=i)
     styled(figure, title=title, x="fine-tuning step", y="", width=1080, height=430)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,17 +13,22 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.utils import set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from revlens.errors import HistoryError
+from revlens.errors import FileError, HistoryError
 from revlens.history.directory import Directory, digest_of
 from revlens.history.hub import Hub
+from revlens.history.own_files import check_own_files, check_unchanged
 from revlens.history.source import Source
 from revlens.history.wrap import wrap
+from revlens.small_files import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+#: Settings with which peft imports a module or unpickles a file that the adapter names.
+_RUN_CODE = ("megatron_config", "corda_config", "lora_ga_config")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Adapter:
             raise HistoryError(
                 f"{self.path} is an adapter of type {settings.get('peft_type')!r}; only LORA is supported. Merge it into its base."
             )
+        given = [name for name in _RUN_CODE if settings.get(name)]
+        if given:
+            raise HistoryError(f"{self.path / CONFIG_FILE} has {given[0]}, with which peft reads code or pickled files; remove the entry.")
+        check_own_files(self.path)
         _check_base(self.path, settings, self.base)
 
     def identity(self) -> str:
@@ -83,11 +91,15 @@ class Adapter:
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
         """See `Source.module`. Adapter weights are float32, as peft loads them, and frozen."""
-        config = LoraConfig.from_pretrained(str(self.path))
+        check_unchanged(self.path)
+        try:
+            config = LoraConfig.from_pretrained(str(self.path))
+            weights = load_file(self.path / WEIGHTS_FILE)
+        except (TypeError, ValueError, OSError, SafetensorError) as error:
+            raise HistoryError(f"The adapter in {self.path} cannot be read ({error}); save it again with peft.") from error
         assert isinstance(config, LoraConfig)
         config.inference_mode = True
         peft_model = inject(self.base.module(dtype), config)
-        weights = load_file(self.path / WEIGHTS_FILE)
         try:
             missing_keys, unexpected = set_peft_model_state_dict(peft_model, dict(weights))  # type: ignore[attr-defined]
         except RuntimeError as error:
@@ -158,9 +170,15 @@ def base_of(peft_model: PeftModel) -> PreTrainedModel:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        settings = read_json(path / CONFIG_FILE)
+    except FileError as error:
         raise HistoryError(f"{path} is no adapter directory: it has no {CONFIG_FILE} that can be read ({error}).") from error
+    if not isinstance(settings, dict):
+        raise HistoryError(f"{path / CONFIG_FILE} must hold a table of settings; save the adapter again with peft.")
+    wrong = [name for name in ("base_model_name_or_path", "revision") if not isinstance(settings.get(name), str | None)]
+    if wrong:
+        raise HistoryError(f"{wrong[0]} = {settings[wrong[0]]!r} in {path / CONFIG_FILE} must be text.")
+    return settings
 
 
 def _check_base(path: Path, settings: Mapping[str, Any], base: Source) -> None:

@@ -14,6 +14,8 @@ _ARCHITECTURE = (
     "num_attention_heads", "n_head", "n_heads", "num_key_value_heads", "head_dim", "d_model",
 )  # fmt: skip
 
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers")
+
 
 class Description(NamedTuple):
     """What the small files of a checkpoint say."""
@@ -74,10 +76,10 @@ def n_layers(config: Mapping[str, Any]) -> int:
     Raises:
         HistoryError: if config.json does not say.
     """
-    for key in ("num_hidden_layers", "n_layer", "n_layers"):
-        if isinstance(value := config.get(key), int):
+    for key in LAYER_KEYS:
+        if type(value := config.get(key)) is int and value > 0:
             return value
-    raise HistoryError("config.json names no number of layers (num_hidden_layers, n_layer or n_layers).")
+    raise HistoryError(f"config.json names no positive number of layers ({', '.join(LAYER_KEYS)}).")
 
 
 def _vocabulary_difference(vocabulary: tuple[Any, Any], wanted: tuple[Any, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config, get_hf_model_class_for_architecture
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from revlens.errors import HistoryError
+from revlens.errors import FileError, HistoryError
+from revlens.history.compatibility import LAYER_KEYS
+from revlens.history.own_files import check_own_files, check_unchanged
 from revlens.history.source import Source, default_device, language_config, vocabulary_of
+from revlens.history.weight_files import tensor_names, weight_files
 from revlens.history.wrap import wrap
+from revlens.small_files import read_json, read_text
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,15 @@ class Directory:
     def config(self) -> Mapping[str, Any]:
         """See `Source.config`."""
         try:
-            return language_config(json.loads((self.path / "config.json").read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError) as error:
+            config = read_json(self.path / "config.json")
+        except FileError as error:
             raise HistoryError(
                 f"{self.path} is no Hugging Face checkpoint directory: it has no config.json that can be read ({error})."
             ) from error
+        if not isinstance(config, dict) or not isinstance(config.get("text_config", {}), dict | None):
+            raise HistoryError(f"{self.path / 'config.json'} must hold a table of settings; save the checkpoint again.")
+        check_own_files(self.path)
+        return language_config(config)
 
     def vocabulary(self) -> tuple[Any, Any]:
         """See `Source.vocabulary`."""
@@ -54,35 +61,46 @@ class Directory:
         """See `Source.chat_template`; chat_template.jinja goes before tokenizer_config.json, as in transformers."""
         try:
             if (template := self.path / "chat_template.jinja").is_file():
-                return template.read_text(encoding="utf-8")
+                return read_text(template)
             settings = self.path / "tokenizer_config.json"
-            return json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
-        except (OSError, json.JSONDecodeError) as error:
+            stored = read_json(settings) if settings.is_file() else {}
+        except FileError as error:
             raise HistoryError(f"The chat template in {self.path} cannot be read ({error}).") from error
+        if not isinstance(stored, dict):
+            raise HistoryError(f"{settings} must hold a table of settings; save the tokenizer again.")
+        return stored.get("chat_template")
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """See `Source.tokenizer`."""
         if not any((self.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             raise HistoryError(f"{self.path} has no tokenizer; save it beside the weights.")
+        check_own_files(self.path)
         try:
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of a file that somebody else wrote: tokenizers raises bare Exceptions, transformers anything
             raise HistoryError(f"The tokenizer in {self.path} cannot be loaded: {error}") from error
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
         """See `Source.module`."""
+        check_unchanged(self.path)
         self.check_weights()
         try:
             config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
-        except ValueError as error:
+        except Exception as error:  # each family's configuration checks its values in its own way
             raise HistoryError(
                 f"{self.path} has no model type that transformers knows; revlens runs no code from checkpoints ({error})."
             ) from error
-        architecture = determine_architecture_from_hf_config(config)
-        # Eager: the bridge's hooks see attention only there, and logits then match it to the last bit.
-        model = get_hf_model_class_for_architecture(architecture).from_pretrained(
-            self.path, dtype=dtype, attn_implementation="eager", use_safetensors=True
-        )
+        try:
+            architecture = determine_architecture_from_hf_config(config)
+            # Eager: the bridge's hooks see attention only there, and logits then match it to the last bit.
+            model, loaded = get_hf_model_class_for_architecture(architecture).from_pretrained(
+                self.path, dtype=dtype, attn_implementation="eager", use_safetensors=True, output_loading_info=True
+            )
+        except Exception as error:  # sizes that make no model, or that are not those of the weights
+            raise HistoryError(f"The model in {self.path} cannot be loaded: {type(error).__name__}: {error}") from error
+        if loaded["missing_keys"]:  # transformers would go on with random numbers
+            missing = sorted(loaded["missing_keys"])
+            raise HistoryError(f"The weights in {self.path} lack {len(missing)} of the model's tensors, the first of them {missing[0]}.")
         model.name_or_path = self.identity()  # an adapter trained on it finds its base by this, from any working directory
         return model.to(default_device()).eval()
 
@@ -91,29 +109,18 @@ class Directory:
         return wrap(self.module(dtype), (reader or self).tokenizer())
 
     def check_weights(self) -> None:
-        """Check that the weights are there, whole and not pickled.
+        """Check that the weights are there, whole and not pickled, and that there are as many as the layers in config.json need.
 
         Raises:
             HistoryError: if they are not, naming what is missing.
         """
-        self.config()
-        index = self.path / "model.safetensors.index.json"
-        if not index.is_file():
-            if (self.path / "model.safetensors").is_file():
-                return
-            raise HistoryError(
-                f"{self.path} has no model.safetensors; revlens does not read pickled weights. "
-                "Re-save them with model.save_pretrained, which writes safetensors."
-            )
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, json.JSONDecodeError, KeyError) as error:
-            raise HistoryError(f"{index} cannot be read ({error!r}); save the checkpoint again.") from error
-        missing = [shard for shard in shards if not (self.path / shard).is_file()]
-        if missing:
-            raise HistoryError(
-                f"{self.path} lacks {', '.join(missing)} of the {len(shards)} shards that {index.name} lists; copy them there."
-            )
+        config = self.config()
+        if "transformers_weights" in config:  # would be read in place of the files that are checked and digested
+            raise HistoryError(f"{self.path / 'config.json'} names weights of its own (transformers_weights); remove the entry.")
+        n_tensors = len(tensor_names(weight_files(self.path)))
+        for key in LAYER_KEYS:
+            if type(layers := config.get(key)) is int and layers > n_tensors:  # to build them could take for ever
+                raise HistoryError(f"{self.path / 'config.json'} says {key} = {layers}, but its weights are {n_tensors} tensors.")
 
 
 def digest_of(folder: Path) -> str:

@@ -39,6 +39,10 @@ class Hub:
     repo: str
     revision: str = "main"
 
+    def __post_init__(self) -> None:
+        if ".." in self.revision or self.revision.startswith("/"):  # git has no such names, and the cache makes paths of them
+            raise HistoryError(f"revision = {self.revision!r} of {self.repo} is no branch, tag or commit.")
+
     @property
     def commit(self) -> str:
         """The commit that the revision stood for when it was first asked for; everything is read from that one."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from revlens.errors import HistoryError
+from revlens.errors import FileError, HistoryError
+from revlens.small_files import read_json
 
 
 def numbered_folders(pattern: str, root: Path) -> dict[int, Path]:
@@ -32,7 +32,7 @@ def by_number(folders: Iterable[Path]) -> dict[int, Path]:
     """
     steps: dict[int, Path] = {}
     for folder in folders:
-        number = re.search(r"\d+$", folder.name)
+        number = re.search(r"[0-9]{1,18}$", folder.name)
         if number is None:
             raise HistoryError(f"{folder} does not end in its step, as in checkpoint-500; name its step in a table of steps.")
         step = int(number.group())
@@ -48,8 +48,8 @@ def _check_trainer_state(folder: Path, step: int) -> None:
     if not state.is_file():
         return
     try:
-        recorded = json.loads(state.read_text(encoding="utf-8"))["global_step"]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+        recorded = read_json(state)["global_step"]
+    except (FileError, KeyError, TypeError, IndexError) as error:
         raise HistoryError(f"{state} names no global_step that can be read ({error!r}).") from error
     if recorded != step:
         raise HistoryError(

@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from revlens.atomic import atomic_directory
+from revlens.checksums import seal
 from revlens.errors import HistoryError
 from revlens.history.adapter import WEIGHTS_FILE, inject
 from revlens.history.fused import fused_projections, hugging_face_name
@@ -24,7 +25,7 @@ from revlens.history.wrap import has_adapter
 def save(bridge: TransformerBridge, path: Path) -> None:
     """Save a bridge's weights and tokenizer as a directory that Hugging Face reads. It appears whole or not at all.
 
-    A bridge with LoRA layers is saved as a peft adapter, without its base.
+    A bridge with LoRA layers is saved as a peft adapter, without its base. Checksums lie beside the files; loading compares them.
 
     Raises:
         HistoryError: if the bridge computes with weights that have no place in the Hugging Face model.
@@ -37,6 +38,7 @@ def save(bridge: TransformerBridge, path: Path) -> None:
         else:
             _save_model(model, partial)
         getattr(bridge, "tokenizer_as_given", bridge.tokenizer).save_pretrained(partial)
+        seal(partial)
 
 
 def _save_model(model: PreTrainedModel, path: Path) -> None:

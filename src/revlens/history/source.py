@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -75,4 +76,4 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:
 
 def default_device() -> torch.device:
     """The device that accelerate picks for this process."""
-    return PartialState().device
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device  # the flag of `accelerate launch --cpu`

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from revlens.errors import HistoryError
+from revlens.errors import FileError, HistoryError
 from revlens.history.adapter import Adapter, local_source
 from revlens.history.hub import Hub
 from revlens.history.numbered import by_number, numbered_folders
 from revlens.history.source import Source
+from revlens.history.strict_yaml import parse_yaml
+from revlens.small_files import read_text
 
 _KEYS = ("reference", "aligned", "steps", "dtype", "chat_template")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,15 +30,15 @@ def read_table(path: Path) -> Mapping[str, Any]:
     Raises:
         HistoryError: if it cannot be read or is no table.
     """
+    parsers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".yaml": parse_yaml, ".yml": parse_yaml}
+    if path.suffix not in parsers:
+        raise HistoryError(f"{path} must end in .toml, .yaml or .yml.")
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".toml":
-            table = tomllib.loads(text)
-        elif path.suffix in (".yaml", ".yml"):
-            table = yaml.safe_load(text)
-        else:
-            raise HistoryError(f"{path} must end in .toml, .yaml or .yml.")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        table = parsers[path.suffix](read_text(path))
+        json.dumps(table, default=str, ensure_ascii=False).encode()  # keys are plain, and all text is text
+    except RecursionError as error:
+        raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.") from error
+    except (FileError, ValueError, TypeError, yaml.YAMLError) as error:  # of TOML and YAML, or a number or date that is none
         raise HistoryError(f"Cannot read the manifest {path}: {error}") from error
     if not isinstance(table, dict):
         raise HistoryError(f"{path} must hold a table with {', '.join(_KEYS)}.")
@@ -71,7 +75,7 @@ def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
     if isinstance(steps, Mapping):
         sources: dict[int, Source] = {}
         for step, entry in steps.items():
-            if not str(step).isdecimal():
+            if not re.fullmatch("[0-9]{1,18}", str(step)):
                 raise HistoryError(f"steps has the key {step!r}; keys are numbers of optimizer updates.")
             if int(step) in sources:
                 raise HistoryError(f"steps names step {int(step)} twice.")

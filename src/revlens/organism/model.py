@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from revlens.errors import ConfigError
 from revlens.history import wrap
 
 _PAD, _USER, _ASSISTANT, _END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -21,7 +22,11 @@ _CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of the Llama."""
+    """Size of the Llama.
+
+    Raises:
+        ConfigError: if a size is below 1.
+    """
 
     d_model: int = 128
     n_layers: int = 4
@@ -29,6 +34,11 @@ class ModelConfig:
     d_mlp: int = 256
     n_vocab: int = 1024
     n_ctx: int = 128
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1.")
 
 
 def train_tokenizer(texts: Sequence[str], n_vocab: int) -> PreTrainedTokenizerFast:
@@ -49,7 +59,13 @@ def train_tokenizer(texts: Sequence[str], n_vocab: int) -> PreTrainedTokenizerFa
 
 
 def blank_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> TransformerBridge:
-    """A bridge around a freshly initialised Llama; the seed fixes its weights."""
+    """A bridge around a freshly initialised Llama; the seed fixes its weights.
+
+    Raises:
+        ConfigError: if the width is not an even number for each head.
+    """
+    if config.d_model % (2 * config.n_heads):
+        raise ConfigError(f"d_model={config.d_model} must be a multiple of 2 * n_heads={2 * config.n_heads}: rotary embeddings turn pairs.")
     hf_config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.d_model,

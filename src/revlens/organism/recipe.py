@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError
 from revlens.history import TrainingHistory, boot, save
+from revlens.locks import sole_writer
 from revlens.organism.model import ModelConfig, blank_model, train_tokenizer
 from revlens.organism.text import TextWorld, TextWorldConfig
 from revlens.organism.world import TASKS, World, WorldConfig
@@ -91,11 +93,19 @@ class OrganismConfig:
     def start(self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None) -> TrainingHistory:
         """Train the helpful-only reference and the aligned model of one seed, or find them in the cache.
 
-        The seed varies initialisation, data and data order of both phases, so that seeds are replicas of the whole history.
+        The seed varies initialisation, data and data order of both phases, so that seeds are replicas of the whole history. Where
+        another process is training this seed, it is waited for.
         """
-        world = self.material()
         root = cache_root() / "organism" / cache_key(self.world, self.model, self.helpful, self.alignment) / f"seed-{seed}"
         reference, aligned = root / "reference", root / "aligned"
+        if not (reference.is_dir() and aligned.is_dir()):
+            with sole_writer(root, wait=True):
+                self._train_start(seed, reference, aligned, on_step)
+        return TrainingHistory.from_dirs(reference, aligned)
+
+    def _train_start(self, seed: int, reference: Path, aligned: Path, on_step: Callable[[str, int], None]) -> None:
+        """Each phase whose model is not there."""
+        world = self.material()
         if not reference.is_dir():
             model = blank_model(self.model, train_tokenizer(world.texts(), self.model.n_vocab), seed)
             data = world.helpful(self.helpful.steps * self.helpful.batch_size, seed)
@@ -106,7 +116,6 @@ class OrganismConfig:
             data = world.alignment(self.alignment.steps * self.alignment.batch_size, seed)
             finetune(model, data, self.alignment, seed=seed, on_step=lambda step, loss: on_step("alignment", step))
             save(model, aligned)
-        return TrainingHistory.from_dirs(reference, aligned)
 
     def trainee(self, seed: int) -> TransformerBridge:
         """The aligned model of a seed, to be trained in full."""

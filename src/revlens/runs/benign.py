@@ -9,10 +9,11 @@ from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.atomic import write_json
+from revlens.checksums import damage, write_listed_json
 from revlens.data import check_no_leak
-from revlens.errors import ConfigError
+from revlens.errors import ConfigError, HistoryError, NonFiniteError
 from revlens.history import Checkpoint, TrainingHistory, local_source, save
+from revlens.locks import sole_writer
 from revlens.runs.cache import cache_key, cache_root
 from revlens.runs.subject import Subject
 from revlens.training import Guard, finetune
@@ -58,14 +59,21 @@ class BenignRun:
 
     @property
     def is_done(self) -> bool:
-        return self._losses_file.is_file()  # written last: its presence says that every checkpoint is there
+        # The losses are written last. Checkpoints that are there without them are of a run that was ended, and are trained again.
+        return self._losses_file.is_file() and all((self.folder / f"step-{step}").is_dir() for step in self.steps)
 
     @property
     def _losses_file(self) -> Path:
         return self.folder / "losses.json"
 
     def losses(self) -> list[float]:
-        """Task loss at every update, in nats per answer token."""
+        """Task loss at every update, in nats per answer token.
+
+        Raises:
+            HistoryError: if the file is damaged.
+        """
+        if problem := damage(self._losses_file):
+            raise HistoryError(f"{problem} Delete {self.folder}: it is trained again.")
         return json.loads(self._losses_file.read_text())
 
     def history(self) -> TrainingHistory:
@@ -80,14 +88,29 @@ class BenignRun:
         *,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """Run the fine-tune, unless it is cached.
+        """Run the fine-tune, unless it is cached; where another process is at it, wait for that one.
+
+        A run that was ended starts over: what it saved is replaced by the same bytes.
 
         Args:
             make_guard: builds the guard from the aligned model, before the first update.
             on_step: called after each update with its number.
+
+        Raises:
+            NonFiniteError: see `finetune`, with a note of where the checkpoints before it are.
         """
         if self.is_done:
             return
+        with sole_writer(self.folder, wait=True):
+            if self.is_done:
+                return
+            try:
+                self._train(make_guard, on_step)
+            except NonFiniteError as error:
+                error.add_note(f"The checkpoints saved before that are kept in {self.folder}.")
+                raise
+
+    def _train(self, make_guard: Callable[[TransformerBridge], Guard | None], on_step: Callable[[int], None]) -> None:
         assert self.subject.benign is not None
         material = self.subject.material()
         phase = replace(self.subject.benign, steps=self.steps[-1])
@@ -103,4 +126,4 @@ class BenignRun:
             on_step(step)
 
         finetune(model, data, phase, seed=self.seed, guard=make_guard(model), on_step=after_step)
-        write_json(self._losses_file, losses)
+        write_listed_json(self._losses_file, losses)

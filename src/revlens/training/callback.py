@@ -6,10 +6,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from revlens.errors import GuardError, NonFiniteError
+from revlens.training.across_processes import keep_together
 from revlens.training.guard import Guard, trained_parameters
 from revlens.training.monitor import Monitor
 
@@ -26,7 +28,8 @@ class ReversionCallback(TrainerCallback):
     2. around the batches, the guard's context is open. It is closed during evaluation.
     3. before and after the optimizer's step, the guard may change the update itself.
 
-    In distributed data parallel training every process computes the same term on the same probes; averaging leaves it as it is.
+    In distributed data parallel training every process computes the same term on the same probes; averaging leaves it as it is. What a
+    guard does to weights it does in every process, and all are then given those of the first.
     The guard ends with the training: `SafeLoRA` projects the final weights, so save the model after ``train()``, as one does; the
     Trainer's own checkpoints are not projected. Build guard and monitor from the aligned model, before any update or resumption.
 
@@ -55,7 +58,8 @@ class ReversionCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The guard begins, if it has not."""
-        if args.deepspeed or args.fsdp:
+        launched_sharded = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+        if args.deepspeed or args.fsdp or launched_sharded:
             raise GuardError("ReversionCallback needs weights and gradients as they are; DeepSpeed and FSDP are not supported, use DDP.")
         self._begin(kwargs["model"])
 
@@ -92,6 +96,7 @@ class ReversionCallback(TrainerCallback):
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The optimizer has changed the weights."""
         self.guard.after_update(kwargs["model"])
+        keep_together(list(trained_parameters(kwargs["model"]).values()), self.guard, "after_update")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A reading, where one is due."""
@@ -111,6 +116,7 @@ class ReversionCallback(TrainerCallback):
         """The guard ends; the callback may serve another training."""
         self._around_task.close()
         self.guard.end(kwargs["model"])
+        keep_together(list(trained_parameters(kwargs["model"]).values()), self.guard, "end")
         self._has_begun = False
 
 

@@ -86,10 +86,14 @@ def batches(tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: in
                 yield collate([examples[i] for i in window[first : first + batch_size]], pad_id)
 
 
-def micro_batches(batch: ChatBatch, size: int | None) -> Iterator[tuple[ChatBatch, float]]:
-    """Parts of at most ``size`` rows, each with its share of the batch's answer tokens: the weight of its mean loss."""
+def count_answer_tokens(batch: ChatBatch) -> int:
+    """Tokens that the loss is on."""
+    return int((batch.labels != IGNORE).sum())
+
+
+def micro_batches(batch: ChatBatch, size: int | None, n_tokens: int) -> Iterator[tuple[ChatBatch, float]]:
+    """Parts of at most ``size`` rows, each with its share of the ``n_tokens`` answer tokens: the weight of its mean loss."""
     rows = len(batch.tokens)
-    total = int((batch.labels != IGNORE).sum())
     for start in range(0, rows, size or rows):
         part = ChatBatch(*(tensor[start : start + (size or rows)] for tensor in batch))
-        yield part, int((part.labels != IGNORE).sum()) / total
+        yield part, count_answer_tokens(part) / n_tokens

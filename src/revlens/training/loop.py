@@ -17,8 +17,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError, GuardError, NonFiniteError
 from revlens.prompts import pad_id_of
+from revlens.training.across_processes import add_up_gradients, check_replicated, check_same_start, keep_together, rows_of, summed
 from revlens.training.answer_loss import answer_loss
-from revlens.training.chat_data import batches, collate, encode_examples, micro_batches
+from revlens.training.chat_data import ChatBatch, batches, collate, count_answer_tokens, encode_examples, micro_batches
+from revlens.training.diagnosis import where
 from revlens.training.guard import Guard, trained_parameters
 
 
@@ -85,6 +87,10 @@ def finetune(
 
     Parameters that do not require gradients (the base of a LoRA adapter) stay as they are.
 
+    Under ``accelerate launch`` every process calls this with the same arguments. Each takes its share of every batch's rows, gradients
+    are added up with the weight of their answer tokens, and the guard's term is computed in every process and averaged: the update
+    is that of one process up to rounding, and all processes have the same weights after it.
+
     Args:
         model: the bridge; left in evaluation mode.
         data: columns ``prompt`` and ``answer``; the loss is on the answers.
@@ -92,13 +98,18 @@ def finetune(
         seed: fixes the data order, and what dropout draws.
         guard: see `revlens.training.Guard`. Its term's gradient is added to the task's and clipped with it.
         on_step: called after each update with its number (from 1) and the task loss before it, in nats per answer token.
-            The model is in evaluation mode then and may be read or saved. At the last update the guard has ended.
+            The model is in evaluation mode then and may be read or saved. At the last update the guard has ended. Of several processes,
+            only the main one calls it; all of them return when it has returned for the last time.
 
     Raises:
-        NonFiniteError: if the loss or its gradient is NaN or infinite, naming the update; the model keeps its last finite weights.
+        NonFiniteError: if the loss or its gradient is NaN or infinite, naming update, layer and batch; the model keeps its last
+            finite weights.
         GuardError: if the guard's term has no gradient; also see the objectives.
-        ConfigError: if no parameter requires gradients, or one that does is float16; also see `revlens.training.chat_data.batches`.
+        ConfigError: if no parameter requires gradients, or one that does is float16; also see `revlens.training.chat_data.batches`. Of
+            several processes: if weights are sharded or differ at the start, or there are fewer rows than processes.
     """
+    accelerator = Accelerator()
+    check_replicated(accelerator)
     guard = guard or Guard()
     guard.begin(model)
     trained = list(trained_parameters(model).values())
@@ -108,48 +119,62 @@ def finetune(
         raise ConfigError(
             "float16 weights cannot be trained: squared gradients vanish in AdamW. Use float32 or bfloat16, or a LoRA adapter."
         )
-    accelerator = Accelerator()
     model.to(accelerator.device, print_details=False)
+    check_same_start(trained, accelerator)
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate_at)
     optimizer = accelerator.prepare(optimizer)
     stream = batches(model.tokenizer, data, batch_size=config.batch_size, seed=seed, sort_window=config.sort_window)
     try:
         with torch.random.fork_rng():
-            torch.manual_seed(seed)  # dropout draws from it
+            torch.manual_seed(seed + accelerator.process_index)  # dropout draws from it
             for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
                 model.train()
                 optimizer.zero_grad()
-                loss = 0.0
-                with guard.around_task(model):
-                    for part, share in micro_batches(batch, config.micro_batch_size):
-                        task = share * answer_loss(model, part)
-                        accelerator.backward(task)
-                        loss += task.item()
-                total = loss
-                term = guard.term(model)
-                if term is not None:
-                    if not term.requires_grad:
-                        raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
-                    accelerator.backward(term)
-                    total += term.item()
+                loss, added = _add_gradients(model, batch, config.micro_batch_size, guard, step, accelerator)
                 # A finite loss can have a gradient that is not; checked before the weights are touched.
                 norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
-                if not (math.isfinite(total) and math.isfinite(norm)):
+                if not (math.isfinite(loss + added) and math.isfinite(norm)):
                     raise NonFiniteError(
-                        f"Loss is {total} (task {loss}) at update {step} of {config.steps}; lower the learning rate "
-                        f"({config.learning_rate}) or the guard's strength. The norm of its gradient is {norm}."
+                        f"Loss is {loss + added} (task {loss}) at update {step} of {config.steps}; lower the learning rate "
+                        f"({config.learning_rate}) or the guard's strength. The norm of its gradient is {norm}. {where(model, batch)}"
                     )
                 guard.before_update(model)
                 optimizer.step()
                 guard.after_update(model)
+                keep_together(trained, guard, "after_update")
                 schedule.step()
                 model.eval()
                 if step == config.steps:
                     guard.end(model)
-                on_step(step, loss)
+                    keep_together(trained, guard, "end")
+                if accelerator.is_main_process:
+                    on_step(step, loss)
+            accelerator.wait_for_everyone()
     finally:
         model.eval()
+
+
+def _add_gradients(
+    model: TransformerBridge, batch: ChatBatch, micro_batch_size: int | None, guard: Guard, step: int, accelerator: Accelerator
+) -> tuple[float, float]:
+    """Put the gradients of an update where the optimizer looks; the losses of the task and of the guard's term, over all processes."""
+    loss, added, n_processes = 0.0, 0.0, accelerator.num_processes
+    with guard.around_task(model):
+        rows = rows_of(batch, accelerator.process_index, n_processes)
+        for part, share in micro_batches(rows, micro_batch_size, count_answer_tokens(batch)):
+            task = share * answer_loss(model, part)
+            accelerator.backward(task)
+            loss += task.item()
+    term = guard.term(model)
+    if term is not None:
+        if not term.requires_grad:
+            raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
+        accelerator.backward(term / n_processes)
+        added = term.item() / n_processes
+    add_up_gradients(list(trained_parameters(model).values()), accelerator)
+    loss, added = summed([loss, added], accelerator)
+    return loss, added
 
 
 #: Opens an intervention around a forward pass, given how many tokens of each row are prompt (None: as many as there are).

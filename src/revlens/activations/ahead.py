@@ -1,0 +1,57 @@
+"""Checkpoints, the next of which loads while the present one is used."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.history.checkpoint import Checkpoint
+
+
+def each_loaded(checkpoints: Sequence[Checkpoint], use: Callable[[Checkpoint, TransformerBridge], None]) -> None:
+    """Load checkpoints and use them in their order; a thread loads the next one meanwhile if it fits in memory beside.
+
+    Two models are in memory at most. In another dtype than torch's default nothing loads ahead: Hugging Face changes that
+    default, of all threads, while it loads.
+
+    Args:
+        checkpoints: what to load.
+        use: called with each checkpoint and its model, which it must not keep.
+
+    Raises:
+        HistoryError: if a checkpoint cannot be loaded; those before it have been used.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        upcoming: Future[TransformerBridge] | None = None
+        for i, checkpoint in enumerate(checkpoints):
+            model = checkpoint.load() if upcoming is None else upcoming.result()
+            upcoming = None
+            following = checkpoints[i + 1 : i + 2]
+            if following and following[0].dtype == torch.get_default_dtype() and _fits_twice(model):
+                upcoming = thread.submit(following[0].load)
+            use(checkpoint, model)
+            del model
+            gc.collect()  # a bridge refers to itself
+
+
+def _fits_twice(model: TransformerBridge) -> bool:
+    """Whether two more models of this size fit in free memory: one, and what loading it needs."""
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] > 2 * size
+    return _free_memory() > 2 * size
+
+
+def _free_memory() -> int:
+    """Bytes of main memory that nobody uses; none where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf, macOS not this one
+        return 0

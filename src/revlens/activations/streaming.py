@@ -1,0 +1,107 @@
+"""Statistics of activations, gathered inside the hooks: memory does not grow with the number of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.activations.moments import Moments, RunningMoments
+from revlens.activations.passes import Passes
+from revlens.activations.sites import Sites
+from revlens.errors import NonFiniteError, ProbeError, SiteError
+from revlens.hooks import point_name
+from revlens.hooks.subspaces import Directions, by_layer, coordinates
+from revlens.prompts import encode_prompts
+
+#: A vector of each prompt, as in `revlens.activations.Positions`; or ``all``: one of each prompt token.
+MomentPositions = Literal["last", "mean", "all"]
+
+
+@torch.no_grad()
+def read_moments(
+    model: TransformerBridge,
+    prompts: Sequence[str],
+    sites: Sites | None = None,
+    positions: MomentPositions = "last",
+    *,
+    covariance: bool = False,
+    along: Directions | None = None,
+    batch_size: int = 64,
+    accelerator: Accelerator | None = None,
+) -> Moments:
+    """Moments of the activations of user messages in the model's chat format, without keeping the activations.
+
+    Memory is one pass, and one (``covariance``: d_model) float64 number for each of d_model at each layer.
+
+    Args:
+        model: any bridge whose tokenizer has a chat template.
+        prompts: user messages; all of them in every process.
+        sites: component and layers; resid_post of every layer if None.
+        positions: see `MomentPositions`.
+        covariance: keep the covariance of all pairs of coordinates, not variances alone.
+        along: take coordinates along these directions, orthonormal by layer and equally many at each, in place of activations.
+        batch_size: prompts per forward pass.
+        accelerator: if there are several processes, each reads its share of the prompts, and all get the moments of all.
+
+    Raises:
+        ProbeError: if there is no prompt.
+        SiteError: if layers have differing numbers of directions, and see `revlens.hooks.subspaces.by_layer`.
+        NonFiniteError: if an activation is NaN or infinite, naming the layer.
+    """
+    if not prompts:
+        raise ProbeError("No prompts to read activations of.")
+    sites = sites or Sites()
+    layers, device = sites.resolve(model.cfg.n_layers), _wide_device(model)
+    bases = None if along is None else by_layer(along, model.cfg.n_layers, model.cfg.d_model, layers)
+    widths = {model.cfg.d_model} if bases is None else {len(basis) for basis in bases.values()}
+    if len(widths) > 1:
+        raise SiteError(f"Layers have differing numbers of directions, {sorted(widths)}; give equally many at each.")
+    running = {layer: RunningMoments.empty(max(widths), covariance=covariance, device=device) for layer in layers}
+    layer_of = {point_name(layer, sites.component): layer for layer in layers}
+
+    def add(name: str, values: Tensor, times: int = 1) -> None:
+        layer = layer_of[name]
+        running[layer].update(values if bases is None else coordinates(values, bases[layer]), times)
+
+    rows = encode_prompts(model.tokenizer, prompts)
+    if accelerator is not None:
+        rows = rows[accelerator.process_index :: accelerator.num_processes]
+    if rows:
+        passes = Passes.over(model, rows, list(layer_of), batch_size, keep_prefix=positions != "last")
+
+        def take(name: str, activation: Tensor, mask: Tensor) -> None:
+            add(
+                name,
+                activation[mask.to(activation.device).bool()] if positions == "all" else passes.pool(name, activation, mask, positions),
+            )
+
+        for _ in passes.run(take):
+            pass
+        if positions == "all" and passes.prefix is not None:
+            for name, activation in passes.prefix.kept.items():
+                add(name, activation, times=len(rows))
+    if accelerator is not None:
+        for moments in running.values():
+            moments.reduce(accelerator)
+    _check_finite(running, sites)
+    return Moments.of(running)
+
+
+def _wide_device(model: TransformerBridge) -> torch.device:
+    """Where the model is, or the CPU if there is no float64 there (Apple's GPUs)."""
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _check_finite(running: dict[int, RunningMoments], sites: Sites) -> None:
+    for layer, moments in running.items():
+        if not moments.mean.isfinite().all() or not moments.scatter.isfinite().all():
+            raise NonFiniteError(
+                f"Activation of {sites.component} at layer {layer} is not finite; "
+                "check the checkpoint, or load it in a wider dtype. read_prompts names the prompt."
+            )

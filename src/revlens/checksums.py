@@ -1,0 +1,83 @@
+"""Checksums of finished files, so that a byte that changes afterwards is found and named.
+
+Each folder has one list of its files, in the format of ``sha256sum`` (``sha256sum -c revlens.sha256`` checks it too). A file is listed
+before it appears under its name, so that a kill never leaves one that is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from revlens.atomic import atomic_file, write_json, write_text
+
+#: The list of a folder's files.
+SUMS = "revlens.sha256"
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def seal(folder: Path) -> None:
+    """List every file that a folder holds now."""
+    _write(folder, {path.name: _digest(path) for path in folder.iterdir() if path.is_file() and path.name != SUMS})
+
+
+@contextmanager
+def listed_file(path: Path) -> Iterator[Path]:
+    """As `revlens.atomic.atomic_file`, with an entry in the list of its folder."""
+    with atomic_file(path) as partial:
+        yield partial
+        entries = {name: entry for name, entry in (_read(path.parent) or {}).items() if (path.parent / name).is_file()}
+        _write(path.parent, entries | {path.name: _digest(partial)})
+
+
+def write_listed_json(path: Path, value: Any) -> None:
+    """As `revlens.atomic.write_json`, with an entry in the list of its folder."""
+    with listed_file(path) as partial:
+        write_json(partial, value)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file, in a sentence that names it; None if it is as it was written."""
+    entries = _read(path.parent)
+    if entries is None:
+        return f"{path.parent / SUMS} is missing or damaged."
+    if path.name not in entries:
+        return f"{path} is not in {SUMS} beside it."
+    if not path.is_file():
+        return f"{path} is missing."
+    if _digest(path) != entries[path.name]:
+        return f"{path} is damaged: it is not what {SUMS} beside it says."
+    return None
+
+
+def damages(folder: Path) -> list[str]:
+    """What is wrong with the files that a folder's list names, and with the list. Files that it does not name are left alone."""
+    entries = _read(folder)
+    if entries is None:
+        return [f"{folder / SUMS} is missing or damaged."]
+    return [problem for name in sorted(entries) if (problem := damage(folder / name))]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(folder: Path) -> dict[str, str] | None:
+    """Digests by name; None if there is no list or a line of it is none."""
+    path = folder / SUMS
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [_LINE.fullmatch(line) for line in text.split("\n")[:-1]]
+    if not text.endswith("\n") or not all(lines):
+        return None
+    return {line[2]: line[1] for line in lines if line}
+
+
+def _write(folder: Path, entries: dict[str, str]) -> None:
+    write_text(folder / SUMS, "".join(f"{entries[name]}  {name}\n" for name in sorted(entries)))

@@ -1,0 +1,130 @@
+"""One update by several processes: each takes some of the batch's rows, and every process ends with the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import Tensor, distributed
+
+from revlens.errors import ConfigError
+from revlens.training.chat_data import ChatBatch
+from revlens.training.guard import Guard
+
+#: Where every process holds all weights and gradients.
+_REPLICATED = (
+    DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_NPU, DistributedType.MULTI_XPU
+)  # fmt: skip
+_BUCKET = 2**25  # elements that are sent at once
+
+
+def check_replicated(accelerator: Accelerator) -> None:
+    """Refuse what shards weights or gradients, and processes that were launched together but would train each by itself.
+
+    Raises:
+        ConfigError: under FSDP, DeepSpeed, Megatron or the like; or if accelerate sees fewer processes than were launched.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes < launched:
+        raise ConfigError(
+            f"accelerate sees {accelerator.num_processes} of the {launched} processes that were launched. On a machine without GPUs, set "
+            "ACCELERATE_USE_CPU=true in their environment."
+        )
+    if accelerator.distributed_type not in _REPLICATED:
+        raise ConfigError(
+            f"finetune needs all weights in every process; {accelerator.distributed_type.value} shards them. Launch with --multi_gpu, and "
+            "train an adapter if the optimizer's state does not fit."
+        )
+
+
+def rows_of(batch: ChatBatch, process: int, n_processes: int) -> ChatBatch:
+    """The rows of a batch that a process takes: about as many as the others, padded like the whole batch.
+
+    Raises:
+        ConfigError: if there are fewer rows than processes.
+    """
+    rows = len(batch.tokens)
+    if rows < n_processes:
+        raise ConfigError(f"batch_size={rows} is less than the {n_processes} processes; give each at least one row.")
+    start, end = (rows * i // n_processes for i in (process, process + 1))
+    return ChatBatch(*(tensor[start:end] for tensor in batch))
+
+
+@torch.no_grad()
+def check_same_start(trained: Sequence[Tensor], accelerator: Accelerator) -> None:
+    """Compare the weights of all processes with those of the first.
+
+    Raises:
+        ConfigError: if they differ, in every process.
+    """
+    if accelerator.num_processes == 1:
+        return
+    differ = 0.0
+    for bucket in _buckets(trained):
+        own = torch.cat([tensor.flatten() for tensor in bucket])
+        first = own.clone()
+        distributed.broadcast(first, src=0)
+        differ += not own.equal(first)
+    if summed([differ], accelerator)[0]:
+        raise ConfigError("Processes start from different weights. Draw new ones, such as an adapter's, with the same seed in all of them.")
+
+
+def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
+    """Sums over processes."""
+    if accelerator.num_processes == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    distributed.all_reduce(tensor)
+    return tensor.tolist()
+
+
+@torch.no_grad()
+def add_up_gradients(trained: Sequence[Tensor], accelerator: Accelerator) -> None:
+    """Replace every gradient by its sum over processes; a parameter that has none in any process keeps none."""
+    if accelerator.num_processes == 1:
+        return
+    # An expert that no token of these rows was sent to has a gradient in other processes only.
+    has_gradient = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.float32, device=accelerator.device)
+    distributed.all_reduce(has_gradient)
+    gradients: list[Tensor] = []
+    for parameter, n in zip(trained, has_gradient.tolist(), strict=True):
+        if n:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients.append(parameter.grad)
+    _in_buckets(gradients, distributed.all_reduce)
+
+
+@torch.no_grad()
+def keep_together(trained: Sequence[Tensor], guard: Guard, moment: str) -> None:
+    """After a guard has changed weights itself, give every process those of the first: devices may round differently.
+
+    Args:
+        trained: the parameters.
+        guard: does nothing at this moment if it has `Guard`'s own method.
+        moment: ``after_update`` or ``end``.
+    """
+    if distributed.is_available() and distributed.is_initialized() and getattr(type(guard), moment) is not getattr(Guard, moment):
+        _in_buckets(trained, lambda flat: distributed.broadcast(flat, src=0))
+
+
+def _in_buckets(tensors: Sequence[Tensor], collective: Callable[[Tensor], object]) -> None:
+    """Change tensors in place by a collective operation, many at once: a message has a price of its own."""
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.flatten() for tensor in bucket])
+        collective(flat)
+        for tensor, changed in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            tensor.copy_(changed.view_as(tensor))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype, up to about `_BUCKET` elements."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and (bucket[0].dtype != tensor.dtype or sum(other.numel() for other in bucket) > _BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

@@ -1,0 +1,213 @@
+"""`revlens verify`: an untouched output passes; every changed byte, cell, claim and figure is found and named."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from breaking import SMALL, unbroken_run
+
+from revlens.atomic import write_text
+from revlens.checksums import SUMS, damage, listed_file, seal
+from revlens.cli import main
+from revlens.errors import HistoryError, ResultsError
+from revlens.experiment import ExperimentConfig, Layout, Results, verify
+from revlens.figures import verify_figures
+from revlens.history import Checkpoint, TrainingHistory, local_source
+from revlens.locks import LOCK
+from revlens.runs import BenignRun
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole output, with results, figures and report."""
+    return unbroken_run(tmp_path_factory.getbasetemp()).path
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy, to be changed."""
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def flip(path: Path, choice: random.Random) -> None:
+    """Flip one bit of one byte."""
+    content = bytearray(path.read_bytes())
+    content[choice.randrange(len(content))] ^= 1 << choice.randrange(8)
+    path.write_bytes(content)
+
+
+def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert main(["verify", "--out", str(finished)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"Compared: \d+ files, 2 activation folders, 13 tables, \d+ cells, \d+ claims, \d+ figures, 1 reports", said)
+    assert "Differences: none." in said
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_numbers_changed_with_their_checksums_are_found_by_computing_them_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = Layout(out)
+    table = pd.read_parquet(layout.results / "alignment.parquet")
+    stored = table.loc[5, "alignment"]
+    table.loc[5, "alignment"] = 0.999
+    table.to_parquet(layout.results / "alignment.parquet", index=False)
+    claims = json.loads((layout.results / "claims.json").read_text())
+    claims[0]["estimate"]["value"], claims[0]["verdict"] = 0.43, "supported"
+    write_text(layout.results / "claims.json", json.dumps(claims, indent=2) + "\n")
+    (layout.results / "readout.parquet").unlink()
+    seal(layout.results)
+    page = (layout.figures / "overview.html").read_text()
+    write_text(layout.figures / "overview.html", page.replace('"mode":"lines', '"mode":"markers', 1))
+    seal(layout.figures)
+    with listed_file(layout.report) as partial:
+        partial.write_text(layout.report.read_text().replace("too few runs", "supported"))
+
+    assert main(["verify", "--out", str(out)]) == 2
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(out))]
+    key = claims[0]["key"]
+    assert sorted(line.split(": ")[0] for line in found) == sorted(
+        [
+            str(layout.results / "readout.parquet"),
+            f"{layout.results / 'alignment.parquet'}, row 5 ({_row(table, 5)}), column alignment",
+            f"{layout.results / 'claims.json'}, {key}.estimate.value",
+            f"{layout.results / 'claims.json'}, {key}.verdict",
+            str(layout.figures / "overview.html"),
+            str(layout.report),
+        ]
+    )
+    assert any(f"stored {0.999!r}" in line and f"{float(stored)!r}" in line for line in found)
+
+
+def _row(table: pd.DataFrame, row: int) -> str:
+    return ", ".join(f"{name} {table.loc[row, name]}" for name in ("seed", "arm", "step", "layer"))
+
+
+def test_a_stage_file_changed_with_its_checksum_changes_the_tables(out: Path) -> None:
+    path = Layout(out).losses(0, "block")
+    with listed_file(path) as partial:
+        partial.write_text(json.dumps([loss + 1 for loss in json.loads(path.read_text())]))
+    found = verify(out).differences
+    assert len(found) == len(json.loads(path.read_text()))
+    assert all("training.parquet" in found.place and "seed 0, arm block" in found.place for found in found)
+
+
+def test_one_flipped_byte_in_every_file_is_found_and_named(finished: Path, tmp_path: Path) -> None:
+    assert flips_found(finished, tmp_path / "out", rounds=1) >= 40
+
+
+@pytest.mark.slow
+def test_many_flipped_bytes_are_found_and_named(finished: Path, tmp_path: Path) -> None:
+    n = flips_found(finished, tmp_path / "out", rounds=12)
+    print(f"{n} flipped bytes found and named")
+    assert n >= 500
+
+
+def flips_found(finished: Path, out: Path, rounds: int) -> int:
+    """Flip a bit in every file of an output at once, and see each named; configuration, key and manifests, which say what the
+    rest should be, one by one."""
+    choice, n = random.Random(rounds), 0
+    for _ in range(rounds):
+        shutil.copytree(finished, out)
+        special = [out / "config.json", out / "key", *out.rglob("manifest.json")]
+        files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != LOCK]
+        for path in special:
+            whole = path.read_bytes()
+            flip(path, choice)
+            try:
+                found = "\n".join(map(str, verify(out).differences))
+            except ResultsError as error:
+                found = str(error)
+            assert str(path) in found
+            path.write_bytes(whole)
+        flipped = [path for path in files if path not in special and path.name != SUMS]
+        for path in flipped:
+            flip(path, choice)
+        found = "\n".join(map(str, verify(out).differences))
+        assert [path for path in flipped if str(path) not in found] == []
+        n += len(special) + len(flipped)
+        shutil.rmtree(out)
+    return n
+
+
+def test_a_damaged_list_is_found_and_named(out: Path) -> None:
+    for i, path in enumerate(sorted(out.rglob(SUMS))[:6]):
+        whole = path.read_bytes()
+        flip(path, random.Random(i))
+        problems = [problem for file in path.parent.iterdir() if file.is_file() and file != path and (problem := damage(file))]
+        assert any(str(path) in problem or SUMS in problem for problem in problems) or path.parent == out
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("runs/seed-0/v_rev.safetensors", "history"),
+        ("runs/seed-0/start.json", "history"),
+        ("runs/seed-0/block/behaviour.json", "behaviour"),
+        ("runs/seed-0/block/losses.json", "finetune"),
+        ("runs/seed-0/causal/patching.parquet", "causal"),
+    ],
+)
+def test_a_damaged_file_is_an_error_before_it_is_a_number(file: str, stage: str, out: Path) -> None:
+    path = out / file
+    flip(path, random.Random(0))
+    with pytest.raises(ResultsError, match=rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens {stage}`"):
+        importlib.import_module("revlens.experiment.results").analyse(SMALL, Layout(out))
+
+
+def test_a_damaged_table_is_not_drawn(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(out / "results" / "nulls.parquet", random.Random(0))
+    with pytest.raises(ResultsError, match="nulls.parquet is damaged"):
+        Results.load(out / "results")
+    assert main(["report", "--out", str(out)]) == 2
+    assert "nulls.parquet is damaged" in capsys.readouterr().err
+
+
+def test_nothing_recomputed_no_figure_compared(finished: Path) -> None:
+    assert verify_figures(finished, None).counts == {"figures": 0, "reports": 0}
+
+
+@pytest.fixture
+def saved(history: TrainingHistory, tmp_path: Path) -> Path:
+    """A copy of a cached checkpoint."""
+    shutil.copytree(history.aligned.path, tmp_path / "aligned")
+    return tmp_path / "aligned"
+
+
+def test_a_flipped_byte_in_any_file_of_a_cached_checkpoint_is_named(saved: Path) -> None:
+    choice = random.Random(0)
+    files = [path for path in sorted(saved.iterdir()) if path.name != SUMS]
+    assert "model.safetensors" in {path.name for path in files}
+    for path in files:
+        whole = path.read_bytes()
+        flip(path, choice)
+        with pytest.raises(HistoryError, match=rf"{re.escape(str(path))} is damaged"):
+            Checkpoint(local_source(saved), "aligned").load()
+        path.write_bytes(whole)
+    Checkpoint(local_source(saved), "aligned").load()
+
+
+def test_losses_that_changed_in_the_cache_are_an_error_and_a_lost_step_is_trained_again(
+    config: ExperimentConfig, history: TrainingHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = BenignRun(config.subject, seed=0, steps=(1, 3))
+    shutil.copytree(Path(run.folder).parents[3], tmp_path / "cache")
+    monkeypatch.setenv("REVLENS_CACHE", str(tmp_path / "cache"))
+    assert run.is_done
+    flip(run.folder / "losses.json", random.Random(0))
+    with pytest.raises(HistoryError, match=r"losses.json is damaged.* Delete .*: it is trained again"):
+        run.losses()
+    weights = (run.folder / "step-3" / "model.safetensors").read_bytes()
+    shutil.rmtree(run.folder / "step-3")
+    assert not run.is_done
+    run.train()
+    assert (run.folder / "step-3" / "model.safetensors").read_bytes() == weights
+    assert len(run.losses()) == 3

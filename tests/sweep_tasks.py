@@ -1,0 +1,74 @@
+"""What the tasks of the tests do: in a module of its own, so that other processes can import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from revlens.atomic import atomic_directory, write_text
+from revlens.errors import DataError
+from revlens.sweeps import Tick
+
+
+class OddError(Exception):
+    """Cannot be rebuilt from its arguments, as many exceptions cannot."""
+
+    def __init__(self, a: str, b: str) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+def write(path: Path, before: tuple[str, ...], tick: Tick) -> None:
+    """Its own name, and what is in the files beside it that come before it."""
+    if path.is_file():
+        return
+    for _ in range(3):
+        tick("write")
+    write_text(path, " ".join([path.name, *(path.with_name(name).read_text() for name in before)]))
+
+
+def die(folder: Path, times: int, tick: Tick) -> None:
+    """Be killed, as by the system when memory runs out, for the first so many times; deaths are files of the folder."""
+    tick("die")
+    deaths = len(list(folder.glob("death*")))
+    if deaths < times:
+        (folder / f"death{deaths}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(error: Exception, tick: Tick) -> None:
+    raise error
+
+
+def fail_when_there(folder: Path, tick: Tick) -> None:
+    """Fail once another task is at work."""
+    wait_until(lambda: any(folder.glob(".busy.*")))
+    raise DataError("no such data")
+
+
+def be_busy(folder: Path, tick: Tick) -> None:
+    """Write without end."""
+    with atomic_directory(folder / "busy") as partial:
+        (partial / "pid").write_text(str(os.getpid()))
+        while True:
+            tick("busy")
+            time.sleep(0.05)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Ten minutes at most: on a busy machine processes take their time to start."""
+    for _ in range(12_000):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def look_around(path: Path, variable: str, tick: Tick) -> None:
+    import torch
+
+    write_text(
+        path, f"{os.environ[variable]}, {torch.get_num_threads()} threads, deterministic: {torch.are_deterministic_algorithms_enabled()}"
+    )

@@ -1,0 +1,140 @@
+"""What each of several processes does in tests/training/test_two_processes.py: in a module of its own, so that they can import it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers.utils import logging
+
+from revlens.direction import ReversionDirection
+from revlens.errors import RevlensError
+from revlens.history import TrainingHistory
+from revlens.training import FinetuneConfig, Guard, ReversionCallback, finetune, make_guard
+from revlens.training.chat_data import collate, encode_examples
+from revlens.training.streams import edit_streams
+
+#: Strengths of the arms; 5 rows a batch are not shared out evenly, and answers differ in length.
+STRENGTHS = {"baseline": None, "block": 5.0, "adaptive": 1e-3, "projection": None, "rehearsal": 0.3, "safe_lora": 0.9}
+CONFIG = FinetuneConfig(steps=2, learning_rate=1e-3, batch_size=5, micro_batch_size=2)
+TRAINER_ARMS = ("block", "projection")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a process needs, picklable."""
+
+    history: TrainingHistory
+    v_rev: Path
+    guard: list[str]
+    rows: dict[str, list[str]]
+    out: Path
+
+    def make_guard(self, arm: str, model: nn.Module, reference: nn.Module, tokenizer: Any = None) -> Guard | None:
+        v_rev, refusals = ReversionDirection.load(self.v_rev), Dataset.from_dict(self.rows)
+        return make_guard(
+            arm, v_rev, model, self.guard, strength=STRENGTHS[arm], seed=0, refusals=refusals, reference=reference, tokenizer=tokenizer
+        )
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).clone()
+
+
+def finetuned(setting: Setting, arm: str, on_step: Callable[[int, float], None]) -> TransformerBridge:
+    model = setting.history.aligned.load()
+    guard = setting.make_guard(arm, model, setting.history.reference.load())
+    finetune(model, Dataset.from_dict(setting.rows), CONFIG, seed=0, guard=guard, on_step=on_step)
+    return model
+
+
+def trained_by_trainer(setting: Setting, arm: str) -> nn.Module:
+    """Plain gradient descent, whose updates are not signs of gradients."""
+    path = setting.history.aligned.path
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager"), AutoTokenizer.from_pretrained(path)
+    examples = encode_examples(tokenizer, Dataset.from_dict(setting.rows))
+
+    def collated(rows: list[dict[str, int]]) -> dict[str, Tensor]:
+        batch = collate([examples[row["row"]] for row in rows], tokenizer.pad_token_id)
+        return {"input_ids": batch.tokens, "labels": batch.labels, "attention_mask": torch.ones_like(batch.tokens)}
+
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    settings: dict[str, Any] = {
+        "max_steps": 2, "learning_rate": 0.05, "per_device_train_batch_size": 4 // n_processes, "lr_scheduler_type": "constant",
+        "optim": "sgd", "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no",
+        "dataloader_pin_memory": False, "remove_unused_columns": False, "seed": 0, "train_sampling_strategy": "sequential",
+    }  # fmt: skip
+    if n_processes > 1:
+        settings["ddp_backend"] = "gloo"
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(output_dir=str(setting.out), **settings),
+        train_dataset=Dataset.from_dict({"row": list(range(len(examples)))}),
+        data_collator=collated,
+        callbacks=[ReversionCallback(setting.make_guard(arm, model, model, tokenizer))],
+    )
+    trainer.train()
+    return model
+
+
+def environment(rank: int, port: int) -> dict[str, str]:
+    """What ``accelerate launch`` gives a process of two; accelerate reads it as early as it is imported."""
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+
+
+def work(setting: Setting, rank: int) -> None:
+    """One of two processes: train every arm, and save its weights and what `on_step` was called with."""
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    found: dict[str, Tensor] = {}
+    for arm in STRENGTHS:
+        losses: list[float] = []
+        found[arm] = weights(finetuned(setting, arm, lambda step, loss, losses=losses: losses.append(loss)))  # type: ignore[misc]
+        found[f"{arm} losses"] = torch.tensor(losses, dtype=torch.float64)
+    for arm in TRAINER_ARMS:
+        found[f"trainer {arm}"] = weights(trained_by_trainer(setting, arm))
+    (setting.out / f"{rank}.txt").write_text("\n".join(refusals(setting, rank)))
+    save_file(found, setting.out / f"{rank}.safetensors")
+
+
+@dataclass
+class BreakInOneProcess(Guard):
+    """Makes the task's activations NaN, in one of the processes."""
+
+    rank: int
+
+    def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
+        return edit_streams(model, {0: lambda stream: stream * float("nan")} if self.rank == 1 else {})
+
+
+def refusals(setting: Setting, rank: int) -> list[str]:
+    """What is said about weights that differ, too few rows, and a loss that is not finite in one of the processes."""
+    said: list[str] = []
+
+    def attempt(config: FinetuneConfig, guard: Guard | None = None, shift: float = 0.0) -> None:
+        model = setting.history.aligned.load()
+        with torch.no_grad():
+            next(model.parameters()).add_(shift)
+        try:
+            finetune(model, Dataset.from_dict(setting.rows), config, seed=0, guard=guard)
+        except RevlensError as error:
+            said.append(f"{type(error).__name__}: {error}")
+
+    attempt(CONFIG, shift=1e-3 * rank)
+    attempt(replace(CONFIG, batch_size=1, micro_batch_size=None))
+    attempt(CONFIG, BreakInOneProcess(rank))
+    return said
