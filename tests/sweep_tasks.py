@@ -44,7 +44,7 @@ def fail(error: Exception, tick: Tick) -> None:
 
 def fail_when_there(folder: Path, tick: Tick) -> None:
     """Fail once another task is at work."""
-    wait_until(lambda: any(folder.glob(".busy.*")))
+    wait_until(lambda: any(folder.glob(".partial-*")))
     raise DataError("no such data")
 
 

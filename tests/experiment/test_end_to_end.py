@@ -128,7 +128,9 @@ def test_what_was_lost_is_computed_again_and_nothing_else(lost: str, finished: P
     assert place.revlens("reproduce") == 0
     written = {name for name, at in place.files().items() if name.parts[0] == "runs" and at != before[name]}
     # Losses, manifests and lists of checksums are written again from what is there.
-    assert {name for name in written if name.name not in ("losses.json", "manifest.json", "revlens.sha256")} == {path.relative_to(place.out)}
+    assert {name for name in written if name.name not in ("losses.json", "manifest.json", "revlens.sha256")} == {
+        path.relative_to(place.out)
+    }
     assert_equal_tables(place.tables(), finished.tables())
 
 

@@ -26,8 +26,8 @@ from revlens.prompts import Probes
 
 @pytest.fixture
 def folder(history: TrainingHistory, tmp_path: Path) -> Path:
-    """A whole checkpoint, free to be spoilt."""
-    shutil.copytree(history.aligned.path, tmp_path / "model")
+    """A whole checkpoint, free to be spoilt; without the seal of revlens, as other people's are."""
+    shutil.copytree(history.aligned.path, tmp_path / "model", ignore=shutil.ignore_patterns("revlens.sha256"))
     return tmp_path / "model"
 
 

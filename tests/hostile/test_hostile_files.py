@@ -16,7 +16,7 @@ from revlens.behaviour import read_completions
 from revlens.data import ChatSource, DataFolder, PromptSource
 from revlens.errors import DataError, FileError, HistoryError, ProbeError, ResultsError, RevlensError
 from revlens.experiment import ExperimentConfig
-from revlens.history import read_table
+from revlens.history import TrainingHistory, read_table
 from revlens.prompts import Probes
 from revlens.small_files import MAX_BYTES, read_json, read_text
 
@@ -200,6 +200,13 @@ def test_cells_may_be_longer_than_the_csv_module_likes(tmp_path: Path) -> None:
 def test_paths_that_are_none_are_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         PromptSource(path).read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "x" * 5_000 + "3", "a\0b3"])
+def test_a_history_of_folders_whose_names_are_none_is_refused(name: str, tmp_path: Path) -> None:
+    for table in ({"reference": name, "aligned": name}, {"reference": "a", "aligned": "b", "steps": [name]}):
+        with pytest.raises(HistoryError):
+            TrainingHistory.from_table(table, tmp_path)
 
 
 @pytest.mark.parametrize("entry", ["../other/data-00000-of-00001.arrow", "/etc/passwd", "..", ""])

@@ -131,8 +131,8 @@ def test_a_terminated_sweep_ends_its_workers_and_leaves_no_scratch_files(tmp_pat
         [sys.executable, __file__, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(Path(sweep_tasks.__file__).parent)}
     )
     try:
-        sweep_tasks.wait_until(lambda: any(pid.read_text() for pid in tmp_path.glob(".busy.*/pid")))
-        (pid,) = tmp_path.glob(".busy.*/pid")
+        sweep_tasks.wait_until(lambda: any(pid.read_text() for pid in tmp_path.glob(".partial-*/pid")))
+        (pid,) = tmp_path.glob(".partial-*/pid")
         worker = int(pid.read_text())
         sweep.send_signal(signal.SIGTERM)
         assert sweep.wait(timeout=600) == 128 + signal.SIGTERM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class Adapter:
 
 def is_adapter(path: Path) -> bool:
     """Whether a directory holds a peft adapter."""
-    return (path / CONFIG_FILE).is_file()
+    return os.path.isfile(path / CONFIG_FILE)  # no error on a name that is too long
 
 
 def local_source(path: Path, base: Source | None = None) -> Source:
@@ -140,7 +141,7 @@ def local_source(path: Path, base: Source | None = None) -> Source:
         name = _read_settings(path).get("base_model_name_or_path")
         if not name:
             raise HistoryError(f"{path / CONFIG_FILE} names no base model; give it: Adapter(path, base).")
-        base = Directory(Path(name)) if Path(name).is_dir() else Hub(name, _read_settings(path).get("revision") or "main")
+        base = Directory(Path(name)) if os.path.isdir(name) else Hub(name, _read_settings(path).get("revision") or "main")
     return Adapter(path, base)
 
 

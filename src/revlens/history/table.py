@@ -40,7 +40,7 @@ def read_table(path: Path) -> Mapping[str, Any]:
         raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.") from error
     except (FileError, ValueError, TypeError, yaml.YAMLError) as error:  # of TOML and YAML, or a number or date that is none
         raise HistoryError(f"Cannot read the manifest {path}: {error}") from error
-    if not isinstance(table, dict):
+    if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise HistoryError(f"{path} must hold a table with {', '.join(_KEYS)}.")
     return table
 

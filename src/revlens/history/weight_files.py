@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise HistoryError(
             f"{index} must list files of its own folder, not {outside[0] if outside else 'none'!r}; save the checkpoint again."
         )
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    missing = [shard for shard in shards if not os.path.isfile(folder / shard)]  # False, too, for a name that is too long
     if missing:
         raise HistoryError(f"{folder} lacks {', '.join(missing)} of the {len(shards)} shards that {INDEX} lists; copy them there.")
     return [folder / shard for shard in shards]
