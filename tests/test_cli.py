@@ -111,7 +111,7 @@ def test_an_output_folder_that_cannot_be_made_is_named(verb: str, capsys: pytest
     (tmp_path / "file").write_text("no folder")
     assert main([verb, "--out", "file/out"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("revlens: cannot read or write file/out: ")
+    assert error.startswith("revlens: file/out cannot be written: ")
     assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -119,14 +119,14 @@ def test_an_output_folder_that_cannot_be_made_is_named(verb: str, capsys: pytest
 def test_a_file_in_place_of_the_output_folder_is_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "out").write_text("no folder")
     assert main(["reproduce", "--out", "out"]) == 2
-    assert "cannot read or write out" in capsys.readouterr().err
+    assert "out cannot be written" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "no folder"
 
 
 class Ran(list[tuple[ExperimentConfig, Path, tuple[str, ...]]]):
     """What would have been run."""
 
-    def __call__(self, config: ExperimentConfig, out: Path, *, stages: tuple[str, ...], console: object) -> None:
+    def __call__(self, config: ExperimentConfig, out: Path, *, stages: tuple[str, ...], console: object, on: object) -> None:
         self.append((config, out, stages))
 
 

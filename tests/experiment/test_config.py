@@ -10,7 +10,7 @@ import pytest
 
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment import ExperimentConfig, quick
-from revlens.organism import CAPTURE_STEPS
+from revlens.organism import CAPTURE_STEPS, TASKS
 
 
 def another(value: Any) -> Any:
@@ -23,6 +23,8 @@ def another(value: Any) -> Any:
             return value + 1
         case None:
             return 1
+        case str():
+            return TASKS[-1]
     return value + 0.25
 
 

@@ -13,6 +13,7 @@ import torch
 
 import revlens as rl
 from revlens.behaviour import PhraseJudge, refusal_rate
+from revlens.checksums import SUMS
 from revlens.errors import ResultsError
 from revlens.experiment import TABLES, ExperimentConfig, Layout, Results, analyse
 from revlens.experiment.stages import arm_history
@@ -167,7 +168,7 @@ def test_arms_see_the_same_data_and_differ_by_their_term(results: Results) -> No
 
 def test_saving_and_loading_gives_equal_tables(results: Results, tmp_path: Path) -> None:
     results.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.parquet" for name in TABLES}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.parquet" for name in TABLES} | {SUMS}
     loaded = Results.load(tmp_path)
     for name in TABLES:
         pd.testing.assert_frame_equal(loaded[name], results[name], check_exact=True)

@@ -12,6 +12,7 @@ import plotly.io as pio
 import pytest
 from kaleido.errors import ChromeNotFoundError
 
+from revlens.checksums import SUMS
 from revlens.experiment import ExperimentConfig, Results
 from revlens.figures import PLOTS, draw
 from revlens.figures.style import ARM_COLOURS
@@ -157,7 +158,7 @@ def test_without_a_chromium_there_is_html_and_a_message(tmp_path: Path, monkeypa
     message = draw({"first": bars(1.0), "second": bars(2.0)}, tmp_path / "figures")
     assert message is not None
     assert "No static images: kaleido needs a Chromium (no Chromium here)" in message
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"first.html", "second.html", "plotly.min.js"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"first.html", "second.html", "plotly.min.js", SUMS}
 
 
 def test_without_kaleido_there_is_html_and_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,12 +181,12 @@ def test_drawing_replaces_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pio, "write_images", no_chromium)
     draw({"old": bars(1.0)}, tmp_path / "figures")
     draw({"new": bars(1.0)}, tmp_path / "figures")
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"new.html", "plotly.min.js"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"new.html", "plotly.min.js", SUMS}
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 
 class Broken(go.Figure):
-    def write_html(self, *args: object, **kwargs: object) -> None:
+    def to_html(self, *args: object, **kwargs: object) -> str:
         raise ValueError("this figure does not draw")
 
 
@@ -194,7 +195,7 @@ def test_a_failing_figure_leaves_the_old_folder(tmp_path: Path, monkeypatch: pyt
     draw({"old": bars(1.0)}, tmp_path / "figures")
     with pytest.raises(ValueError, match="does not draw"):
         draw({"new": bars(1.0), "broken": Broken()}, tmp_path / "figures")
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"old.html", "plotly.min.js"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"old.html", "plotly.min.js", SUMS}
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 

@@ -32,7 +32,7 @@ def test_the_tokenizer_travels_with_its_chat_template(aligned: TransformerBridge
 
 def test_weights_are_safetensors_only(aligned: TransformerBridge, tmp_path: Path) -> None:
     save(aligned, tmp_path / "saved")
-    assert {p.suffix for p in (tmp_path / "saved").iterdir()} <= {".json", ".safetensors", ".jinja"}
+    assert {p.suffix for p in (tmp_path / "saved").iterdir()} <= {".json", ".safetensors", ".jinja", ".sha256"}
 
 
 def test_a_failed_save_leaves_nothing(aligned: TransformerBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

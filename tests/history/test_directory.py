@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from revlens.checksums import SUMS
 from revlens.errors import HistoryError
 from revlens.history import Directory, TrainingHistory, boot, save
 
@@ -19,6 +20,7 @@ def sharded(history: TrainingHistory, tmp_path: Path) -> Path:
     path = tmp_path / "sharded"
     shutil.copytree(history.aligned.path, path)
     (path / "model.safetensors").unlink()
+    (path / SUMS).unlink()
     AutoModelForCausalLM.from_pretrained(history.aligned.path).save_pretrained(path, max_shard_size="20KB")
     return path
 
@@ -74,6 +76,7 @@ def test_a_checkpoint_that_brings_its_own_code_is_not_run(history: TrainingHisto
     shutil.copytree(history.aligned.path, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}))
+    (folder / SUMS).unlink()
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises(HistoryError, match=r"runs no code from checkpoints"):
         Directory(folder).module(torch.float32)

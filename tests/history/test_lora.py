@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
 from families import FAMILIES, save_family
+from revlens.checksums import SUMS
 from revlens.errors import ConfigError, HistoryError
 from revlens.history import Adapter, Directory, StateDict, TrainingHistory, boot, boot_with_lora, local_source, save
 from revlens.history.fused import Fused
@@ -173,6 +174,7 @@ def test_an_adapter_that_would_be_passed_by_is_an_error(tmp_path: Path, monkeypa
 def edit(adapter: Path, **settings: object) -> None:
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    (adapter / SUMS).unlink(missing_ok=True)  # it is meant
 
 
 def test_a_pickled_adapter_is_refused(adapter: Path) -> None:
@@ -209,6 +211,7 @@ def test_weights_that_are_missing_or_have_no_place_are_named(adapter: Path) -> N
     name = next(iter(weights))
     moved = {key: tensor for key, tensor in weights.items() if key != name} | {"base_model.model.lora_A.weight": weights[name]}
     save_file(moved, adapter / "adapter_model.safetensors")
+    (adapter / SUMS).unlink(missing_ok=True)
     with pytest.raises(HistoryError, match="1 weights are missing and 1 have no place there"):
         boot(adapter)
 

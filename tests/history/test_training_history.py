@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
 from revlens.activations import read_prompts
+from revlens.checksums import SUMS
 from revlens.errors import HistoryError
 from revlens.history import Checkpoint, StateDict, TrainingHistory, boot
 
@@ -85,6 +86,7 @@ def test_a_base_without_a_chat_template_is_read_with_aligneds(history: TrainingH
     base = tmp_path / "base"
     shutil.copytree(history.reference.path, base)
     (base / "chat_template.jinja").unlink()
+    (base / SUMS).unlink()  # it is meant
     assert boot(base).tokenizer.chat_template is None
     plain = TrainingHistory.from_dirs(base, history.aligned.path, {3: history[3].path})
     prompts = ["Hello.", "Another one."]
@@ -98,6 +100,7 @@ def test_another_chat_template_is_an_error(history: TrainingHistory, tmp_path: P
     base = tmp_path / "base"
     shutil.copytree(history.reference.path, base)
     (base / "chat_template.jinja").write_text("{{ messages }}")
+    (base / SUMS).unlink()  # it is meant
     with pytest.raises(HistoryError, match=r"The chat template of reference \(.*base\) differs from that of aligned"):
         TrainingHistory.from_dirs(base, history.aligned.path)
     table = {"reference": str(base), "aligned": str(history.aligned.path), "chat_template": "aligned"}  # unless one says so

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
-from revlens.activations.reading import read_prompts
-from revlens.activations.sites import Sites
 from revlens.direction import ReversionDirection
 from revlens.errors import GuardError, NonFiniteError, ProbeError
 from revlens.prompts import Batch
@@ -58,7 +55,8 @@ class ProbeMotion:
 
         Raises:
             GuardError: if v_rev and the model differ in width or layers, v_rev lacks a chosen layer, or there is no tokenizer.
-            ProbeError, NonFiniteError: see `revlens.activations.read_prompts`.
+            ProbeError: if there is no prompt.
+            NonFiniteError: if an activation is not finite.
         """
         n_layers, d_model = shape_of(aligned)
         if v_rev.unit.shape[1] != d_model or max(v_rev.layers) >= n_layers:
@@ -73,7 +71,7 @@ class ProbeMotion:
         rows = [v_rev.layers.index(layer) for layer in layers]
         device = next(aligned.parameters()).device
         batch = probe_batch(aligned, prompts, tokenizer)
-        start = _mean_activation(aligned, prompts, batch, layers)
+        start = _mean_activation(aligned, batch, layers)
         return cls(batch, start.to(device), v_rev.unit[rows].float().to(device), v_rev.gap[rows].float().to(device), layers)
 
     def drift(self, model: nn.Module) -> Float[Tensor, "layer d_model"]:
@@ -106,10 +104,13 @@ def with_gradient(activations: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
 
 
 @torch.no_grad()
-def _mean_activation(model: nn.Module, prompts: Sequence[str], batch: Batch, layers: tuple[int, ...]) -> Float[Tensor, "layer d_model"]:
-    if isinstance(model, TransformerBridge):
-        return read_prompts(model, prompts, Sites(layers=layers)).mean(0)
-    mean = read_streams(model, batch, layers).float().mean(0)
+def _mean_activation(model: nn.Module, batch: Batch, layers: tuple[int, ...]) -> Float[Tensor, "layer d_model"]:
+    """By the very pass that `ProbeMotion.drift` makes, so that the aligned model's own drift is exactly zero."""
+    streams = read_streams(model, batch, layers)
+    mean = streams.to(torch.promote_types(streams.dtype, torch.float32)).mean(0)
     if not mean.isfinite().all():
-        raise NonFiniteError("A probe activation of the aligned model is not finite; load it in a wider dtype.")
+        layer = layers[int((~mean.isfinite()).any(-1).nonzero()[0])]
+        raise NonFiniteError(
+            f"A probe's resid_post at layer {layer} is not finite under the aligned model; check the checkpoint, or load it in a wider dtype."
+        )
     return mean
