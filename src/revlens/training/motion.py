@@ -111,6 +111,6 @@ def _mean_activation(model: nn.Module, batch: Batch, layers: tuple[int, ...]) ->
     if not mean.isfinite().all():
         layer = layers[int((~mean.isfinite()).any(-1).nonzero()[0])]
         raise NonFiniteError(
-            f"A probe's resid_post at layer {layer} is not finite under the aligned model; check the checkpoint, or load it in a wider dtype."
+            f"A probe's resid_post at layer {layer} is not finite under the aligned model; check it, or load it in a wider dtype."
         )
     return mean
