@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing as mp
 import os
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset, disable_progress_bars
 from safetensors.torch import save_file
@@ -93,6 +96,27 @@ def environment(rank: int, port: int) -> dict[str, str]:
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
+
+
+def in_two_processes(target: Callable[[Any, int], None], about: object) -> None:
+    """Run ``target(about, rank)`` in two processes that accelerate takes for launched together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("spawn")
+    processes = [context.Process(target=target, args=(about, rank)) for rank in range(2)]
+    for rank, process in enumerate(processes):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment(rank, port).items():
+                patch.setenv(name, value)
+            process.start()
+    try:
+        for process in processes:
+            process.join(timeout=300)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def work(setting: Setting, rank: int) -> None:

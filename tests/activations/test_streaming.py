@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
-import socket
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from revlens.activations.moments import RunningMoments
 from revlens.errors import NonFiniteError, ProbeError, SiteError
 from revlens.hooks import record
 from revlens.prompts import encode_prompts
-from two_processes import environment
+from two_processes import in_two_processes
 from two_readers import CASES, Reading, read
 
 PROMPTS = [f"{question} {thing}?" for question in ("What is", "Why do we have", "W") for thing in ("bread", "a tree", "rain in May")]
@@ -98,23 +96,7 @@ def test_errors_say_what_is_wrong(llama: TransformerBridge) -> None:
 
 
 def test_two_processes_have_the_moments_of_one(llama: TransformerBridge, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = mp.get_context("spawn")
-    processes = [context.Process(target=read, args=(Reading(PROMPTS, tmp_path), rank)) for rank in range(2)]
-    for rank, process in enumerate(processes):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environment(rank, port).items():
-                patch.setenv(name, value)
-            process.start()
-    try:
-        for process in processes:
-            process.join(timeout=300)
-            assert process.exitcode == 0
-    finally:
-        for process in processes:
-            process.kill()
+    in_two_processes(read, Reading(PROMPTS, tmp_path))
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     for case, (positions, n_prompts) in CASES.items():
         one = read_moments(llama, PROMPTS[:n_prompts], None, positions, covariance=True)

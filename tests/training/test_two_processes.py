@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
-import socket
-
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,7 +13,7 @@ from revlens.errors import ConfigError
 from revlens.history import TrainingHistory
 from revlens.organism import World
 from revlens.prompts import Probes
-from two_processes import CONFIG, STRENGTHS, TRAINER_ARMS, Setting, environment, finetuned, trained_by_trainer, weights, work
+from two_processes import CONFIG, STRENGTHS, TRAINER_ARMS, Setting, finetuned, in_two_processes, trained_by_trainer, weights, work
 
 #: Two processes add the same float32 numbers up in another order; relative to the motion of the weights. Found: 5e-7 to 4e-6. A guard moves
 #: them by 0.03 or more.
@@ -37,23 +34,7 @@ def setting(history: TrainingHistory, probes: Probes, world: World, tmp_path_fac
 @pytest.fixture(scope="module")
 def found(setting: Setting) -> list[dict[str, Tensor]]:
     """What each of the two processes found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = mp.get_context("spawn")
-    processes = [context.Process(target=work, args=(setting, rank)) for rank in range(2)]
-    for rank, process in enumerate(processes):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environment(rank, port).items():
-                patch.setenv(name, value)
-            process.start()
-    try:
-        for process in processes:
-            process.join(timeout=300)
-            assert process.exitcode == 0
-    finally:
-        for process in processes:
-            process.kill()
+    in_two_processes(work, setting)
     return [load_file(setting.out / f"{rank}.safetensors") for rank in range(2)]
 
 

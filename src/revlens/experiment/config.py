@@ -7,11 +7,10 @@ from pathlib import Path
 
 from revlens.atomic import write_json
 from revlens.data import ChatSource, PromptSource
-from revlens.errors import ConfigError, FileError, ResultsError
-from revlens.experiment.plain import from_plain, to_plain
+from revlens.errors import ConfigError, ResultsError
+from revlens.experiment.plain import read_plain, to_plain
 from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, TextWorldConfig, WorldConfig, text_organism
 from revlens.runs import OwnHistory, ProbeFiles, cache_key, check_steps
-from revlens.small_files import read_json
 from revlens.training import ARMS, FinetuneConfig
 
 #: More than anybody means: every run is a fine-tune, or several.
@@ -93,13 +92,7 @@ class ExperimentConfig:
         """
         if not path.is_file():
             raise ResultsError(f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`.")
-        try:
-            config = from_plain(read_json(path), CONFIG_TYPES)
-        except (FileError, TypeError, RecursionError) as error:
-            raise ResultsError(f"{path} is no experiment configuration of this version of revlens: {error}") from error
-        if not isinstance(config, cls):
-            raise ResultsError(f"{path} is no experiment configuration of this version of revlens: it holds {type(config).__name__}.")
-        return config
+        return read_plain(path, cls, CONFIG_TYPES, "experiment configuration")
 
 
 def quick() -> ExperimentConfig:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from revlens.errors import FileError, ResultsError
 from revlens.experiment.fields import fit_fields
+from revlens.small_files import read_json
+
+_Kind = TypeVar("_Kind")
 
 
 def to_plain(value: Any) -> Any:
@@ -37,3 +42,24 @@ def from_plain(value: Any, types: Sequence[type]) -> Any:
         if kind.__name__ == name:
             return kind(**fit_fields(kind, fields))
     raise TypeError(f"unknown type {name!r}; expected one of {', '.join(kind.__name__ for kind in types)}")
+
+
+def read_plain(path: Path, kind: type[_Kind], types: Sequence[type], what: str) -> _Kind:
+    """A configuration that was written to a JSON file as `to_plain` gives it.
+
+    Args:
+        path: the file.
+        kind: the class that it must be of.
+        types: what it may be made of, itself included.
+        what: it is, for errors.
+
+    Raises:
+        ResultsError: if the file holds anything else.
+    """
+    try:
+        value = from_plain(read_json(path), types)
+    except (FileError, TypeError, RecursionError) as error:
+        raise ResultsError(f"{path} is no {what} of this version of revlens: {error}") from error
+    if not isinstance(value, kind):
+        raise ResultsError(f"{path} is no {what} of this version of revlens: it holds {type(value).__name__}.")
+    return value

@@ -75,7 +75,7 @@ _COURSES = {"lasting": "Longer runs", "released": "Guards that are switched off 
 
 def _notes(config: StudyConfig, tables: StudyTables) -> list[str]:
     notes = []
-    if config.subject != OrganismConfig() and config.subject.model != OrganismConfig().model:
+    if config.subject.model != OrganismConfig().model:
         notes.append("Not the default organism: a smaller one shows that the study works, and is no result about guards.")
     if len(config.experiment.seeds) < MIN_RUNS:
         notes.append(f"Only {len(config.experiment.seeds)} runs of each setting: at least {MIN_RUNS} are needed for a verdict.")

@@ -50,9 +50,13 @@ class OrganismConfig:
     task: str = TASKS[0]
 
     def __post_init__(self) -> None:
-        known = TASKS if isinstance(self.world, WorldConfig) else TASKS[:1]
-        if self.task not in known:
-            raise ConfigError(f"Unknown benign task {self.task!r}; expected one of {', '.join(known)}.")
+        if self.task not in self.tasks:
+            raise ConfigError(f"Unknown benign task {self.task!r}; expected one of {', '.join(self.tasks)}.")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The benign tasks that the world has, the default first."""
+        return TASKS if isinstance(self.world, WorldConfig) else TASKS[:1]
 
     @property
     def summary(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.checksums import damage, write_listed_json
@@ -27,6 +28,19 @@ def check_steps(steps: tuple[int, ...]) -> None:
     """
     if not steps or list(steps) != sorted({step for step in steps if step > 0}):
         raise ConfigError(f"steps={steps} must be positive and increasing.")
+
+
+def benign_start(subject: Subject, seed: int, steps: int) -> tuple[TransformerBridge, Dataset]:
+    """The model that a benign fine-tune of a seed starts from, and the data of its updates.
+
+    Raises:
+        ProbeError: if a probe prompt is among the data.
+    """
+    assert subject.benign is not None
+    material = subject.material()
+    data = material.benign(steps * subject.benign.batch_size, seed)
+    check_no_leak(material.probes().probes, data)
+    return subject.trainee(seed), data
 
 
 @dataclass(frozen=True)
@@ -112,11 +126,8 @@ class BenignRun:
 
     def _train(self, make_guard: Callable[[TransformerBridge], Guard | None], on_step: Callable[[int], None]) -> None:
         assert self.subject.benign is not None
-        material = self.subject.material()
         phase = replace(self.subject.benign, steps=self.steps[-1])
-        data = material.benign(phase.steps * phase.batch_size, self.seed)
-        check_no_leak(material.probes().probes, data)
-        model = self.subject.trainee(self.seed)
+        model, data = benign_start(self.subject, self.seed, phase.steps)
         losses: list[float] = []
 
         def after_step(step: int, loss: float) -> None:

@@ -16,7 +16,6 @@ from revlens.activations import read_prompts
 from revlens.atomic import atomic_file, write_json
 from revlens.behaviour import generate, refusal_rate
 from revlens.causal import Action, Intervention
-from revlens.data import check_no_leak
 from revlens.direction import ReversionDirection, nulls
 from revlens.errors import ConfigError, NonFiniteError
 from revlens.experiment import Layout
@@ -24,7 +23,7 @@ from revlens.experiment.evaluation import evaluate
 from revlens.experiment.layout import needed
 from revlens.history import TrainingHistory
 from revlens.organism import CAPTURE_STEPS, OrganismConfig
-from revlens.runs import Material
+from revlens.runs import Material, benign_start
 from revlens.study.config import StudyConfig
 from revlens.study.layout import StudyLayout
 from revlens.study.plan import Run
@@ -59,9 +58,7 @@ def _train(config: StudyConfig, layout: StudyLayout, run: Run, record: dict[str,
     material, start = subject.material(), subject.start(run.seed)
     probes = material.probes().probes
     v_rev = own_direction(layout, run.seed)
-    data = material.benign(run.horizon * subject.benign.batch_size, run.seed)
-    check_no_leak(probes, data)
-    model = subject.trainee(run.seed)
+    model, data = benign_start(subject, run.seed, run.horizon)
     guard = _guard(layout, run, v_rev, model, material, start)
     monitor = Monitor.along(v_rev, model, probes["drift"])
     # The divergence of the first answer token on the same probes, as another predictor of harm.

@@ -123,8 +123,8 @@ def _later(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
 def _foreseen(tables: StudyTables) -> Iterator[Claim]:
     table = tables["foreseen"]
     table = table[table["step"] == table["step"].max()]
+    n = int(tables.part("behaviour", "early")["seed"].nunique())
     for _, row in table.iterrows():
-        n = int(tables.part("behaviour", "early")["seed"].nunique())
         if row["predictor"] == "alignment" and np.isfinite(row["auroc"]):
             statement = f"Alignment at step {row['step']} foretells harm at the end over tasks, rates and seeds (area under the ROC curve)"
             yield Claim("foreseen", statement, "", Estimate(row["auroc"], row["auroc_low"], row["auroc_high"], n), low=0.5)

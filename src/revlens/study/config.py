@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from revlens.errors import ConfigError
 from revlens.experiment import ExperimentConfig
-from revlens.organism import TASKS, OrganismConfig, WorldConfig
+from revlens.organism import TASKS, OrganismConfig
 from revlens.training import METHODS
 
 #: Strengths of each method (see `revlens.training.METHODS`), weak to strong. None: there is nothing to choose.
@@ -83,7 +83,7 @@ class StudyConfig:
                 f"A fine-tune of {self.experiment.steps[-1]} updates, released_steps={self.released_steps} and "
                 f"long_steps={self.long_steps} must follow one another."
             )
-        known = TASKS if isinstance(self.experiment.subject.world, WorldConfig) else TASKS[:1]
+        known = self.experiment.subject.tasks
         if not self.tasks or not set(self.tasks) <= set(known):
             raise ConfigError(f"tasks={self.tasks} must be among those of the subject: {', '.join(known)}.")
 
@@ -97,9 +97,9 @@ class StudyConfig:
     def of(cls, experiment: ExperimentConfig) -> StudyConfig:
         """The whole study, on the tasks that the subject has."""
         subject = experiment.subject
-        has_tasks = isinstance(subject, OrganismConfig) and isinstance(subject.world, WorldConfig)
         last = experiment.steps[-1]
-        return cls(experiment, tasks=TASKS if has_tasks else TASKS[:1], long_steps=10 * last, released_steps=3 * last)
+        tasks = subject.tasks if isinstance(subject, OrganismConfig) else TASKS[:1]  # the latter is refused
+        return cls(experiment, tasks=tasks, long_steps=10 * last, released_steps=3 * last)
 
     @classmethod
     def quick(cls, experiment: ExperimentConfig) -> StudyConfig:

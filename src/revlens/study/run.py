@@ -14,7 +14,7 @@ from revlens.experiment import Claim, provenance
 from revlens.experiment.claims import save as save_claims
 from revlens.experiment.config import CONFIG_TYPES
 from revlens.experiment.layout import needed
-from revlens.experiment.plain import from_plain, to_plain
+from revlens.experiment.plain import read_plain, to_plain
 from revlens.experiment.run import default_backend, prepare, progress_bars
 from revlens.experiment.stages import n_ticks, run_start
 from revlens.study.carry_out import carry_out, locate_elsewhere
@@ -115,11 +115,4 @@ def load_config(layout: StudyLayout) -> StudyConfig:
     Raises:
         ResultsError: if there is none, or it is no study of this version of revlens.
     """
-    path = needed(layout.config, "study")
-    try:
-        config = from_plain(json.loads(path.read_text()), (StudyConfig, *CONFIG_TYPES))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ResultsError(f"{path} is no study of this version of revlens: {error}") from error
-    if not isinstance(config, StudyConfig):
-        raise ResultsError(f"{path} is no study of this version of revlens: it holds {type(config).__name__}.")
-    return config
+    return read_plain(needed(layout.config, "study"), StudyConfig, (StudyConfig, *CONFIG_TYPES), "study")

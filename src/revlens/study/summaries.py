@@ -19,8 +19,7 @@ def against_baseline(tables: StudyTables, part: str = "grid") -> pd.DataFrame:
     Columns ``harmfulness_base, over_refusal_base, ..., perplexity_ratio``. Runs switched off on the way have the long baseline.
     """
     rows = tables.part("behaviour", part)
-    base_part = "lasting" if part == "released" else part if part == "lasting" else "grid"
-    base = tables.part("behaviour", base_part)
+    base = tables.part("behaviour", "lasting" if part in ("lasting", "released") else "grid")
     base = base[base["method"] == "baseline"]
     measures = [name for name in ("harmfulness", "over_refusal", "task_loss", "exact_match", "alignment", "fraction") if name in rows]
     beside = base[["seed", "step", *measures]].rename(columns={name: f"{name}_base" for name in measures})

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator, DistributedType
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from revlens.errors import ConfigError
 from revlens.training.chat_data import ChatBatch
-from revlens.training.guard import Guard
+from revlens.training.guard import Guard, trained_parameters
 
 #: Where every process holds all weights and gradients.
 _REPLICATED = (
@@ -97,16 +97,16 @@ def add_up_gradients(trained: Sequence[Tensor], accelerator: Accelerator) -> Non
 
 
 @torch.no_grad()
-def keep_together(trained: Sequence[Tensor], guard: Guard, moment: str) -> None:
+def keep_together(model: nn.Module, guard: Guard, moment: str) -> None:
     """After a guard has changed weights itself, give every process those of the first: devices may round differently.
 
     Args:
-        trained: the parameters.
+        model: whose trained parameters the guard may have changed.
         guard: does nothing at this moment if it has `Guard`'s own method.
         moment: ``after_update`` or ``end``.
     """
     if distributed.is_available() and distributed.is_initialized() and getattr(type(guard), moment) is not getattr(Guard, moment):
-        _in_buckets(trained, lambda flat: distributed.broadcast(flat, src=0))
+        _in_buckets(list(trained_parameters(model).values()), lambda flat: distributed.broadcast(flat, src=0))
 
 
 def _in_buckets(tensors: Sequence[Tensor], collective: Callable[[Tensor], object]) -> None:

@@ -96,7 +96,7 @@ class ReversionCallback(TrainerCallback):
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The optimizer has changed the weights."""
         self.guard.after_update(kwargs["model"])
-        keep_together(list(trained_parameters(kwargs["model"]).values()), self.guard, "after_update")
+        keep_together(kwargs["model"], self.guard, "after_update")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A reading, where one is due."""
@@ -116,7 +116,7 @@ class ReversionCallback(TrainerCallback):
         """The guard ends; the callback may serve another training."""
         self._around_task.close()
         self.guard.end(kwargs["model"])
-        keep_together(list(trained_parameters(kwargs["model"]).values()), self.guard, "end")
+        keep_together(kwargs["model"], self.guard, "end")
         self._has_begun = False
 
 

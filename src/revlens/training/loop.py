@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError, GuardError, NonFiniteError
@@ -131,7 +131,7 @@ def finetune(
             for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
                 model.train()
                 optimizer.zero_grad()
-                loss, added = _add_gradients(model, batch, config.micro_batch_size, guard, step, accelerator)
+                loss, added = _add_gradients(model, trained, batch, config.micro_batch_size, guard, step, accelerator)
                 # A finite loss can have a gradient that is not; checked before the weights are touched.
                 norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
                 if not (math.isfinite(loss + added) and math.isfinite(norm)):
@@ -142,12 +142,12 @@ def finetune(
                 guard.before_update(model)
                 optimizer.step()
                 guard.after_update(model)
-                keep_together(trained, guard, "after_update")
+                keep_together(model, guard, "after_update")
                 schedule.step()
                 model.eval()
                 if step == config.steps:
                     guard.end(model)
-                    keep_together(trained, guard, "end")
+                    keep_together(model, guard, "end")
                 if accelerator.is_main_process:
                     on_step(step, loss)
             accelerator.wait_for_everyone()
@@ -156,7 +156,13 @@ def finetune(
 
 
 def _add_gradients(
-    model: TransformerBridge, batch: ChatBatch, micro_batch_size: int | None, guard: Guard, step: int, accelerator: Accelerator
+    model: TransformerBridge,
+    trained: Sequence[nn.Parameter],
+    batch: ChatBatch,
+    micro_batch_size: int | None,
+    guard: Guard,
+    step: int,
+    accelerator: Accelerator,
 ) -> tuple[float, float]:
     """Put the gradients of an update where the optimizer looks; the losses of the task and of the guard's term, over all processes."""
     loss, added, n_processes = 0.0, 0.0, accelerator.num_processes
@@ -172,7 +178,7 @@ def _add_gradients(
             raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
         accelerator.backward(term / n_processes)
         added = term.item() / n_processes
-    add_up_gradients(list(trained_parameters(model).values()), accelerator)
+    add_up_gradients(trained, accelerator)
     loss, added = summed([loss, added], accelerator)
     return loss, added
 

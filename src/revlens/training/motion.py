@@ -71,7 +71,13 @@ class ProbeMotion:
         rows = [v_rev.layers.index(layer) for layer in layers]
         device = next(aligned.parameters()).device
         batch = probe_batch(aligned, prompts, tokenizer)
-        start = _mean_activation(aligned, batch, layers)
+        with torch.no_grad():
+            start = _mean_activation(aligned, batch, layers)
+        if not start.isfinite().all():
+            layer = layers[int((~start.isfinite()).any(-1).nonzero()[0])]
+            raise NonFiniteError(
+                f"A probe's resid_post at layer {layer} is not finite under the aligned model; check it, or load it in a wider dtype."
+            )
         return cls(batch, start.to(device), v_rev.unit[rows].float().to(device), v_rev.gap[rows].float().to(device), layers)
 
     def drift(self, model: nn.Module) -> Float[Tensor, "layer d_model"]:
@@ -79,9 +85,7 @@ class ProbeMotion:
 
         On the device of ``start``: a Trainer may have moved the model since.
         """
-        streams = read_streams(model, self.batch, self.layers)
-        mean = streams.to(torch.promote_types(streams.dtype, torch.float32)).mean(0)
-        return mean.to(self.start.device) - self.start
+        return _mean_activation(model, self.batch, self.layers).to(self.start.device) - self.start
 
     def displacement(self, model: nn.Module) -> Float[Tensor, " layer"]:
         """p_l = <D_l, unit_l> at the model's present weights, in activation units, with a gradient.
@@ -103,14 +107,7 @@ def with_gradient(activations: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
     return activations
 
 
-@torch.no_grad()
 def _mean_activation(model: nn.Module, batch: Batch, layers: tuple[int, ...]) -> Float[Tensor, "layer d_model"]:
-    """By the very pass that `ProbeMotion.drift` makes, so that the aligned model's own drift is exactly zero."""
+    """Mean over the probes, in float32 at least. One way for start and drift: the aligned model's own drift is exactly zero."""
     streams = read_streams(model, batch, layers)
-    mean = streams.to(torch.promote_types(streams.dtype, torch.float32)).mean(0)
-    if not mean.isfinite().all():
-        layer = layers[int((~mean.isfinite()).any(-1).nonzero()[0])]
-        raise NonFiniteError(
-            f"A probe's resid_post at layer {layer} is not finite under the aligned model; check it, or load it in a wider dtype."
-        )
-    return mean
+    return streams.to(torch.promote_types(streams.dtype, torch.float32)).mean(0)
