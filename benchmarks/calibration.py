@@ -136,9 +136,12 @@ def intervals(runs: int) -> Iterator[Row]:
         for skewed in (False, True):
             setting = f"{n} prompts, {'skewed' if skewed else 'normal'} gaps"
             yield row(recovered_coverage(n, skewed, runs // 2), interval="PatchSweep.recovered_interval", setting=setting)
-    for n, ratio in ((16, 1.0), (16, 10.0), (72, 10.0)):
-        world = World(n_prompts=n, noise_size=(n / (2 * ratio)) ** 0.5)
-        yield row(reliability_coverage(world, 400), interval="reliability", setting=f"{n} prompts, signal-to-noise {ratio:g}")
+    for noise in ("isotropic", "spectrum"):
+        for n in (8, 16, 72):
+            for ratio in (1.0, 10.0):
+                world = World(n_prompts=n, noise_size=(n / (2 * ratio)) ** 0.5, noise=noise)
+                setting = f"{n} prompts, signal-to-noise {ratio:g}, {noise} noise"
+                yield row(reliability_coverage(world, runs // 2), interval="reliability", setting=setting)
 
 
 def discoveries(runs: int) -> Iterator[Row]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -81,11 +83,32 @@ def test_the_interval_is_ordered_and_never_past_one() -> None:
     assert (found.high <= 1).all()
 
 
-def test_the_interval_resamples_prompts_and_not_only_splits() -> None:
-    """All splits of this construction agree; what is left to vary is which prompts are drawn, some of them twice."""
-    found = of(common_plus_own_axis(6, 1.0))
-    assert float(found.low) < float(found.full) - 0.01
-    assert float(found.low) < float(found.high) - 0.01
+def test_the_interval_leaves_out_one_prompt_at_a_time() -> None:
+    """By hand: Tukey's standard error of log(1 - reliability), and Student's quantile with n - 1 degrees of freedom."""
+    differences = 0.5 + normal(5, 1, 8, seed=14)
+    logs = []
+    for i in range(5):
+        rest = torch.cat([differences[:i], differences[i + 1 :]])[:, 0]
+        logs.append(math.log(float(rest.var(0).sum() / 4 / rest.mean(0).square().sum())))
+    error = (4 / 5 * sum((value - sum(logs) / 5) ** 2 for value in logs)) ** 0.5
+    found = of(differences)
+    ends = [1 - (1 - float(found.full)) * math.exp(sign * 2.776445105 * error) for sign in (1, -1)]
+    assert [float(found.low), float(found.high)] == pytest.approx(ends, rel=1e-8)
+
+
+def test_prompts_that_are_all_alike_but_one_leave_everything_open() -> None:
+    differences = torch.ones(6, 1, 4, dtype=torch.float64)
+    differences[0, 0, 0] = 3.0
+    found = of(differences)
+    assert float(found.low) < 0 < float(found.full) < float(found.high)
+    assert float(found.high) > 0.999999
+
+
+def test_checkpoints_without_a_gap_are_an_error() -> None:
+    differences = normal(6, 2, 4, seed=15)
+    differences[:, 1] = 0
+    with pytest.raises(ProbeError, match="same activations"):
+        of(differences)
 
 
 def test_no_prompt_is_ever_in_both_halves() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from scipy.stats import t
 from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
@@ -19,7 +20,7 @@ class Reliability:
     Attributes:
         half: mean cosine between estimates from random disjoint halves of the prompts.
         full: Spearman-Brown prediction for all prompts, 2r / (1 + r).
-        low: lower end of the 95 % bootstrap interval of ``full`` over prompts.
+        low: lower end of the 95 % jackknife interval of ``full`` over prompts.
         high: upper end.
     """
 
@@ -38,34 +39,40 @@ def reliability(
 ) -> Reliability:
     """Split-half reliability of v_rev with Spearman-Brown correction.
 
-    The interval resamples prompts within each half, never across: a prompt in both halves would correlate them. A
-    resampled half of m prompts carries (2 - 1/m) times the noise of a plain one, so its cosine is lengthened to all
-    prompts by 2 (2 - 1/m) instead of 2. The interval is conservative: it also holds the variation between random splits.
+    The interval leaves out one prompt at a time (jackknife; Efron & Tibshirani 1993, ch. 11). What varies is the log of
+    1 - reliability, the share of sampling noise in the squared length of the gap, whose errors are nearly symmetric.
 
     Raises:
-        ProbeError: with fewer than 4 prompts.
+        ProbeError: with fewer than 4 prompts, or if the two checkpoints have the same activations on all of them.
     """
     n = reference.shape[0]
     if n < 4:
         raise ProbeError(f"Split-half reliability needs at least 4 prompts, got {n}.")
     differences = (reference - aligned).double()
+    if (differences == 0).all(-1).all(0).any():
+        raise ProbeError("Reference and aligned checkpoint have the same activations at some layer, so there is no v_rev to rely on.")
     generator = derive_generator(seed, "reliability")
-    plain, resampled = [], []
-    for _ in range(n_splits):
-        order = torch.randperm(n, generator=generator)
-        halves = order[: n // 2], order[n // 2 :]
-        plain.append(_cosine_of_means(differences, *halves))
-        draws = [half[torch.randint(len(half), (len(half),), generator=generator)] for half in halves]
-        resampled.append(_cosine_of_means(differences, *draws))
-    half = torch.stack(plain).mean(0)
-    boot = _spearman_brown(torch.stack(resampled), 2 * (2 - 1 / (n // 2)))
-    low, high = torch.quantile(boot, torch.tensor([0.025, 0.975], dtype=boot.dtype), dim=0)
-    return Reliability(half, _spearman_brown(half, 2.0), low, high)
+    splits = (torch.randperm(n, generator=generator).tensor_split([n // 2]) for _ in range(n_splits))
+    half = torch.stack([_cosine_of_means(differences, *halves) for halves in splits]).mean(0)
+    full = 2 * half / (1 + half)
+    factor = torch.exp(float(t.ppf(0.975, n - 1)) * _error_of_log_noise(differences))
+    noise = (1 - full).clamp(min=0)
+    return Reliability(half, full, 1 - noise * factor, 1 - noise / factor)
 
 
 def _cosine_of_means(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return torch.cosine_similarity(values[first].mean(0), values[second].mean(0), dim=-1)
 
 
-def _spearman_brown(r: Tensor, lengthening: float) -> Tensor:
-    return lengthening * r / (1 + (lengthening - 1) * r)
+def _error_of_log_noise(differences: Float[Tensor, "prompt layer d_model"]) -> Float[Tensor, " layer"]:
+    """Jackknife standard error of log(noise / squared length): the variance of the mean over prompts, over that mean's square."""
+    n = len(differences)
+    means = (differences.sum(0) - differences) / (n - 1)  # of all prompts but one
+    # Squares about the mean of all prompts: about zero, rounding would eat a small variance. What is left can still be all rounding.
+    centred = differences - differences.mean(0)
+    rounding = torch.finfo(centred.dtype).eps
+    about_all = centred.square().sum((0, -1))
+    squares = about_all - n / (n - 1) * centred.square().sum(-1)
+    squares = squares.maximum(rounding * (about_all + rounding * differences.square().sum((0, -1))))
+    logs = squares.log() - means.square().sum(-1).log()
+    return ((n - 1) * logs.var(0, correction=0)).sqrt()
