@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import importlib.util
 import json
 import math
@@ -205,6 +206,7 @@ def peak_memory(device: str) -> Iterator[list[float]]:
         yield peak
         peak[0] = (torch.cuda.max_memory_allocated() - start) / 1e6
         return
+    _give_back()
     ended, base = threading.Event(), _resident()
 
     def sample() -> None:
@@ -218,6 +220,12 @@ def peak_memory(device: str) -> Iterator[list[float]]:
     finally:
         ended.set()
         thread.join()
+
+
+def _give_back() -> None:
+    """Have the C library return what it holds for later, or one way would take its memory from what another has freed."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _resident() -> float:
@@ -293,9 +301,10 @@ def growth(config: ModelConfig, prompts: Sequence[str], dtype: torch.dtype, devi
         table.add_row(what, *row)
 
     subject = models(config, prompts, system=True, dtype=dtype, device=device)
-    sizes = [len(prompts) // 8, len(prompts) // 4, len(prompts) // 2, len(prompts)]
-    add("prompts", sizes, [lambda n=n: read_moments(subject.bridge, prompts[:n], batch_size=BATCH) for n in sizes])  # type: ignore[misc]
-    some = prompts[: len(prompts) // 4]
+    times = [1, 2, 4, 8]  # the same prompts again and again: more of them, and none that is longer
+    again = [lambda n=n: read_moments(subject.bridge, n * list(prompts), batch_size=BATCH) for n in times]  # type: ignore[misc]
+    add("prompts", [n * len(prompts) for n in times], again)
+    some = prompts[:48]
     depths = [1, 2, 4, 8]
     by_depth = [models(replace(config, n_layers=n), some, system=True, dtype=dtype, device=device) for n in depths]
     add("layers", depths, [lambda s=s: read_moments(s.bridge, some, batch_size=BATCH) for s in by_depth])  # type: ignore[misc]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError, ProbeError
-from revlens.prompts import SPLITS, Probes, encode_prompts, pad_id_of, pad_left
+from revlens.prompts import ENCODED_AT_ONCE, SPLITS, Probes, encode_prompts, pad_id_of, pad_left
 
 
 def test_splits_must_be_disjoint() -> None:
@@ -70,6 +70,14 @@ def test_from_json_names_a_missing_file(tmp_path: Path) -> None:
 def test_prompts_end_where_the_answer_begins(aligned: TransformerBridge) -> None:
     (row,) = encode_prompts(aligned.tokenizer, ["Hello."])
     assert aligned.tokenizer.decode(row) == "<|user|>Hello.<|end|><|assistant|>"
+
+
+def test_many_prompts_are_encoded_as_few_are(aligned: TransformerBridge) -> None:
+    prompts = [f"Tell me {i} times." for i in range(2 * ENCODED_AT_ONCE + 1)]
+    rows = encode_prompts(aligned.tokenizer, prompts)
+    assert len(rows) == len(prompts)
+    for i in (0, ENCODED_AT_ONCE - 1, ENCODED_AT_ONCE, 2 * ENCODED_AT_ONCE):
+        assert [rows[i]] == encode_prompts(aligned.tokenizer, [prompts[i]])
 
 
 def test_a_tokenizer_without_chat_template_is_an_error(aligned: TransformerBridge) -> None:

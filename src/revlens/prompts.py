@@ -21,6 +21,9 @@ from revlens.small_files import read_json
 #: harmless: requests that should be answered (over-refusal, and the control direction).
 SPLITS = ("direction", "drift", "behaviour", "guard", "harmless")
 
+#: How many prompts are encoded in one call: what a tokenizer notes of each token on the way takes ten times as much as its id.
+ENCODED_AT_ONCE = 256
+
 
 @dataclass(frozen=True)
 class Probes:
@@ -105,11 +108,13 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
             "The tokenizer has no chat template, so there is no last prompt token to read. "
             "Set tokenizer.chat_template to the format that the aligned model was trained with."
         )
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    rows: list[list[int]] = []
     try:  # a template is a program that came with the checkpoint; transformers runs it in jinja's sandbox
-        texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
-        rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for start in range(0, len(prompts), ENCODED_AT_ONCE):
+            chats = [[{"role": "user", "content": prompt}] for prompt in prompts[start : start + ENCODED_AT_ONCE]]
+            texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+            # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
+            rows += tokenizer(texts, add_special_tokens=False)["input_ids"]
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
         raise ConfigError(f"The tokenizer's chat template cannot be used: {type(error).__name__}: {error}") from error
     for prompt, row in zip(prompts, rows, strict=True):

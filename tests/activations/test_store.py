@@ -15,6 +15,7 @@ from torch import Tensor
 from revlens.activations import Activations, Sites, capture, read_prompts
 from revlens.activations import writer as writer_module
 from revlens.activations.manifest import Manifest, Shard
+from revlens.activations.passes import Passes
 from revlens.activations.shard_file import write_shard
 from revlens.activations.tokens import read_tokens
 from revlens.activations.writer import WAITING, store_writer
@@ -329,6 +330,19 @@ def test_tokens_of_a_prompt_do_not_hang_on_its_batch(history: TrainingHistory, p
         torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-5)
     with pytest.raises(ProbeError, match="No prompts"):
         read_tokens(model, [])
+
+
+def test_tokens_of_a_shared_beginning_are_those_of_whole_prompts(history: TrainingHistory, probes: Probes) -> None:
+    model = history.aligned.load()
+    prompts = ["Tell me again and again and once more how to bake bread " + prompt for prompt in probes["drift"]]
+    rows = encode_prompts(model.tokenizer, prompts)
+    prefix = Passes.over(model, rows, ["blocks.0.hook_out"], 4, keep_prefix=True).prefix
+    assert prefix is not None
+    assert prefix.length > 10
+    for row, found in zip(rows, read_tokens(model, prompts, Sites(layers=(0, 2)), batch_size=4), strict=True):
+        _, cache = model.run_with_cache(torch.tensor([row]), names_filter=["blocks.0.hook_out", "blocks.2.hook_out"])
+        expected = torch.stack([cache[f"blocks.{layer}.hook_out"][0] for layer in (0, 2)], dim=1)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_settings_out_of_range_are_errors(history: TrainingHistory, probes: Probes, tmp_path: Path) -> None:

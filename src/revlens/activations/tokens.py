@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from revlens.activations.passes import Passes
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError
-from revlens.hooks import record
-from revlens.prompts import encode_prompts, pad_id_of, pad_left
+from revlens.prompts import encode_prompts
 
 
 @torch.no_grad()
@@ -20,6 +20,8 @@ def read_tokens(
     model: TransformerBridge, prompts: Sequence[str], sites: Sites | None = None, *, batch_size: int = 64
 ) -> list[Float[Tensor, "pos layer d_model"]]:
     """Activations at every token of each user message in the model's chat format, as float32 on the CPU.
+
+    What all prompts begin with is computed once, see `revlens.activations.passes`.
 
     Args:
         model: any bridge whose tokenizer has a chat template.
@@ -35,15 +37,17 @@ def read_tokens(
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()
     names = sites.hook_names(model.cfg.n_layers)
-    device = next(model.parameters()).device
-    rows, pad_id = encode_prompts(model.tokenizer, prompts), pad_id_of(model.tokenizer)
-    read = []
-    for first in range(0, len(rows), batch_size):
-        batch = pad_left(rows[first : first + batch_size], pad_id)
-        with record(model, names) as kept:
-            model(batch.tokens.to(device), attention_mask=batch.mask.to(device))
-        values = torch.stack([kept[name].float().cpu() for name in names], dim=2)
-        read += [row[-length:] for row, length in zip(values, batch.mask.sum(1).tolist(), strict=True)]
+    passes = Passes.over(model, encode_prompts(model.tokenizer, prompts), names, batch_size, keep_prefix=True)
+    prefix = [] if passes.prefix is None else [torch.stack([passes.prefix.kept[name].float().cpu() for name in names], dim=1)]
+    kept: dict[str, list[Tensor]] = {}
+
+    def take(name: str, activation: Tensor, mask: Tensor) -> None:
+        kept[name] = [row[is_token].float().cpu() for row, is_token in zip(activation, mask.bool(), strict=True)]
+
+    read = [torch.empty(0)] * len(prompts)
+    for batch in passes.run(take):
+        for row, i in enumerate(batch):
+            read[i] = torch.cat([*prefix, torch.stack([kept[name][row] for name in names], dim=1)])
     for prompt, values in zip(prompts, read, strict=True):
         if not values.isfinite().all():
             raise NonFiniteError(
