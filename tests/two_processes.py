@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import DistributedType
+from accelerate.utils import FullyShardedDataParallelPlugin
 from datasets import Dataset, disable_progress_bars
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 from transformers.utils import logging
@@ -23,7 +27,7 @@ from transformers.utils import logging
 from revlens.direction import ReversionDirection
 from revlens.errors import RevlensError
 from revlens.history import TrainingHistory
-from revlens.training import FinetuneConfig, Guard, ReversionCallback, finetune, make_guard
+from revlens.training import Every, FinetuneConfig, Guard, Monitor, ReversionCallback, finetune, make_guard
 from revlens.training.chat_data import collate, encode_examples
 from revlens.training.streams import edit_streams
 
@@ -31,6 +35,8 @@ from revlens.training.streams import edit_streams
 STRENGTHS = {"baseline": None, "block": 5.0, "adaptive": 1e-3, "projection": None, "rehearsal": 0.3, "safe_lora": 0.9}
 CONFIG = FinetuneConfig(steps=2, learning_rate=1e-3, batch_size=5, micro_batch_size=2)
 TRAINER_ARMS = ("block", "projection")
+#: Arms that are also trained under FSDP2, in a Trainer, every update of two micro-batches.
+SHARDED_STRENGTHS = {"baseline": None, "block": 5.0, "adaptive": 1e-3, "rehearsal": 0.3, "kl": 10.0, "l2sp": 1.0}
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,21 @@ class Setting:
     def make_guard(self, arm: str, model: nn.Module, reference: nn.Module, tokenizer: Any = None) -> Guard | None:
         v_rev, refusals = ReversionDirection.load(self.v_rev), Dataset.from_dict(self.rows)
         return make_guard(
-            arm, v_rev, model, self.guard, strength=STRENGTHS[arm], seed=0, refusals=refusals, reference=reference, tokenizer=tokenizer
+            arm,
+            v_rev,
+            model,
+            self.guard,
+            strength=(STRENGTHS | SHARDED_STRENGTHS)[arm],
+            seed=0,
+            refusals=refusals,
+            reference=reference,
+            tokenizer=tokenizer,
         )
 
 
 def weights(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).clone()
+    whole = [parameter.full_tensor() if isinstance(parameter, DTensor) else parameter for parameter in model.parameters()]
+    return torch.cat([parameter.detach().flatten() for parameter in whole]).clone()
 
 
 def finetuned(setting: Setting, arm: str, on_step: Callable[[int, float], None]) -> TransformerBridge:
@@ -61,8 +76,24 @@ def finetuned(setting: Setting, arm: str, on_step: Callable[[int, float], None])
     return model
 
 
-def trained_by_trainer(setting: Setting, arm: str) -> nn.Module:
-    """Plain gradient descent, whose updates are not signs of gradients."""
+class ShardingTrainer(Trainer):
+    """accelerate leaves FSDP2 out on a machine without accelerators; from here on, it runs its own code for it."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.accelerator.state.distributed_type = DistributedType.FSDP
+        self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+        self.is_fsdp_enabled = True
+
+
+def unchanged(guard: Guard) -> Guard:
+    return guard
+
+
+def trained_by_trainer(
+    setting: Setting, arm: str, *, sharded: bool = False, exchange: Callable[[Guard], Guard] = unchanged
+) -> tuple[nn.Module, Tensor]:
+    """Plain gradient descent, whose updates are not signs of gradients; also the displacement after each update."""
     path = setting.history.aligned.path
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager"), AutoTokenizer.from_pretrained(path)
     examples = encode_examples(tokenizer, Dataset.from_dict(setting.rows))
@@ -79,15 +110,20 @@ def trained_by_trainer(setting: Setting, arm: str) -> nn.Module:
     }  # fmt: skip
     if n_processes > 1:
         settings["ddp_backend"] = "gloo"
-    trainer = Trainer(
+    if sharded:
+        settings |= {"fsdp": True, "fsdp_config": {"version": 2}, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    v_rev = ReversionDirection.load(setting.v_rev)
+    monitor = Monitor.along(v_rev, model, setting.guard, every=1, tokenizer=tokenizer)
+    trainer = (ShardingTrainer if sharded else Trainer)(
         model=model,
         args=TrainingArguments(output_dir=str(setting.out), **settings),
         train_dataset=Dataset.from_dict({"row": list(range(len(examples)))}),
         data_collator=collated,
-        callbacks=[ReversionCallback(setting.make_guard(arm, model, model, tokenizer))],
+        callbacks=[ReversionCallback(exchange(setting.make_guard(arm, model, model, tokenizer) or Guard()), monitor)],
     )
     trainer.train()
-    return model
+    assert isinstance(trainer.model, nn.Module)
+    return trainer.model, torch.stack([reading.displacement for reading in monitor.readings])
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
@@ -130,8 +166,13 @@ def work(setting: Setting, rank: int) -> None:
         found[arm] = weights(finetuned(setting, arm, lambda step, loss, losses=losses: losses.append(loss)))  # type: ignore[misc]
         found[f"{arm} losses"] = torch.tensor(losses, dtype=torch.float64)
     for arm in TRAINER_ARMS:
-        found[f"trainer {arm}"] = weights(trained_by_trainer(setting, arm))
+        found[f"trainer {arm}"] = weights(trained_by_trainer(setting, arm)[0])
     (setting.out / f"{rank}.txt").write_text("\n".join(refusals(setting, rank)))
+    for arm in SHARDED_STRENGTHS:  # from here on accelerate takes the two processes for sharding ones
+        model, readings = trained_by_trainer(setting, arm, sharded=True)
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())  # none whole, after the last reading neither
+        found |= {f"sharded {arm}": weights(model), f"sharded {arm} readings": readings}
+    (setting.out / f"{rank}-sharded.txt").write_text("\n".join(refusals_of_shards(setting)))
     save_file(found, setting.out / f"{rank}.safetensors")
 
 
@@ -161,4 +202,28 @@ def refusals(setting: Setting, rank: int) -> list[str]:
     attempt(CONFIG, shift=1e-3 * rank)
     attempt(replace(CONFIG, batch_size=1, micro_batch_size=None))
     attempt(CONFIG, BreakInOneProcess(rank))
+    return said
+
+
+class Alien(Guard):
+    """Its term has a gradient, but none with respect to the model's weights."""
+
+    def term(self, model: nn.Module) -> Tensor:
+        return torch.ones((), requires_grad=True)
+
+
+def refusals_of_shards(setting: Setting) -> list[str]:
+    """What is said under FSDP2 about a guard that needs whole weights, one without a gradient, and a bridge in `finetune`."""
+    bridge = setting.history.aligned.load()
+    fully_shard(bridge.original_model)
+    said: list[str] = []
+    for attempt in (
+        lambda: trained_by_trainer(setting, "projection", sharded=True, exchange=lambda guard: Every(2, guard)),
+        lambda: trained_by_trainer(setting, "baseline", sharded=True, exchange=lambda guard: Alien()),
+        lambda: finetune(bridge, Dataset.from_dict(setting.rows), CONFIG, seed=0),
+    ):
+        try:
+            attempt()
+        except RevlensError as error:
+            said.append(f"{type(error).__name__}: {error}")
     return said

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.distributed.fsdp import fully_shard
 
 from families import small_model
-from revlens.activations import MomentPositions, read_moments
+from revlens.activations import MomentPositions, Sites, read_moments
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,34 @@ class Reading:
 
 #: Positions, and how many of the prompts: with one prompt, the second process has none.
 CASES: dict[str, tuple[MomentPositions, int]] = {"last": ("last", 9), "all": ("all", 9), "one": ("mean", 1)}
+#: With passes of four, the first process makes two and the second one.
+BATCH_SIZE = 4
 
 
 def read(reading: Reading, rank: int) -> None:
     """One of two processes: read its share, and save the moments of all."""
     torch.set_num_threads(1)
-    model, accelerator = small_model("llama"), Accelerator()
+    accelerator = Accelerator()
     found: dict[str, torch.Tensor] = {}
-    for case, (positions, n_prompts) in CASES.items():
-        moments = read_moments(model, reading.prompts[:n_prompts], None, positions, covariance=True, accelerator=accelerator)
-        found |= {f"{case} mean": moments.mean, f"{case} scatter": moments.scatter, f"{case} count": torch.tensor(moments.count)}
+    for weights in ("whole", "sharded"):
+        model = small_model("llama")
+        if weights == "sharded":
+            for module in (*model.blocks, model.original_model):
+                fully_shard(module)
+        for case, (positions, n_prompts) in CASES.items():
+            moments = read_moments(
+                model,
+                reading.prompts[:n_prompts],
+                Sites(layers=(0, 1)),  # not the last: a pass need not go on to its end
+                positions,
+                covariance=True,
+                batch_size=BATCH_SIZE,
+                accelerator=accelerator,
+            )
+            found |= {
+                f"{weights} {case} mean": moments.mean,
+                f"{weights} {case} scatter": moments.scatter,
+                f"{weights} {case} count": torch.tensor(moments.count),
+            }
     save_file(found, reading.out / f"{rank}.safetensors")
     accelerator.end_training()

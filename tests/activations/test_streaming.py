@@ -99,8 +99,9 @@ def test_two_processes_have_the_moments_of_one(llama: TransformerBridge, tmp_pat
     in_two_processes(read, Reading(PROMPTS, tmp_path))
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     for case, (positions, n_prompts) in CASES.items():
-        one = read_moments(llama, PROMPTS[:n_prompts], None, positions, covariance=True)
-        assert first[f"{case} count"].item() == one.count
-        torch.testing.assert_close(first[f"{case} mean"], one.mean, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(first[f"{case} scatter"], one.scatter, rtol=1e-4, atol=1e-5)
+        one = read_moments(llama, PROMPTS[:n_prompts], Sites(layers=(0, 1)), positions, covariance=True)
+        for weights in ("whole", "sharded"):
+            assert first[f"{weights} {case} count"].item() == one.count
+            torch.testing.assert_close(first[f"{weights} {case} mean"], one.mean, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(first[f"{weights} {case} scatter"], one.scatter, rtol=1e-4, atol=1e-5)
     assert all(first[name].equal(second[name]) for name in first)

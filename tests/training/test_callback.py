@@ -320,13 +320,17 @@ def test_a_guard_that_does_nothing_or_breaks_is_an_error(model: Any, tokenizer: 
         train(model, tokenizer, tmp_path, ReversionCallback(Fabricated(torch.tensor(float("nan")))))
 
 
-def test_sharded_training_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharding_by_anything_but_fsdp2_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     args = TrainingArguments(use_cpu=True)
     args.deepspeed = "zero3.json"
-    with pytest.raises(GuardError, match="DeepSpeed and FSDP are not supported"):
+    with pytest.raises(GuardError, match="not as FSDP2 by accelerate"):
         ReversionCallback(Guard()).on_train_begin(args, TrainerState(), TrainerControl(), model=model)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_is_distributed_loading_by_transformers", True)  # as `distributed_config=` has it
+        with pytest.raises(GuardError, match="not as FSDP2 by accelerate"):
+            ReversionCallback(Guard()).on_train_begin(TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --use_fsdp` has it
-    with pytest.raises(GuardError, match="DeepSpeed and FSDP are not supported"):
+    with pytest.raises(GuardError, match="not as FSDP2 by accelerate"):
         ReversionCallback(Guard()).on_train_begin(TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model)
 
 

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations.positions import Positions, pool
 from revlens.activations.shared_prefix import SharedPrefix, padded, shared_prefix
-from revlens.hooks.stopping import has_hooks, run_until
+from revlens.hooks.stopping import run_until, runs_through
 from revlens.prompts import pad_id_of, pad_left
 
 #: Called with a hook point, its activations [batch, pos, d_model] and the mask of the batch [batch, pos].
@@ -40,7 +40,7 @@ class Passes:
     """Passes over all prompts, each up to the last hook point that is read.
 
     Prompts of about equal length share a pass. A model with hooks on it, which may tell prompts and tokens apart, runs over
-    whole prompts in their order, padded on the left.
+    whole prompts in their order, padded on the left. So does a sharded one, of which all processes have to make equally many passes.
 
     Attributes:
         model: any bridge.
@@ -48,7 +48,7 @@ class Passes:
         names: hook points.
         batch_size: prompts per pass.
         prefix: what all rows begin with, if it was run beforehand.
-        edited: whether there are hooks on the model.
+        whole: whether passes are over whole prompts in their order, and to their end.
     """
 
     model: TransformerBridge
@@ -56,16 +56,16 @@ class Passes:
     names: Sequence[str]
     batch_size: int
     prefix: SharedPrefix | None
-    edited: bool
+    whole: bool
 
     @classmethod
     def over(
         cls, model: TransformerBridge, rows: Sequence[Sequence[int]], names: Sequence[str], batch_size: int, *, keep_prefix: bool
     ) -> Passes:
         """Plan the passes, and run the shared prefix; its activations are kept if they are asked for."""
-        edited = has_hooks(model)
-        prefix = None if edited else shared_prefix(model, rows, names, keep=keep_prefix)
-        return cls(model, rows, names, batch_size, prefix, edited)
+        whole = runs_through(model)
+        prefix = None if whole else shared_prefix(model, rows, names, keep=keep_prefix)
+        return cls(model, rows, names, batch_size, prefix, whole)
 
     @torch.no_grad()
     def run(self, take: Take) -> Iterator[list[int]]:
@@ -75,7 +75,7 @@ class Passes:
             take: gets the activations as they come, without those of the prefix.
         """
         everyone = range(len(self.rows))
-        if self.edited:
+        if self.whole:
             batches = [list(everyone[start : start + self.batch_size]) for start in everyone[:: self.batch_size]]
         else:
             done = 0 if self.prefix is None else self.prefix.length
@@ -96,7 +96,7 @@ class Passes:
         return pooled
 
     def _run(self, prompts: Sequence[int], take: Take) -> None:
-        if self.edited:
+        if self.whole:
             device = next(self.model.parameters()).device
             tokens, mask = (x.to(device) for x in pad_left([self.rows[i] for i in prompts], pad_id_of(self.model.tokenizer)))
             arguments = {"attention_mask": mask}

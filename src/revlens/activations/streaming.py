@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,6 +16,7 @@ from revlens.activations.passes import Passes
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError, SiteError
 from revlens.hooks import point_name
+from revlens.hooks.sharding import is_sharded
 from revlens.hooks.subspaces import Directions, by_layer, coordinates
 from revlens.prompts import encode_prompts
 
@@ -39,7 +41,8 @@ def read_moments(
     Memory is one pass, and one (``covariance``: d_model) float64 number for each of d_model at each layer.
 
     Args:
-        model: any bridge whose tokenizer has a chat template.
+        model: any bridge whose tokenizer has a chat template. If `fully_shard` was applied to its blocks and its ``original_model``, all
+            processes call this together.
         prompts: user messages; all of them in every process.
         sites: component and layers; resid_post of every layer if None.
         positions: see `MomentPositions`.
@@ -68,9 +71,9 @@ def read_moments(
         layer = layer_of[name]
         running[layer].update(values if bases is None else coordinates(values, bases[layer]), times)
 
-    rows = encode_prompts(model.tokenizer, prompts)
+    rows = encoded = encode_prompts(model.tokenizer, prompts)
     if accelerator is not None:
-        rows = rows[accelerator.process_index :: accelerator.num_processes]
+        rows = encoded[accelerator.process_index :: accelerator.num_processes]
     if rows:
         passes = Passes.over(model, rows, list(layer_of), batch_size, keep_prefix=positions != "last")
 
@@ -86,6 +89,11 @@ def read_moments(
             for name, activation in passes.prefix.kept.items():
                 add(name, activation, times=len(rows))
     if accelerator is not None:
+        most = len(encoded[:: accelerator.num_processes])
+        if is_sharded(model) and math.ceil(len(rows) / batch_size) < math.ceil(most / batch_size):
+            # The others make one more pass, in which they need this process's weights.
+            for _ in Passes.over(model, encoded[:1], list(layer_of), 1, keep_prefix=False).run(lambda name, activation, mask: None):
+                pass
         for moments in running.values():
             moments.reduce(accelerator)
     _check_finite(running, sites)

@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from revlens.hooks.names import check_names
+from revlens.hooks.sharding import is_sharded
 
 
 def has_hooks(model: TransformerBridge) -> bool:
@@ -18,12 +19,17 @@ def has_hooks(model: TransformerBridge) -> bool:
     return bool(model.original_model._forward_pre_hooks) or any(point.fwd_hooks for point in model.hook_dict.values())
 
 
+def runs_through(model: TransformerBridge) -> bool:
+    """Whether a pass has to go on to its end: hooks may wait for later points, and sharded weights are put away there."""
+    return has_hooks(model) or is_sharded(model)
+
+
 def run_until(
     model: TransformerBridge, tokens: Int[Tensor, "batch pos"], names: Sequence[str], take: Callable[[str, Tensor], None], **kwargs: Any
 ) -> None:
     """Run a model up to the last of some hook points, and give each activation to ``take`` as it comes.
 
-    A model with other hooks on it runs to its end: they may wait for later points.
+    A model with other hooks on it runs to its end, and so does a sharded one, see `runs_through`.
 
     Args:
         model: any bridge.
@@ -36,7 +42,7 @@ def run_until(
         HookNameError: if a name matches no hook point.
     """
     check_names(model, names)
-    waiting, stops = set(names), not has_hooks(model)
+    waiting, stops = set(names), not runs_through(model)
 
     def taking(name: str) -> Callable[[Tensor, object], None]:
         def hook_function(activation: Tensor, hook: object) -> None:

@@ -10,6 +10,7 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor, distributed, nn
 
 from revlens.errors import ConfigError
+from revlens.hooks.sharding import is_sharded
 from revlens.training.chat_data import ChatBatch
 from revlens.training.guard import Guard, trained_parameters
 
@@ -20,7 +21,7 @@ _REPLICATED = (
 _BUCKET = 2**25  # elements that are sent at once
 
 
-def check_replicated(accelerator: Accelerator) -> None:
+def check_replicated(accelerator: Accelerator, model: nn.Module) -> None:
     """Refuse what shards weights or gradients, and processes that were launched together but would train each by itself.
 
     Raises:
@@ -32,10 +33,11 @@ def check_replicated(accelerator: Accelerator) -> None:
             f"accelerate sees {accelerator.num_processes} of the {launched} processes that were launched. On a machine without GPUs, set "
             "ACCELERATE_USE_CPU=true in their environment."
         )
-    if accelerator.distributed_type not in _REPLICATED:
+    if accelerator.distributed_type not in _REPLICATED or is_sharded(model):
+        sharding = "fully_shard" if is_sharded(model) else accelerator.distributed_type.value
         raise ConfigError(
-            f"finetune needs all weights in every process; {accelerator.distributed_type.value} shards them. Launch with --multi_gpu, and "
-            "train an adapter if the optimizer's state does not fit."
+            f"finetune needs all weights in every process; {sharding} shards them. Launch with --multi_gpu, and train an adapter if the "
+            "optimizer's state does not fit; or train the Hugging Face model in a Trainer with FSDP2 and a ReversionCallback."
         )
 
 
@@ -102,10 +104,10 @@ def keep_together(model: nn.Module, guard: Guard, moment: str) -> None:
 
     Args:
         model: whose trained parameters the guard may have changed.
-        guard: does nothing at this moment if it has `Guard`'s own method.
+        guard: see `Guard.acts_at`.
         moment: ``after_update`` or ``end``.
     """
-    if distributed.is_available() and distributed.is_initialized() and getattr(type(guard), moment) is not getattr(Guard, moment):
+    if distributed.is_available() and distributed.is_initialized() and guard.acts_at(moment):
         _in_buckets(list(trained_parameters(model).values()), lambda flat: distributed.broadcast(flat, src=0))
 
 

@@ -15,6 +15,14 @@ class Guard:
     in `revlens.training.ReversionCallback`.
     """
 
+    def __str__(self) -> str:
+        """How messages call it."""
+        return type(self).__name__
+
+    def acts_at(self, moment: str) -> bool:
+        """Whether it does anything at a moment, given as the name of its method: here, whether that is overridden."""
+        return getattr(type(self), moment) is not getattr(Guard, moment)
+
     def begin(self, model: nn.Module) -> None:
         """Before the optimizer is made (in a Trainer: see `ReversionCallback`)."""
 

@@ -109,7 +109,7 @@ def finetune(
             several processes: if weights are sharded or differ at the start, or there are fewer rows than processes.
     """
     accelerator = Accelerator()
-    check_replicated(accelerator)
+    check_replicated(accelerator, model)
     guard = guard or Guard()
     guard.begin(model)
     trained = list(trained_parameters(model).values())

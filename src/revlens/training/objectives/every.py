@@ -34,6 +34,12 @@ class Every(Guard):
         if self.k < 1:
             raise ConfigError(f"k={self.k} must be at least 1.")
 
+    def __str__(self) -> str:
+        return f"Every({self.guard})"
+
+    def acts_at(self, moment: str) -> bool:
+        return self.guard.acts_at(moment)
+
     @property
     def _is_on(self) -> bool:
         return self._update % self.k == 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from revlens.errors import GuardError
 from revlens.training.guard import Guard, trained_parameters
@@ -17,7 +18,7 @@ from revlens.training.guard import Guard, trained_parameters
 class L2SP(Guard):
     """strength / 2 * ||theta - theta_0||^2 over the trained parameters (Li et al. 2018, arXiv 1802.01483).
 
-    Of a LoRA adapter these are its factors: the base does not move.
+    Of a LoRA adapter these are its factors: the base does not move. Under FSDP2 every process keeps the whole of theta_0.
 
     Attributes:
         start: theta_0 by parameter name.
@@ -46,5 +47,18 @@ class L2SP(Guard):
                 f"The model trains other parameters than L2SP was anchored at, such as {min(trained.keys() ^ self.start.keys())}; "
                 "make it with L2SP.at(model) from the model as it will be trained."
             )
-        squares = [(parameter - self.start[name].to(parameter)).square().sum().float() for name, parameter in trained.items()]
+        squares = [_whole((parameter - _like(parameter, self.start[name])).square().sum()).float() for name, parameter in trained.items()]
         return 0.5 * self.strength * torch.stack(squares).sum()
+
+
+def _like(parameter: Tensor, start: Tensor) -> Tensor:
+    """The start where the parameter is, in its dtype; under FSDP2 the shard of it that is this process's."""
+    start = start.to(parameter.device, parameter.dtype)
+    if isinstance(parameter, DTensor) and not isinstance(start, DTensor):
+        return distribute_tensor(start, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return start
+
+
+def _whole(total: Tensor) -> Tensor:
+    """Summed over the processes, if each has the sum over its shard."""
+    return total.full_tensor() if isinstance(total, DTensor) else total

@@ -34,6 +34,13 @@ class Until(Guard):
         if self.last < 1:
             raise ConfigError(f"last={self.last} must be at least 1.")
 
+    def __str__(self) -> str:
+        return f"Until({self.guard})"
+
+    def acts_at(self, moment: str) -> bool:
+        ends = moment == "after_update" and self.guard.acts_at("end")
+        return ends or self.guard.acts_at(moment)
+
     @property
     def _is_on(self) -> bool:
         return self._update <= self.last
