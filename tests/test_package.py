@@ -15,7 +15,7 @@ import revlens
 ROOT = Path(revlens.__file__).parent
 #: A module may import from rooms before its own, never from later ones.
 ORDER = [
-    "errors", "atomic", "locks", "checksums", "small_files", "statistics", "sweeps", "prompts", "data", "hooks", "history", "activations",
+    "errors", "atomic", "locks", "small_files", "checksums", "statistics", "sweeps", "prompts", "data", "hooks", "history", "activations",
     "direction", "trajectory", "behaviour", "causal", "training", "runs", "organism", "experiment", "study", "figures", "cli",
 ]  # fmt: skip
 

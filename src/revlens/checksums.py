@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from revlens.atomic import atomic_file, write_json, write_text
+from revlens.small_files import is_file_name
 
 #: The list of a folder's files.
 SUMS = "revlens.sha256"
@@ -27,7 +28,11 @@ def seal(folder: Path) -> None:
 
 @contextmanager
 def listed_file(path: Path) -> Iterator[Path]:
-    """As `revlens.atomic.atomic_file`, with an entry in the list of its folder."""
+    """As `revlens.atomic.atomic_file`, with an entry in the list of its folder.
+
+    The list is read and written as a whole: of two processes that do so at once, one loses its entry. So whatever may be written
+    at the same time has a folder of its own.
+    """
     with atomic_file(path) as partial:
         yield partial
         entries = {name: entry for name, entry in (_read(path.parent) or {}).items() if (path.parent / name).is_file()}
@@ -59,7 +64,8 @@ def damages(folder: Path) -> list[str]:
     entries = _read(folder)
     if entries is None:
         return [f"{folder / SUMS} is missing or damaged."]
-    return [problem for name in sorted(entries) if (problem := damage(folder / name))]
+    outside = [f"{folder / SUMS} lists {name!r}, which is no file of its folder." for name in sorted(entries) if not is_file_name(name)]
+    return outside + [problem for name in sorted(entries) if is_file_name(name) and (problem := damage(folder / name))]
 
 
 def _digest(path: Path) -> str:

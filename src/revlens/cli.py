@@ -164,6 +164,7 @@ def _where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]
 
 
 def _study(args: argparse.Namespace, console: Console) -> None:
+    from revlens.checksums import listed_file
     from revlens.figures import draw, drawable_study, write_study_report
     from revlens.study import StudyConfig, StudyLayout, load_config, run_study, tabulate_and_save
 
@@ -177,7 +178,8 @@ def _study(args: argparse.Namespace, console: Console) -> None:
         config, tables, claims = tabulate_and_save(args.out)
         problem = draw({name: plot(tables) for name, plot in drawable_study(tables).items()}, layout.figures)
         provenance = json.loads((layout.results / "provenance.json").read_text())
-        write_study_report(layout.report, config, tables, claims, provenance)
+        with listed_file(layout.report) as partial:
+            write_study_report(partial, config, tables, claims, provenance)
     _print_claims(claims, console)
     if problem:
         console.print(problem, markup=False)
@@ -218,12 +220,21 @@ def _report(out: Path, console: Console) -> None:
 
 
 def _verify(out: Path, console: Console) -> int:
-    from revlens.experiment import verify
-    from revlens.figures import verify_figures
+    from revlens.experiment import Layout, Verification, verify
+    from revlens.figures import verify_figures, verify_study_figures
+    from revlens.study import StudyLayout, verify_study
 
+    verification: Verification[Any] = Verification((), {})
+    has_study = StudyLayout(out).root.is_dir()
     with console.status("verifying"):
-        verification = verify(out)
-        verification = verification.and_also(verify_figures(out, verification.results))
+        if has_study and not Layout(out).results.is_dir():  # a study needs no more of its experiment than v_rev
+            console.print(f"{out} holds no results of its experiment: only its study is compared.", markup=False, soft_wrap=True)
+        else:
+            experiment = verify(out)
+            verification = experiment.and_also(verify_figures(out, experiment.results))
+        if has_study:
+            study = verify_study(out)
+            verification = verification.and_also(study).and_also(verify_study_figures(out, study.results))
     for difference in verification.differences:
         console.print(str(difference), markup=False, highlight=False, soft_wrap=True)
     console.print(verification.summary(), markup=False, highlight=False, soft_wrap=True)

@@ -7,21 +7,25 @@ import json
 import random
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from breaking import SMALL, unbroken_run
+from breaking import SMALL, SMALL_STUDY, unbroken_run
 
 from revlens.atomic import write_text
-from revlens.checksums import SUMS, damage, listed_file, seal
+from revlens.checksums import SUMS, damage, damages, listed_file, seal, write_listed_json
 from revlens.cli import main
 from revlens.errors import HistoryError, ResultsError
 from revlens.experiment import ExperimentConfig, Layout, Results, verify
-from revlens.figures import verify_figures
+from revlens.experiment.plain import to_plain
+from revlens.figures import verify_figures, verify_study_figures
 from revlens.history import Checkpoint, TrainingHistory, local_source
 from revlens.locks import LOCK
 from revlens.runs import BenignRun
+from revlens.study import StudyLayout, StudyTables, plan, run_study, tabulate_and_save, verify_study
+from revlens.sweeps import InThisProcess
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,28 @@ def out(finished: Path, tmp_path: Path) -> Path:
     """A copy, to be changed."""
     shutil.copytree(finished, tmp_path / "out")
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def only_studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study, and of its experiment no more than it needs."""
+    return unbroken_run(tmp_path_factory.getbasetemp(), "study").path
+
+
+@pytest.fixture(scope="module")
+def both(finished: Path, only_studied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole output, with a study."""
+    out = tmp_path_factory.mktemp("both") / "out"
+    shutil.copytree(finished, out)
+    shutil.copytree(StudyLayout(only_studied).root, StudyLayout(out).root)
+    return out
+
+
+@pytest.fixture
+def study(only_studied: Path, tmp_path: Path) -> StudyLayout:
+    """A copy of a study, to be changed."""
+    shutil.copytree(only_studied, tmp_path / "out")
+    return StudyLayout(tmp_path / "out")
 
 
 def flip(path: Path, choice: random.Random) -> None:
@@ -99,15 +125,20 @@ def test_a_stage_file_changed_with_its_checksum_changes_the_tables(out: Path) ->
     assert all("training.parquet" in found.place and "seed 0, arm block" in found.place for found in found)
 
 
-def test_one_flipped_byte_in_every_file_is_found_and_named(finished: Path, tmp_path: Path) -> None:
-    assert flips_found(finished, tmp_path / "out", rounds=1) >= 40
+def test_one_flipped_byte_in_every_file_is_found_and_named(both: Path, tmp_path: Path) -> None:
+    assert flips_found(both, tmp_path / "out", rounds=1) >= 70
 
 
 @pytest.mark.slow
-def test_many_flipped_bytes_are_found_and_named(finished: Path, tmp_path: Path) -> None:
-    n = flips_found(finished, tmp_path / "out", rounds=12)
+def test_many_flipped_bytes_are_found_and_named(both: Path, tmp_path: Path) -> None:
+    n = flips_found(both, tmp_path / "out", rounds=12)
     print(f"{n} flipped bytes found and named")
-    assert n >= 500
+    assert n >= 800
+
+
+def audited(out: Path) -> str:
+    """Every difference that is found in an experiment and its study, a line each."""
+    return "\n".join(map(str, (*verify(out).differences, *verify_study(out).differences)))
 
 
 def flips_found(finished: Path, out: Path, rounds: int) -> int:
@@ -122,7 +153,7 @@ def flips_found(finished: Path, out: Path, rounds: int) -> int:
             whole = path.read_bytes()
             flip(path, choice)
             try:
-                found = "\n".join(map(str, verify(out).differences))
+                found = audited(out)
             except ResultsError as error:
                 found = str(error)
             assert str(path) in found
@@ -130,7 +161,7 @@ def flips_found(finished: Path, out: Path, rounds: int) -> int:
         flipped = [path for path in files if path not in special and path.name != SUMS]
         for path in flipped:
             flip(path, choice)
-        found = "\n".join(map(str, verify(out).differences))
+        found = audited(out)
         assert [path for path in flipped if str(path) not in found] == []
         n += len(special) + len(flipped)
         shutil.rmtree(out)
@@ -173,6 +204,123 @@ def test_a_damaged_table_is_not_drawn(out: Path, capsys: pytest.CaptureFixture[s
 
 def test_nothing_recomputed_no_figure_compared(finished: Path) -> None:
     assert verify_figures(finished, None).counts == {"figures": 0, "reports": 0}
+
+
+def test_an_untouched_study_passes_beside_its_experiment_and_alone(
+    both: Path, only_studied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "--out", str(both)]) == 0
+    tables = r"19 tables, \d+ cells, \d+ claims, \d+ figures, 2 reports, 6 study records\. Differences: none\."
+    assert re.search(rf"Compared: \d+ files, 2 activation folders, {tables}", capsys.readouterr().out)
+    assert main(["verify", "--out", str(only_studied)]) == 0
+    said = capsys.readouterr().out
+    assert "only its study is compared" in said
+    assert re.search(r"Compared: \d+ files, 6 study records, 6 tables, .* 1 reports. Differences: none.", said)
+
+
+def test_numbers_of_a_study_changed_with_their_checksums_are_found(study: StudyLayout, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.read_parquet(study.results / "readings.parquet")
+    table.loc[1, "kl"] = 0.999
+    table.to_parquet(study.results / "readings.parquet", index=False)
+    claims = json.loads((study.results / "claims.json").read_text())
+    claims[0]["verdict"] = "supported"
+    write_text(study.results / "claims.json", json.dumps(claims, indent=2) + "\n")
+    (study.results / "carried.parquet").unlink()
+    seal(study.results)
+    page = (study.figures / "lasting.html").read_text()
+    write_text(study.figures / "lasting.html", page.replace('"mode":"lines', '"mode":"markers', 1))
+    seal(study.figures)
+    with listed_file(study.report) as partial:
+        partial.write_text(study.report.read_text().replace("too few runs", "supported"))
+
+    assert main(["verify", "--out", str(study.out)]) == 2
+    found = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith(str(study.root))]
+    names = ("part", "seed", "method", "strength", "guarded", "task", "rate", "step", "direction")
+    row = ", ".join(f"{name} {table.loc[1, name]}" for name in names)
+    assert sorted(found) == sorted(
+        [
+            str(study.results / "carried.parquet"),
+            f"{study.results / 'readings.parquet'}, row 1 ({row}), column kl",
+            f"{study.results / 'claims.json'}, {claims[0]['key']}.verdict",
+            str(study.figures / "lasting.html"),
+            str(study.report),
+        ]
+    )
+
+
+def test_a_record_changed_with_its_checksum_changes_the_tables(study: StudyLayout) -> None:
+    run = next(run for run in plan(SMALL_STUDY) if run.part == "lasting")
+    record = json.loads(study.record(run).read_text())
+    record["readings"][-1]["loss"] += 1
+    write_listed_json(study.record(run), record)
+    found = verify_study(study.out).differences
+    assert [Path(difference.place.split(",")[0]).name for difference in found] == ["behaviour.parquet", "readings.parquet"]
+    assert all("part lasting, seed 0, method baseline" in difference.place for difference in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"long_steps": 6}, "another run"), ({"experiment": SMALL.with_steps(2)}, "not a study of")]
+)
+def test_another_study_than_that_of_the_records_is_found(change: dict[str, object], message: str, study: StudyLayout) -> None:
+    write_listed_json(study.config, to_plain(replace(SMALL_STUDY, **change)))
+    (found,) = verify_study(study.out).differences
+    assert "cannot be computed again" in found.what
+    assert message in found.what
+
+
+def test_files_of_a_study_that_have_gone_or_come_are_named(study: StudyLayout) -> None:
+    shutil.rmtree(study.anchor(0).parent)
+    write_text(study.record(plan(SMALL_STUDY)[0]).with_name("note.txt"), "mine")
+    write_text(study.out / "key", "of other code")
+    gone, come = study.anchor(0), study.record(plan(SMALL_STUDY)[0]).with_name("note.txt")
+    key = next(difference for difference in verify_study(study.out).differences if difference.place == "key")
+    assert "do not go together" in key.what
+    write_text(study.out / "key", SMALL.key())
+    assert [difference.place for difference in verify_study(study.out).differences] == [str(come), str(gone)]
+
+
+def test_a_damaged_file_of_a_study_is_an_error_before_it_is_a_number(study: StudyLayout) -> None:
+    runs = plan(SMALL_STUDY)
+    for path in (study.record(runs[0]), study.direction(0, "other-alignment"), study.config):
+        whole = path.read_bytes()
+        flip(path, random.Random(0))
+        with pytest.raises(ResultsError, match=rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens study`"):
+            tabulate_and_save(study.out)
+        path.write_bytes(whole)
+    flip(study.results / "carried.parquet", random.Random(0))
+    with pytest.raises(ResultsError, match=r"carried.parquet is damaged"):
+        StudyTables.load(study.results)
+
+
+def test_a_damaged_anchor_is_an_error_and_a_deleted_one_is_made_again(study: StudyLayout) -> None:
+    clamped = next(run for run in plan(SMALL_STUDY) if run.part == "grid" and not run.leaves_anchor)
+    anchor, record = study.anchor(0).read_bytes(), study.record(clamped).read_bytes()
+    study.record(clamped).unlink()
+    flip(study.anchor(0), random.Random(0))
+    with pytest.raises(ResultsError, match=r"anchor.safetensors is damaged.*Delete .*: it is made again"):
+        run_study(SMALL_STUDY, study.out, on=InThisProcess())
+    study.anchor(0).unlink()
+    run_study(SMALL_STUDY, study.out, on=InThisProcess())
+    assert study.anchor(0).read_bytes() == anchor
+    assert study.record(clamped).read_bytes() == record
+
+
+def test_a_study_without_its_configuration_is_not_passed_over(study: StudyLayout, capsys: pytest.CaptureFixture[str]) -> None:
+    study.config.unlink()
+    assert main(["verify", "--out", str(study.out)]) == 2
+    assert f"{study.config} is missing; run `revlens study` first" in capsys.readouterr().out
+
+
+def test_nothing_recomputed_of_a_study_no_figure_compared(only_studied: Path) -> None:
+    assert verify_study_figures(only_studied, None).counts == {"figures": 0, "reports": 0}
+
+
+@pytest.mark.parametrize("name", ["../key", "/etc/hostname", "runs/seed-0/start.json", ".."])
+def test_a_list_that_leads_out_of_its_folder_is_damaged(name: str, tmp_path: Path) -> None:
+    write_listed_json(tmp_path / "record.json", {})
+    with (tmp_path / SUMS).open("a") as listed:
+        listed.write(f"{'0' * 64}  {name}\n")
+    assert damages(tmp_path) == [f"{tmp_path / SUMS} lists {name!r}, which is no file of its folder."]
 
 
 @pytest.fixture

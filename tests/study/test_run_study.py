@@ -13,6 +13,7 @@ import pytest
 import torch
 from kaleido.errors import ChromeNotFoundError
 
+from revlens.checksums import SUMS, damages, listed_file
 from revlens.cli import main
 from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
@@ -48,6 +49,17 @@ def test_every_run_has_a_record_and_every_table_rows_of_every_seed(study: StudyC
     assert len(tables["failures"]) == 0
     judged = sum(len(run.marks) for run in plan(study))
     assert len(tables["behaviour"]) == judged
+
+
+def test_tasks_that_run_at_the_same_time_write_in_no_folder_twice(study: StudyConfig, studied: StudyLayout) -> None:
+    """Each would rewrite the list of the other's files."""
+    folders = {path.parent for top in ("runs", "anchors", "directions") for path in (studied.root / top).rglob("*") if path.is_file()}
+    n_seeds = len(study.experiment.seeds)
+    assert len(folders) == len(plan(study)) + n_seeds + n_seeds * len(study.directions)
+    for folder in folders:
+        assert len(list(folder.iterdir())) == 2
+        assert (folder / SUMS).read_text().count("\n") == 1
+        assert damages(folder) == []
 
 
 def test_saved_tables_are_the_tables(studied: StudyLayout, tables: StudyTables) -> None:
@@ -121,14 +133,16 @@ def test_a_missing_record_and_one_of_another_run_are_named(studied: StudyLayout,
     path, other = (studied.record(run) for run in plan(study)[:2])
     text = path.read_text()
     try:
-        path.write_text(other.read_text())
+        with listed_file(path) as partial:
+            partial.write_text(other.read_text())
         with pytest.raises(ResultsError, match="record of another run"):
             tabulate_and_save(studied.out)
         path.unlink()
         with pytest.raises(ResultsError, match=r"run `revlens study` first"):
             tabulate_and_save(studied.out)
     finally:
-        path.write_text(text)
+        with listed_file(path) as partial:
+            partial.write_text(text)
 
 
 def test_a_run_that_explodes_is_a_result_and_says_so(study: StudyConfig, studied: StudyLayout, tmp_path: Path) -> None:

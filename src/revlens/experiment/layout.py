@@ -72,5 +72,5 @@ def intact(path: Path, stage: str) -> Path:
         ResultsError: if it is missing or a byte of it has changed, naming it and the stage that makes it again.
     """
     if problem := damage(needed(path, stage)):
-        raise ResultsError(f"{problem} Delete {path} and run `revlens {stage}` (or `revlens reproduce`): it is made again.")
+        raise ResultsError(f"{problem} Delete {path} and run `revlens {stage}`: it is made again.")
     return path

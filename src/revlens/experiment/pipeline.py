@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from revlens.atomic import atomic_directory, write_json
-from revlens.checksums import seal
 from revlens.errors import ResultsError
 from revlens.experiment.causal_claims import assess_causality
 from revlens.experiment.claims import Claim, assess, save
@@ -13,6 +13,7 @@ from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout, needed
 from revlens.experiment.provenance import provenance
 from revlens.experiment.results import Results, analyse
+from revlens.experiment.tables import Tables
 
 
 def assess_all(results: Results) -> list[Claim]:
@@ -33,12 +34,16 @@ def analyse_and_save(out: Path) -> tuple[Results, list[Claim]]:
         raise ResultsError(problem)
     results = analyse(config, layout)
     claims = assess_all(results)
-    with atomic_directory(layout.results) as partial:
-        results.save(partial)
-        save(claims, partial / "claims.json")
-        write_json(partial / "provenance.json", provenance(config))
-        seal(partial)
+    save_results(layout.results, results, claims, provenance(config))
     return results, claims
+
+
+def save_results(folder: Path, tables: Tables, claims: list[Claim], made_by: dict[str, Any]) -> None:
+    """Replace a results folder by tables, claims.json and provenance.json, all of them listed."""
+    with atomic_directory(folder) as partial:
+        save(claims, partial / "claims.json")
+        write_json(partial / "provenance.json", made_by)
+        tables.save(partial)  # last: it lists the others too
 
 
 def key_problem(config: ExperimentConfig, layout: Layout) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from revlens.activations import Activations
 from revlens.activations.manifest import MANIFEST
-from revlens.checksums import listed_file
 from revlens.direction import ReversionDirection, locate, nulls, reliability
-from revlens.errors import ResultsError
 from revlens.experiment.causality import TABLES as CAUSAL_TABLES
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout, intact, needed
+from revlens.experiment.tables import Tables
 from revlens.prompts import Probes
 from revlens.trajectory import Drift, drift
 
@@ -42,14 +40,11 @@ TABLES = {
 }
 
 
-@dataclass(frozen=True)
-class Results:
+class Results(Tables):
     """The tables of one experiment, by name (see `TABLES`)."""
 
-    tables: dict[str, pd.DataFrame]
-
-    def __getitem__(self, name: str) -> pd.DataFrame:
-        return self.tables[name]
+    described = TABLES
+    verb = "analyse"
 
     def over_layers(self, column: str = "alignment", *, estimate: str = "cross-fitted") -> pd.DataFrame:
         """A column of the alignment table averaged over layers: one row per arm, seed and step, arms in their order."""
@@ -57,24 +52,6 @@ class Results:
         rows = table[table["estimate"] == estimate]
         # A missing value stays missing, so that no layer is left out silently.
         return rows.groupby(["arm", "seed", "step"], as_index=False, sort=False)[column].mean(skipna=False)
-
-    def save(self, folder: Path) -> None:
-        """Write one Parquet file per table."""
-        for name, table in self.tables.items():
-            with listed_file(folder / f"{name}.parquet") as partial:
-                table.to_parquet(partial, index=False)
-
-    @classmethod
-    def load(cls, folder: Path) -> Results:
-        """Read what `save` wrote.
-
-        Raises:
-            ResultsError: naming the first table that is missing or damaged.
-        """
-        for name in TABLES:
-            if not (folder / f"{name}.parquet").is_file():
-                raise ResultsError(f"No table {name!r} in {folder}; run `revlens analyse` first.")
-        return cls({name: pd.read_parquet(intact(folder / f"{name}.parquet", "analyse")) for name in TABLES})
 
 
 def analyse(config: ExperimentConfig, layout: Layout) -> Results:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,17 +16,22 @@ from revlens.activations import Activations
 from revlens.atomic import SCRATCH
 from revlens.checksums import SUMS, damages
 from revlens.errors import ResultsError, RevlensError
-from revlens.experiment.claims import to_records
+from revlens.experiment.claims import Claim, to_records
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout
 from revlens.experiment.pipeline import assess_all, key_problem
 from revlens.experiment.plain import to_plain
 from revlens.experiment.provenance import provenance
-from revlens.experiment.results import TABLES, Results, analyse
+from revlens.experiment.results import Results, analyse
+from revlens.experiment.tables import Tables
 from revlens.locks import LOCK
 
 #: Columns that say which row of a table it is.
-_NAMES = ("seed", "arm", "step", "layer", "pair", "component", "position", "subject", "site", "action", "direction", "draw", "split")
+_NAMES = (
+    "part", "seed", "arm", "method", "strength", "guarded", "task", "rate", "step", "layer", "pair", "component", "position", "subject",
+    "site", "action", "direction", "draw", "split", "model", "place", "source", "predictor",
+)  # fmt: skip
+_Tables = TypeVar("_Tables", bound=Tables)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Generic[_Tables]):
     """What an audit found.
 
     Attributes:
@@ -57,11 +62,12 @@ class Verification:
 
     differences: tuple[Difference, ...]
     counts: Mapping[str, int]
-    results: Results | None = None
+    results: _Tables | None = None
 
-    def and_also(self, other: Verification) -> Verification:
-        """Both together."""
-        return Verification(self.differences + other.differences, {**self.counts, **other.counts}, self.results)
+    def and_also(self, other: Verification[Any]) -> Verification[_Tables]:
+        """Both together; what both have found is said once."""
+        counts = {name: self.counts.get(name, 0) + other.counts.get(name, 0) for name in {**self.counts, **other.counts}}
+        return Verification(tuple(dict.fromkeys(self.differences + other.differences)), counts, self.results)
 
     def summary(self) -> str:
         """Counts, in a line."""
@@ -69,7 +75,7 @@ class Verification:
         return f"Compared: {compared}. Differences: {len(self.differences) or 'none'}."
 
 
-def verify(out: Path) -> Verification:
+def verify(out: Path) -> Verification[Results]:
     """Check every stored byte that has a checksum, then compute every table and claim again and compare them exactly.
 
     Nothing is written. Figures and the report are checked by `revlens.figures.verify_figures`.
@@ -84,23 +90,31 @@ def verify(out: Path) -> Verification:
     config = ExperimentConfig.load(layout.config)
     differences = [*_of_configuration(config, layout)]
     tied = not differences
-    n_files, damaged = _of_files(layout)
+    n_files, damaged = compare_files(layout.out / "runs", layout.results, layout.figures)
     differences += damaged
+    if layout.report.is_file():
+        differences += [Difference("checksum", problem) for problem in damages(layout.out)]
     n_shards, damaged = _of_activations(config, layout)
     differences += damaged
-    counts = {"files": n_files + 2, "activation folders": n_shards}
+    counts = {"files": n_files + layout.report.is_file() + 2, "activation folders": n_shards}
     if not tied:  # other code, or another experiment: its numbers would say nothing about these
         return Verification(tuple(differences), counts)
     try:
         results = analyse(config, layout)
     except RevlensError as error:
         return Verification((*differences, Difference(str(layout.results), f"cannot be computed again: {error}")), counts)
-    claims = to_records(assess_all(results))
-    differences += [difference for name in TABLES for difference in _of_table(results[name], layout.results / f"{name}.parquet")]
-    differences += _of_json({claim["key"]: claim for claim in claims}, layout.results / "claims.json")
-    differences += _of_json(json.loads(json.dumps(provenance(config))), layout.results / "provenance.json")
-    counts |= {"tables": len(TABLES), "cells": sum(results[name].size for name in TABLES), "claims": len(claims)}
-    return Verification(tuple(differences), counts, results)
+    compared = compare_results(layout.results, results, assess_all(results), provenance(config))
+    return Verification(tuple(differences), counts, results).and_also(compared)
+
+
+def compare_results(folder: Path, tables: Tables, claims: list[Claim], made_by: dict[str, Any]) -> Verification[Any]:
+    """A results folder against tables, claims and provenance that were computed again."""
+    compared = {name: tables[name] for name in tables.described}
+    differences = [d for name, table in compared.items() for d in _of_table(table, folder / f"{name}.parquet", tables.verb)]
+    differences += _of_json({claim["key"]: claim for claim in to_records(claims)}, folder / "claims.json", tables.verb)
+    differences += _of_json(json.loads(json.dumps(made_by)), folder / "provenance.json", tables.verb)
+    counts = {"tables": len(compared), "cells": sum(table.size for table in compared.values()), "claims": len(claims)}
+    return Verification(tuple(differences), counts)
 
 
 def _of_configuration(config: ExperimentConfig, layout: Layout) -> Iterator[Difference]:
@@ -110,9 +124,9 @@ def _of_configuration(config: ExperimentConfig, layout: Layout) -> Iterator[Diff
         yield Difference("key", problem)
 
 
-def _of_files(layout: Layout) -> tuple[int, list[Difference]]:
-    """The report, and every file below runs, results and figures but activations, which have checksums of their own."""
-    found = [path for top in (layout.out / "runs", layout.results, layout.figures) for path in sorted(top.rglob("*")) if path.is_file()]
+def compare_files(*tops: Path) -> tuple[int, list[Difference]]:
+    """Every file below some folders against its checksum, but activations, which have checksums of their own; and how many there are."""
+    found = [path for top in tops for path in sorted(top.rglob("*")) if path.is_file()]
     files = [path for path in found if path.parent.name != "activations" and path.name != LOCK and not _is_scratch(path)]
     differences: list[Difference] = []
     for folder in dict.fromkeys(path.parent for path in files):
@@ -124,9 +138,7 @@ def _of_files(layout: Layout) -> tuple[int, list[Difference]]:
             for path in files
             if path.parent == folder and path.name != SUMS and path.name not in names
         ]
-    if layout.report.is_file():
-        differences += [Difference("checksum", problem) for problem in damages(layout.out)]
-    return len(files) + layout.report.is_file(), differences
+    return len(files), differences
 
 
 def _is_scratch(path: Path) -> bool:
@@ -144,11 +156,11 @@ def _of_activations(config: ExperimentConfig, layout: Layout) -> tuple[int, list
     return len(folders), differences
 
 
-def _of_table(computed: pd.DataFrame, path: Path) -> Iterator[Difference]:
+def _of_table(computed: pd.DataFrame, path: Path, verb: str) -> Iterator[Difference]:
     try:
         stored = pd.read_parquet(path)
     except FileNotFoundError:
-        yield Difference(str(path), "is missing; run `revlens analyse`")
+        yield Difference(str(path), f"is missing; run `revlens {verb}`")
         return
     except (OSError, ValueError, ArrowException) as error:
         yield Difference(str(path), f"cannot be read: {error}")
@@ -176,14 +188,14 @@ def _row_name(row: pd.Series) -> str:
     return ", ".join(f"{name} {row[name]}" for name in _NAMES if name in row.index)
 
 
-def _of_json(computed: Mapping[str, Any], path: Path) -> Iterator[Difference]:
+def _of_json(computed: Mapping[str, Any], path: Path, verb: str) -> Iterator[Difference]:
     try:
         stored = json.loads(path.read_text())
         if isinstance(stored, list):  # claims
             stored = {claim["key"]: claim for claim in stored}
         stored_values, computed_values = dict(_leaves(stored)), dict(_leaves(computed))
     except FileNotFoundError:
-        yield Difference(str(path), "is missing; run `revlens analyse`")
+        yield Difference(str(path), f"is missing; run `revlens {verb}`")
         return
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield Difference(str(path), f"cannot be read: {error!r}")

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import plotly.graph_objects as go
 
 from revlens.experiment import Difference, ExperimentConfig, Layout, Results, Verification, assess_all, provenance
 from revlens.figures.export import html
 from revlens.figures.plots import drawable
 from revlens.figures.report import write_report
+from revlens.figures.study_plots import drawable_study
+from revlens.figures.study_report import write_study_report
+from revlens.study import StudyLayout, StudyTables, load_config, made_by
+from revlens.study.claims import assess_study
 
 
-def verify_figures(out: Path, results: Results | None) -> Verification:
+def verify_figures(out: Path, results: Results | None) -> Verification[Any]:
     """Draw every figure and the report again, and compare them byte for byte. Those that were never drawn are not missed.
 
     Static images and plotly.js are not drawn again: their checksums are compared by `revlens.experiment.verify`.
@@ -25,22 +33,54 @@ def verify_figures(out: Path, results: Results | None) -> Verification:
     """
     layout = Layout(out)
     if results is None:
-        return Verification((), {"figures": 0, "reports": 0})
+        return _NOTHING
+
+    def write(path: Path) -> None:
+        config = ExperimentConfig.load(layout.config)
+        write_report(path, config, results, assess_all(results), provenance(config))
+
+    return _compare(layout, {name: partial(plot, results) for name, plot in drawable(results).items()}, write, "report")
+
+
+def verify_study_figures(out: Path, tables: StudyTables | None) -> Verification[Any]:
+    """As `verify_figures`, for those of a study.
+
+    Args:
+        out: the folder of its experiment.
+        tables: recomputed; None if there are none, and nothing is compared then.
+    """
+    layout = StudyLayout(out)
+    if tables is None:
+        return _NOTHING
+
+    def write(path: Path) -> None:
+        config = load_config(layout)
+        write_study_report(path, config, tables, assess_study(config, tables), made_by(config))
+
+    return _compare(layout, {name: partial(plot, tables) for name, plot in drawable_study(tables).items()}, write, "study")
+
+
+_NOTHING: Verification[Any] = Verification((), {"figures": 0, "reports": 0})
+
+
+def _compare(
+    layout: Layout | StudyLayout, figures: Mapping[str, Callable[[], go.Figure]], write: Callable[[Path], None], verb: str
+) -> Verification[Any]:
+    """The figures and the report of a folder against what is drawn, and written, now."""
     differences: list[Difference] = []
-    figures = drawable(results) if layout.figures.is_dir() else {}
-    for name, plot in figures.items():
+    figures = figures if layout.figures.is_dir() else {}
+    for name, draw in figures.items():
         path = layout.figures / f"{name}.html"
         if not path.is_file():
-            differences.append(Difference(str(path), "is missing; run `revlens report`"))
+            differences.append(Difference(str(path), f"is missing; run `revlens {verb}`"))
             continue
-        stored, drawn = path.read_text(encoding="utf-8", errors="replace"), html(name, plot(results))
+        stored, drawn = path.read_text(encoding="utf-8", errors="replace"), html(name, draw())
         if stored != drawn:
             differences.append(Difference(str(path), _first_difference(stored, drawn)))
     if layout.report.is_file():
-        config = ExperimentConfig.load(layout.config)
         with tempfile.TemporaryDirectory() as folder:
             again = Path(folder) / "report.html"
-            write_report(again, config, results, assess_all(results), provenance(config))
+            write(again)
             stored, drawn = (path.read_text(encoding="utf-8", errors="replace") for path in (layout.report, again))
         if stored != drawn:
             differences.append(Difference(str(layout.report), _first_line(stored, drawn)))

@@ -9,6 +9,7 @@ from revlens.study.plan import PARTS as PARTS
 from revlens.study.plan import Run as Run
 from revlens.study.plan import plan as plan
 from revlens.study.run import load_config as load_config
+from revlens.study.run import made_by as made_by
 from revlens.study.run import run_study as run_study
 from revlens.study.run import tabulate_and_save as tabulate_and_save
 from revlens.study.summaries import against_baseline as against_baseline
@@ -17,3 +18,4 @@ from revlens.study.summaries import chosen_on_other_seeds as chosen_on_other_see
 from revlens.study.summaries import cumulative_reversion as cumulative_reversion
 from revlens.study.tables import STUDY_TABLES as STUDY_TABLES
 from revlens.study.tables import StudyTables as StudyTables
+from revlens.study.verify import verify_study as verify_study

@@ -13,14 +13,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import read_prompts
-from revlens.atomic import atomic_file, write_json
 from revlens.behaviour import generate, refusal_rate
 from revlens.causal import Action, Intervention
+from revlens.checksums import listed_file, write_listed_json
 from revlens.direction import ReversionDirection, nulls
 from revlens.errors import ConfigError, NonFiniteError
 from revlens.experiment import Layout
 from revlens.experiment.evaluation import evaluate
-from revlens.experiment.layout import needed
+from revlens.experiment.layout import intact
 from revlens.history import TrainingHistory
 from revlens.organism import CAPTURE_STEPS, OrganismConfig
 from revlens.runs import Material, benign_start
@@ -38,19 +38,19 @@ _ANCHOR_SPLIT = "direction"
 
 
 def carry_out(config: StudyConfig, layout: StudyLayout, run: Run, tick: Callable[[str], None]) -> None:
-    """Do one run, unless its record is there.
+    """Do one run, unless what it leaves is there.
 
     The fine-tune itself is not cached: its record is what is kept. A run whose loss or activations stop being finite leaves a
     record that says so: too strong a guard is a result of the grid.
     """
-    if layout.record(run).is_file():
+    if layout.record(run).is_file() and (not run.leaves_anchor or layout.anchor(run.seed).is_file()):
         return
     record: dict[str, Any] = {"run": asdict(run), "failed": None, "readings": [], "behaviour": [], "carried": []}
     try:
         _train(config, layout, run, record, tick)
     except NonFiniteError as error:
         record |= {"failed": str(error), "carried": []}
-    write_json(layout.record(run), record)
+    write_listed_json(layout.record(run), record)
 
 
 def _train(config: StudyConfig, layout: StudyLayout, run: Run, record: dict[str, Any], tick: Callable[[str], None]) -> None:
@@ -95,7 +95,7 @@ def _means(reading: Reading) -> dict[str, float | None]:
 def _guard(
     layout: StudyLayout, run: Run, v_rev: ReversionDirection, model: TransformerBridge, material: Material, start: TrainingHistory
 ) -> Guard | None:
-    along = v_rev if run.direction == "own" else ReversionDirection.load(layout.direction(run.seed, run.direction))
+    along = v_rev if run.direction == "own" else direction_from(layout, run.seed, run.direction)
     guard = make_guard(
         run.method,
         along,
@@ -113,9 +113,18 @@ def own_direction(layout: StudyLayout, seed: int) -> ReversionDirection:
     """v_rev of a seed, as the experiment located it.
 
     Raises:
-        ResultsError: if it has not.
+        ResultsError: if it has not, or the file is damaged.
     """
-    return ReversionDirection.load(needed(Layout(layout.out).v_rev(seed), "history"))
+    return ReversionDirection.load(intact(Layout(layout.out).v_rev(seed), "history"))
+
+
+def direction_from(layout: StudyLayout, seed: int, source: str) -> ReversionDirection:
+    """v_rev of a seed, as `locate_elsewhere` left it.
+
+    Raises:
+        ResultsError: if it has not, or the file is damaged.
+    """
+    return ReversionDirection.load(intact(layout.direction(seed, source), "study"))
 
 
 def _carried(
@@ -133,12 +142,12 @@ def _carried(
     """
     prompts = material.probes().probes[_ANCHOR_SPLIT]
     own = {name: read_prompts(model, prompts).mean(0).double() for name, model in models.items()}
-    if run.method == "baseline":
-        with atomic_file(layout.anchor(run.seed)) as partial:
+    if run.leaves_anchor:
+        with listed_file(layout.anchor(run.seed)) as partial:
             save_file({"mean": own["baseline"]}, partial)
         aligned = start.aligned.load()
         models, own = {**models, "aligned": aligned}, {**own, "aligned": read_prompts(aligned, prompts).mean(0).double()}
-    baseline = load_file(needed(layout.anchor(run.seed), "study"))["mean"]
+    baseline = load_file(intact(layout.anchor(run.seed), "study"))["mean"]
     random = nulls.isotropic_directions(_N_RANDOM, *v_rev.unit.shape, seed=run.seed)
     rows = []
     for name, model in models.items():
@@ -165,19 +174,23 @@ def locate_elsewhere(config: StudyConfig, layout: StudyLayout, seed: int, source
         ConfigError: on an unknown source.
     """
     path = layout.direction(seed, source)
-    if path.is_file():
-        return
+    if not path.is_file():
+        located = _locate(config, layout, seed, source)
+        with listed_file(path) as partial:
+            located.save(partial)
+
+
+def _locate(config: StudyConfig, layout: StudyLayout, seed: int, source: str) -> ReversionDirection:
     subject, seeds = config.subject, config.experiment.seeds
-    prompts = subject.material().probes().probes["direction"]
     if source == "other-seed":
-        own_direction(layout, seeds[(seeds.index(seed) + 1) % len(seeds)]).save(path)
-        return
+        return own_direction(layout, seeds[(seeds.index(seed) + 1) % len(seeds)])
     if source not in ("early-reference", "other-alignment"):
         raise ConfigError(f"Unknown source of v_rev {source!r}.")
+    prompts = subject.material().probes().probes["direction"]
     own, other = subject.start(seed), _halved(subject, source).start(seed)
     reference, aligned = (other.reference, own.aligned) if source == "early-reference" else (own.reference, other.aligned)
     activations: Sequence[Float[Tensor, "prompt layer d_model"]] = [read_prompts(c.load(), prompts) for c in (reference, aligned)]
-    ReversionDirection.fit(*activations, split="direction").save(path)
+    return ReversionDirection.fit(*activations, split="direction")
 
 
 def _halved(subject: OrganismConfig, source: str) -> OrganismConfig:

@@ -54,6 +54,11 @@ class Run:
         where = "" if self.direction == "own" else f"-{self.direction}"
         return f"{self.part}-seed{self.seed}-{self.task}-x{self.rate:g}-{self.method}{strength}{where}"
 
+    @property
+    def leaves_anchor(self) -> bool:
+        """Whether the grid's other runs of the seed are clamped to this one's mean activations."""
+        return self.part == "grid" and self.method == "baseline"
+
     def subject(self, subject: OrganismConfig) -> OrganismConfig:
         """The experiment's subject with this run's task and learning rate; its start is the same."""
         assert subject.benign is not None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from revlens.atomic import write_json, write_text
+from revlens.checksums import write_listed_json
 from revlens.errors import ResultsError
 from revlens.experiment import Claim, provenance
-from revlens.experiment.claims import save as save_claims
 from revlens.experiment.config import CONFIG_TYPES
-from revlens.experiment.layout import needed
+from revlens.experiment.layout import intact
+from revlens.experiment.pipeline import save_results
 from revlens.experiment.plain import read_plain, to_plain
 from revlens.experiment.run import default_backend, prepare, progress_bars
 from revlens.experiment.stages import n_ticks, run_start
@@ -44,10 +44,9 @@ def run_study(
     """
     prepare(config.experiment, out)
     layout = StudyLayout(out)
-    described = json.dumps(to_plain(config), indent=2) + "\n"
     if not layout.config.is_file():
-        write_text(layout.config, described)
-    elif layout.config.read_text() != described:
+        write_listed_json(layout.config, to_plain(config))
+    elif load_config(layout) != config:
         raise ResultsError(f"{layout.root} holds a study with another configuration; delete it, or choose another --out.")
     with progress_bars(_totals(config), console) as on_tick:
         run_tasks(
@@ -61,7 +60,7 @@ def _tasks(config: StudyConfig, layout: StudyLayout, resources: Resources) -> li
     """Starts, then the grid's baselines and directions from elsewhere, then every other run."""
     seeds, runs = config.experiment.seeds, plan(config)
     starts = [Task(f"seed {seed}", run_start, (("history",), config.experiment, layout.out, seed), resources=resources) for seed in seeds]
-    baselines = {run.seed: run for run in runs if run.part == "grid" and run.method == "baseline"}
+    baselines = {run.seed: run for run in runs if run.leaves_anchor}
     located = [
         Task(
             f"v_rev of seed {seed}, {source}",
@@ -77,8 +76,8 @@ def _tasks(config: StudyConfig, layout: StudyLayout, resources: Resources) -> li
     def after(run: Run) -> tuple[str, ...]:
         if run.direction != "own":
             return (f"v_rev of seed {run.seed}, {run.direction}",)
-        if run.part == "grid" and run != baselines[run.seed]:
-            return (baselines[run.seed].name,)  # it leaves the anchor
+        if run.part == "grid" and not run.leaves_anchor:
+            return (baselines[run.seed].name,)
         return (f"seed {run.seed}",)
 
     carried_out = [Task(run.name, carry_out, (config, layout, run), after=after(run), resources=resources) for run in runs]
@@ -97,22 +96,25 @@ def tabulate_and_save(out: Path) -> tuple[StudyConfig, StudyTables, list[Claim]]
     """Write the tables, claims.json and provenance.json of a study whose runs have all been carried out.
 
     Raises:
-        ResultsError: if the folder holds no study, or a run is missing.
+        ResultsError: if the folder holds no study, a run is missing, or a file is damaged.
     """
     layout = StudyLayout(out)
     config = load_config(layout)
     tables = tabulate(config, layout)
     claims = assess_study(config, tables)
-    tables.save(layout.results)
-    save_claims(claims, layout.results / "claims.json")
-    write_json(layout.results / "provenance.json", provenance(config.experiment) | {"study": to_plain(config)})
+    save_results(layout.results, tables, claims, made_by(config))
     return config, tables, claims
+
+
+def made_by(config: StudyConfig) -> dict[str, Any]:
+    """The provenance of a study: that of its experiment, and its own configuration."""
+    return provenance(config.experiment) | {"study": to_plain(config)}
 
 
 def load_config(layout: StudyLayout) -> StudyConfig:
     """The configuration of the study in a folder.
 
     Raises:
-        ResultsError: if there is none, or it is no study of this version of revlens.
+        ResultsError: if there is none, it is damaged, or it is no study of this version of revlens.
     """
-    return read_plain(needed(layout.config, "study"), StudyConfig, (StudyConfig, *CONFIG_TYPES), "study")
+    return read_plain(intact(layout.config, "study"), StudyConfig, (StudyConfig, *CONFIG_TYPES), "study")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from revlens.atomic import atomic_file
-from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
-from revlens.experiment.layout import needed
-from revlens.study.carry_out import own_direction
+from revlens.experiment.layout import intact
+from revlens.experiment.plain import to_plain
+from revlens.experiment.tables import Tables
+from revlens.study.carry_out import direction_from, own_direction
 from revlens.study.config import StudyConfig
 from revlens.study.foresight import foreseen
 from revlens.study.layout import StudyLayout
@@ -32,49 +31,31 @@ STUDY_TABLES = {
 RUN_COLUMNS = ["part", "seed", "method", "strength", "guarded", "task", "rate", "direction"]
 
 
-@dataclass(frozen=True)
-class StudyTables:
+class StudyTables(Tables):
     """The tables of one study, by name (see `STUDY_TABLES`)."""
 
-    tables: dict[str, pd.DataFrame]
-
-    def __getitem__(self, name: str) -> pd.DataFrame:
-        return self.tables[name]
+    described = STUDY_TABLES
+    verb = "study"
 
     def part(self, name: str, part: str) -> pd.DataFrame:
         """The rows of a table that belong to one part of the study, see `revlens.study.plan.PARTS`."""
         table = self[name]
         return table[table["part"] == part]
 
-    def save(self, folder: Path) -> None:
-        """Write one Parquet file per table."""
-        for name, table in self.tables.items():
-            with atomic_file(folder / f"{name}.parquet") as partial:
-                table.to_parquet(partial, index=False)
-
-    @classmethod
-    def load(cls, folder: Path) -> StudyTables:
-        """Read what `save` wrote.
-
-        Raises:
-            ResultsError: naming the first missing table.
-        """
-        return cls({name: pd.read_parquet(needed(folder / f"{name}.parquet", "study")) for name in STUDY_TABLES})
-
 
 def tabulate(config: StudyConfig, layout: StudyLayout) -> StudyTables:
     """All tables, from the records that the runs left.
 
     Raises:
-        ResultsError: if a run has no record, or one of another run.
+        ResultsError: if a run has no record, or one of another run, or a file is damaged.
     """
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in STUDY_TABLES}
     for run in plan(config):
-        path = needed(layout.record(run), "study")
+        path = intact(layout.record(run), "study")
         record = json.loads(path.read_text())
-        about = {column: record["run"].get(column) for column in RUN_COLUMNS}
-        if about != {column: getattr(run, column) for column in RUN_COLUMNS}:
+        if record["run"] != to_plain(asdict(run)):
             raise ResultsError(f"{path} is the record of another run; delete it and run `revlens study` again.")
+        about = {column: record["run"][column] for column in RUN_COLUMNS}
         readings = {reading["step"]: reading for reading in record["readings"]}
         rows["readings"] += [about | reading for reading in record["readings"]]
         rows["behaviour"] += [about | readings[measured["step"]] | measured for measured in record["behaviour"]]
@@ -84,8 +65,7 @@ def tabulate(config: StudyConfig, layout: StudyLayout) -> StudyTables:
     for seed in config.experiment.seeds:
         own = own_direction(layout, seed)
         for source in config.directions:
-            other = ReversionDirection.load(needed(layout.direction(seed, source), "study"))
-            cosines = (own.unit * other.unit).sum(-1).tolist()
+            cosines = (own.unit * direction_from(layout, seed, source).unit).sum(-1).tolist()
             rows["directions"] += [
                 {"seed": seed, "source": source, "layer": layer, "cosine": cosine}
                 for layer, cosine in zip(own.layers, cosines, strict=True)
