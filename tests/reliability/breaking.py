@@ -1,4 +1,4 @@
-"""An experiment in a forked process that can be killed at any moment, and what it has left on disk."""
+"""Work in a forked process that can be killed at any moment, with its workers or without, and what it has left on disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import mmap
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,15 +17,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import plotly.io as pio
+import psutil
 import pytest
 from kaleido.errors import ChromeNotFoundError
+from tqdm import tqdm
 
 from conftest import TINY
 from revlens import cli
+from revlens.activations import Activations, capture
+from revlens.activations.manifest import MANIFEST
+from revlens.atomic import SCRATCH
+from revlens.checksums import SUMS, write_listed_json
+from revlens.errors import ResultsError
 from revlens.experiment import ExperimentConfig
+from revlens.experiment.plain import to_plain
 from revlens.experiment.run import prepare
+from revlens.history import TrainingHistory
 from revlens.locks import LOCK
-from revlens.sweeps import InThisProcess, OnTick
+from revlens.prompts import Probes
+from revlens.runs import BenignRun
+from revlens.study import StudyConfig, StudyLayout
+from revlens.sweeps import Backend, InThisProcess, OnTick
 from revlens.sweeps.backend import Workers
 from revlens.sweeps.worker import prepare_process
 
@@ -40,6 +53,13 @@ SMALL = ExperimentConfig(
         alignment=replace(TINY.alignment, steps=3),
     ),
     seeds=(0,), arms=("baseline", "block"), steps=(1, 3), reply_tokens=2, n_null_draws=50, n_controls=1,
+)  # fmt: skip
+
+#: Every part of a study of it, with few runs.
+SMALL_STUDY = StudyConfig(
+    SMALL,
+    grid={"baseline": (None,), "block": (5.0,)}, lasting={"baseline": None}, released={"block": 5.0}, long_steps=5, released_steps=4,
+    tasks=TINY.tasks[:1], rates=(1.0,), directions=("other-alignment",),
 )  # fmt: skip
 
 
@@ -62,9 +82,10 @@ class Spot:
 
 @dataclass(frozen=True)
 class Telling:
-    """Runs tasks here and tells from which stage it has heard last."""
+    """Runs tasks as another backend does, and tells from which stage it has heard last."""
 
     spot: Spot
+    backend: Backend
 
     @contextmanager
     def open(self, n_tasks: int, on_tick: OnTick) -> Iterator[Workers]:
@@ -72,13 +93,13 @@ class Telling:
             self.spot.set(label)
             on_tick(label, n)
 
-        with InThisProcess().open(n_tasks, tell) as queue:
-            yield queue
+        with self.backend.open(n_tasks, tell) as workers:
+            yield workers
 
 
 @dataclass(frozen=True)
 class Child:
-    """A forked process."""
+    """A forked process. It leads a process group, to which its workers belong."""
 
     pid: int
     errors: int
@@ -93,14 +114,54 @@ class Child:
             time.sleep(0.002)
         return None
 
-    def kill(self) -> None:
+    def kill(self) -> int:
+        """Kill -9 the whole group. The exit status tells whether it came before the process's own end."""
+        workers = self.workers()
+        os.killpg(self.pid, signal.SIGKILL)
+        return self._buried(workers)
+
+    def kill_alone(self) -> int:
+        """Kill -9 the process and leave its workers to themselves, as `kill` otherwise."""
         os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        return self._buried([])
+
+    def _buried(self, workers: list[psutil.Process]) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        wait_for_end(workers)
+        os.close(self.errors)
+        return os.waitstatus_to_exitcode(status)
+
+    def workers(self) -> list[psutil.Process]:
+        """Its worker processes: started anew by multiprocessing, which names them so."""
+        return [child for child in psutil.Process(self.pid).children() if any("spawn_main" in word for word in _command(child))]
 
     def error(self) -> str:
         """What an ended process wrote to its standard error."""
         with os.fdopen(self.errors, "rb") as stream:
             return stream.read().decode()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended
+        return []
+
+
+def wait_for_end(processes: list[psutil.Process], seconds: float = 60.0) -> None:
+    """Wait for processes that may be somebody else's children."""
+    end = time.monotonic() + seconds
+    while running := [process for process in processes if is_running(process)]:
+        assert time.monotonic() < end, f"{running} go on"
+        time.sleep(0.01)
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Not even waiting to be taken leave of."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def fork(action: Callable[[], int]) -> Child:
@@ -109,12 +170,16 @@ def fork(action: Callable[[], int]) -> Child:
     pid = os.fork()
     if pid:
         os.close(writing)
+        while os.getpgid(pid) != pid:
+            time.sleep(0.001)
         return Child(pid, reading)
     status = 70
     try:
+        os.setsid()  # of its own: in ours, the kernel would hang up on workers that stand still when it dies
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(writing, 2)
         os.environ["COLUMNS"] = "1000"
+        tqdm.set_lock(threading.RLock())  # ours is shared between processes, and one that is killed might hold it
         import sys
 
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -124,18 +189,51 @@ def fork(action: Callable[[], int]) -> Child:
         os._exit(status)
 
 
-@contextmanager
-def forkable(cache: Path, spot: Spot) -> Iterator[None]:
-    """Experiments run in the process that is asked to, without a Chromium, with this cache."""
-    run_module = importlib.import_module("revlens.experiment.run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REVLENS_CACHE", str(cache))
-        patch.setenv("TOKENIZERS_PARALLELISM", "false")
-        patch.setattr(pio, "write_images", no_chromium)
-        patch.setattr(run_module, "default_backend", lambda config, n_workers=None: Telling(spot))
-        for name in ("_analyse", "_report"):
-            patch.setattr(cli, name, _told(spot, name[1:], getattr(cli, name)))
-        yield
+@dataclass(frozen=True)
+class Bench:
+    """Work that is started and killed, and the folder of all that it writes: an output in ``out``, a cache in ``cache``.
+
+    Manifests name the cache's path, so all runs share the folder.
+
+    Attributes:
+        folder: made before the first start.
+        lay: puts there what the work begins with.
+        work: what is started, and started again after a kill; gives the exit status, and tells the spot where it is.
+        spot: where the work is.
+    """
+
+    folder: Path
+    lay: Callable[[Path], object]
+    work: Callable[[Path, Spot], int]
+    spot: Spot = field(default_factory=Spot)
+
+    def start(self) -> Child:
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            self.lay(self.folder)
+        self.spot.set("start")
+        return fork(lambda: self.work(self.folder, self.spot))
+
+
+def commanded(folder: Path, verb: str, backend: Backend) -> Bench:
+    """`revlens reproduce` or `revlens study`, without a Chromium, with tasks on this backend."""
+
+    def lay(folder: Path) -> None:
+        prepare(SMALL, folder / "out")
+        if verb == "study":
+            write_listed_json(StudyLayout(folder / "out").config, to_plain(SMALL_STUDY))
+
+    def work(folder: Path, spot: Spot) -> int:
+        prepare_process(1)
+        run_module = importlib.import_module("revlens.experiment.run")
+        with with_cache(folder) as patch:
+            patch.setattr(pio, "write_images", no_chromium)
+            patch.setattr(run_module, "default_backend", lambda config, n_workers=None: Telling(spot, backend))
+            for name in ("_analyse", "_report"):
+                patch.setattr(cli, name, _told(spot, name[1:], getattr(cli, name)))
+            return cli.main([verb, "--out", str(folder / "out")])
+
+    return Bench(folder, lay, work)
 
 
 def _told(spot: Spot, label: str, verb: Callable[..., None]) -> Callable[..., None]:
@@ -146,6 +244,40 @@ def _told(spot: Spot, label: str, verb: Callable[..., None]) -> Callable[..., No
     return tell
 
 
+def capturing(folder: Path, history: TrainingHistory, probes: Probes) -> Bench:
+    """A capture of every token of two splits, three prompts a shard."""
+
+    def work(folder: Path, spot: Spot) -> int:
+        prepare_process(1)
+        capture(history, probes, folder / "out", positions="all", splits=("direction", "drift"), shard_prompts=3, on_checkpoint=spot.set)
+        return 0
+
+    return Bench(folder, lambda folder: None, work)
+
+
+def finetuning(folder: Path) -> Bench:
+    """A benign fine-tune that saves every update, of a start that is there."""
+    run, start = BenignRun(SMALL.subject, seed=0, steps=(1, 2, 3, 4, 5)), folder.with_name(f"{folder.name}-start")
+    with with_cache(start):
+        SMALL.subject.start(0)
+
+    def work(folder: Path, spot: Spot) -> int:
+        prepare_process(1)
+        with with_cache(folder):
+            run.train(on_step=lambda step: spot.set("updates"))
+        return 0
+
+    return Bench(folder, lambda folder: shutil.copytree(start, folder, dirs_exist_ok=True), work)
+
+
+@contextmanager
+def with_cache(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REVLENS_CACHE", str(folder / "cache"))
+        patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        yield patch
+
+
 def contents(folder: Path) -> dict[str, str]:
     """SHA-256 of every file, scratch and hidden ones too, but for locks, which a kill leaves and which mean nothing by themselves."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
@@ -153,45 +285,61 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The folder of an output and its cache, and where a forked process is. Manifests name the cache's path, so all runs share it."""
-
-    folder: Path
-    spot: Spot
-
-    def start(self) -> Child:
-        """`revlens reproduce`."""
-        if not self.folder.exists():
-            prepare(SMALL, self.folder / "out")
-        with forkable(self.folder / "cache", self.spot):
-            return fork(lambda: _reproduce(self.folder / "out"))
-
-
-def _reproduce(out: Path) -> int:
-    prepare_process(1)
-    return cli.main(["reproduce", "--out", str(out)])
-
-
-@dataclass(frozen=True)
 class Unbroken:
-    """What a run leaves that nobody interrupts, and how long it takes in seconds."""
+    """What work leaves that nobody interrupts, and how long it takes in seconds."""
 
     bench: Bench
-    path: Path
-    out: dict[str, str]
-    cache: dict[str, str]
+    finished: Path
+    contents: dict[str, str]
     seconds: float
 
+    @property
+    def path(self) -> Path:
+        """The finished output."""
+        return self.finished / "out"
 
-@functools.cache
-def unbroken_run(base: Path) -> Unbroken:
-    """Run once in a session; tests copy what they change."""
-    bench, start = Bench(base / "reliability" / "experiment", Spot()), time.monotonic()
+    def check_half_done(self) -> None:
+        """Whatever lies in the bench's folder under a name of its own is whole, and says no more than is there."""
+        folder = self.bench.folder
+        for name, digest in contents(folder).items():
+            path = folder / name
+            if any(part.startswith(SCRATCH) for part in Path(name).parts):
+                continue
+            if path.name == SUMS:  # grows
+                assert set(path.read_text().splitlines()) <= set((self.finished / name).read_text().splitlines())
+            elif path.name == MANIFEST:  # grows
+                check_store(path.parent, Activations.open((self.finished / name).parent))
+            else:
+                assert digest == self.contents[name], name
+
+
+def check_store(root: Path, whole: Activations) -> None:
+    """A store says what it lacks and refuses to read that; the rest is what it should be."""
+    store = Activations.open(root)
+    missing = store.missing()
+    for checkpoint in store.checkpoints:
+        for shard in store.manifest.shards_of(checkpoint):
+            held = store.manifest.prompts_of(shard)
+            prompts = slice(held.start, held.stop)
+            if root / shard.file in missing:
+                with pytest.raises(ResultsError, match="was not captured yet"):
+                    store.at(checkpoint, shard.split, prompts=prompts)
+            else:
+                assert store.at(checkpoint, shard.split, prompts=prompts).equal(whole.at(checkpoint, shard.split, prompts=prompts))
+
+
+def unbroken(bench: Bench) -> Unbroken:
+    """Do a bench's work once, and keep what it leaves beside the bench's folder, which is free again."""
+    start = time.monotonic()
     child = bench.start()
     assert child.wait() == 0, child.error()
     seconds = time.monotonic() - start
-    left = contents(bench.folder / "out"), contents(bench.folder / "cache")
-    finished = bench.folder.parent / "finished"
-    (bench.folder / "out").rename(finished)
-    shutil.rmtree(bench.folder)
-    return Unbroken(bench, finished, *left, seconds)
+    finished = bench.folder.with_name(f"{bench.folder.name}-finished")
+    bench.folder.rename(finished)
+    return Unbroken(bench, finished, contents(finished), seconds)
+
+
+@functools.cache
+def unbroken_run(base: Path, verb: str = "reproduce") -> Unbroken:
+    """`revlens reproduce` or `revlens study`, run once in a session; tests copy what they change."""
+    return unbroken(commanded(base / "reliability" / verb, verb, InThisProcess()))

@@ -1,48 +1,147 @@
-"""Killed at random moments and started again, an experiment ends with the files of one that was never interrupted."""
+"""Killed at random moments and started again, work ends with the files of work that was never interrupted."""
 
 from __future__ import annotations
 
 import random
 import shutil
+import signal
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from breaking import Unbroken, contents, unbroken_run
+from breaking import Child, Unbroken, capturing, commanded, contents, finetuning, is_running, unbroken, unbroken_run, wait_for_end
+
+from revlens.sweeps import Processes
+
+
+class Kind(NamedTuple):
+    """Kills of a kind of work in the ordinary tests and in the slow ones, and what the latter must hit: whom, or what it was at."""
+
+    few: int
+    many: int
+    hit: set[str]
+
+
+KINDS = {
+    "reproduce": Kind(4, 60, {"history", "finetune", "capture", "behaviour", "causal"}),
+    "study": Kind(2, 24, {"grid"}),
+    "capture": Kind(4, 30, {"reference", "aligned", "step-1"}),
+    "finetune": Kind(4, 30, {"start", "updates"}),
+    "sweep": Kind(1, 16, {"everything", "a worker", "all but workers"}),
+}
+
+
+@dataclass
+class Killer:
+    """Kills work at random moments, and starts it again.
+
+    A blow hits a process at work. It gives the process that is at work after it; None if that has ended, as it should.
+
+    Attributes:
+        work: what it should end up as.
+        moments: chooses when and whom.
+        fell: kills, by what was killed and what the work was heard to be at.
+    """
+
+    work: Unbroken
+    moments: random.Random
+    fell: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def kill(self, n: int, blows: Iterator[Callable[[Child], Child | None]]) -> None:
+        """So many kills, with new work after each that ended; whatever ends has left the same files."""
+        folder = self.work.bench.folder
+        while self.fell.total() < n:
+            child: Child | None = self.work.bench.start()
+            while child is not None:
+                status = child.wait(self.moment() if self.fell.total() < n else 600)
+                if status is None:
+                    child = next(blows)(child)
+                else:
+                    assert status == 0, child.error()
+                    child = None
+            assert contents(folder) == self.work.contents
+            shutil.rmtree(folder)
+
+    def moment(self) -> float:
+        return self.moments.uniform(0, self.work.seconds)
+
+    def everything(self, child: Child) -> Child:
+        """Kill the process and its workers, and give the same command again."""
+        where = self.work.bench.spot.get()
+        if child.kill() == -signal.SIGKILL:  # else it had ended in the meantime
+            self.fell["everything", where] += 1
+        self.work.check_half_done()
+        return self.work.bench.start()
+
+    def a_worker(self, child: Child) -> Child | None:
+        """Kill one of its workers: the sweep goes on by itself, and ends."""
+        workers = [worker for worker in child.workers() if is_running(worker)]
+        if not workers:
+            return child
+        where = self.work.bench.spot.get()
+        self.moments.choice(workers).kill()
+        self.fell["a worker", where] += 1
+        assert child.wait() == 0, child.error()
+        return None
+
+    def all_but_workers(self, child: Child) -> Child | None:
+        """Kill the process alone. Its workers stand still, and go on when its successor is at work: they end, and do no harm."""
+        where, workers = self.work.bench.spot.get(), [worker for worker in child.workers() if is_running(worker)]
+        try:
+            for worker in workers:
+                worker.suspend()
+            if child.kill_alone() == -signal.SIGKILL:
+                self.fell["all but workers" if workers else "everything", where] += 1
+            self.work.check_half_done()
+            successor = self.work.bench.start()
+            status = successor.wait(self.moment())
+        finally:
+            for worker in workers:
+                worker.resume()
+        wait_for_end(workers)
+        if status is None:
+            status = successor.wait()
+        if status == 0:
+            return None
+        assert "Another revlens process" in successor.error()  # it came upon a lock of theirs, and did not wait
+        return self.work.bench.start()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
-    return unbroken_run(tmp_path_factory.getbasetemp())
+def killer(kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Killer:
+    base = tmp_path_factory.getbasetemp()
+    match kind:
+        case "capture":
+            history, probes = request.getfixturevalue("history"), request.getfixturevalue("probes")
+            work = unbroken(capturing(tmp_path / kind, history, probes))
+        case "finetune":
+            work = unbroken(finetuning(tmp_path / kind))
+        case "sweep":  # the same work, so the same files; workers take about as long to start as they work
+            alone = unbroken_run(base, "reproduce")
+            work = replace(alone, bench=commanded(alone.bench.folder, "reproduce", Processes(2)), seconds=2 * alone.seconds)
+        case _:
+            work = unbroken_run(base, kind)
+    return Killer(work, random.Random(kind))
 
 
-def kill_and_resume(unbroken: Unbroken, n_kills: int, seed: int) -> Counter[str]:
-    """Start, kill and start again, with a new experiment after each that ended; where the kills fell, by the stage last heard from."""
-    bench, moments, fell = unbroken.bench, random.Random(seed), Counter[str]()
-    while fell.total() < n_kills:
-        ended = False
-        while not ended:
-            bench.spot.set("start")
-            child = bench.start()
-            # The last attempt of all is not killed.
-            status = child.wait(moments.uniform(0, unbroken.seconds) if fell.total() < n_kills else 600)
-            if status is None:
-                child.kill()
-                fell[bench.spot.get()] += 1
-            else:
-                assert status == 0, child.error()
-                ended = True
-        assert contents(bench.folder / "out") == unbroken.out
-        assert contents(bench.folder / "cache") == unbroken.cache
-        shutil.rmtree(bench.folder)
-    return fell
-
-
-def test_a_handful_of_kills_leaves_the_same_files(unbroken: Unbroken) -> None:
-    assert kill_and_resume(unbroken, 4, seed=0).total() == 4
+def test_a_handful_of_kills_leaves_the_same_files(kind: str, killer: Killer) -> None:
+    killer.kill(KINDS[kind].few, cycle([killer.all_but_workers, killer.a_worker] if kind == "sweep" else [killer.everything]))
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_leave_the_same_files(unbroken: Unbroken) -> None:
-    fell = kill_and_resume(unbroken, 120, seed=1)
-    print(f"{fell.total()} kills survived: {dict(fell)}")
-    assert {"history", "finetune", "capture", "behaviour", "causal"} <= fell.keys()
+def test_a_hundred_and_fifty_kills_leave_the_same_files(kind: str, killer: Killer) -> None:
+    blows = [killer.everything, killer.a_worker, killer.everything, killer.all_but_workers]
+    killer.kill(KINDS[kind].many, cycle(blows if kind == "sweep" else [killer.everything]))
+    print(
+        f"{kind}: {killer.fell.total()} kills survived: " + ", ".join(f"{whom} at {where}: {n}" for (whom, where), n in killer.fell.items())
+    )
+    assert KINDS[kind].hit <= {name for names in killer.fell for name in names}

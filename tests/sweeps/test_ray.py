@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import sweep_tasks
+from conftest import TINY, TINY_EXPERIMENT
 from revlens.atomic import SCRATCH
 from revlens.errors import ConfigError, DataError
+from revlens.experiment.run import run
+from revlens.locks import LOCK
 from revlens.sweeps import InThisProcess, RayCluster, Resources, Task, run_tasks
 
 ray = pytest.importorskip("ray")
+
+#: A seed with two arms, of an organism that has learned next to nothing.
+EXPERIMENT = replace(
+    TINY_EXPERIMENT,
+    subject=replace(
+        TINY, model=replace(TINY.model, n_layers=2), helpful=replace(TINY.helpful, steps=6), alignment=replace(TINY.alignment, steps=3)
+    ),
+    seeds=(0,), arms=("baseline", "block"), reply_tokens=2,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,6 +66,23 @@ def test_a_failure_ends_what_is_running_and_leaves_nothing_that_looks_finished(t
         run_tasks(tasks, on=RayCluster())
     assert caught.value.__notes__ == ["In task 'fails'."]
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(SCRATCH)] == []
+
+
+def test_an_experiment_on_ray_leaves_the_files_of_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("REVLENS_CACHE", str(cache))
+    ray = RayCluster(shared=(tmp_path,), environment={"REVLENS_CACHE": str(cache)})
+    left = []
+    for backend in (InThisProcess(), ray):
+        run(EXPERIMENT, tmp_path / "out", on=backend, console=Console(quiet=True))
+        files = [path for top in ("out", "cache") for path in (tmp_path / top).rglob("*") if path.is_file() and path.name != LOCK]
+        left.append({str(path.relative_to(tmp_path)): path.read_bytes() for path in files})
+        for top in ("out", "cache"):  # both have the same paths, which manifests name
+            shutil.rmtree(tmp_path / top)
+    assert left[0].keys() == left[1].keys()
+    assert [name for name in left[0] if left[0][name] != left[1][name]] == []
+    assert {"key", "losses.json", "behaviour.json"} <= {Path(name).name for name in left[0]}
 
 
 def test_the_environment_and_threads_of_a_task_are_set(tmp_path: Path) -> None:
