@@ -101,8 +101,10 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
     """Token ids of each user message in the tokenizer's own chat format, ending where the answer begins.
 
     Raises:
-        ConfigError: if the tokenizer has no chat template, or its template fails or writes nothing.
+        ConfigError: if there is no prompt, or the tokenizer has no chat template, or its template fails or writes nothing.
     """
+    if not prompts:
+        raise ConfigError("No prompts to encode; give at least one.")
     if tokenizer.chat_template is None:
         raise ConfigError(
             "The tokenizer has no chat template, so there is no last prompt token to read. "

@@ -70,5 +70,5 @@ def test_a_template_that_fails_or_writes_nothing_is_an_error(template: str, toke
 
 def test_no_prompts_are_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="No prompts"):
         encode_prompts(tokenizer, [])

@@ -340,6 +340,6 @@ def unbroken(bench: Bench) -> Unbroken:
 
 
 @functools.cache
-def unbroken_run(base: Path, verb: str = "reproduce") -> Unbroken:
+def unbroken_run(base: Path, verb: str) -> Unbroken:
     """`revlens reproduce` or `revlens study`, run once in a session; tests copy what they change."""
     return unbroken(commanded(base / "reliability" / verb, verb, InThisProcess()))

@@ -31,7 +31,7 @@ from revlens.sweeps import InThisProcess
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole output, with results, figures and report."""
-    return unbroken_run(tmp_path_factory.getbasetemp()).path
+    return unbroken_run(tmp_path_factory.getbasetemp(), "reproduce").path
 
 
 @pytest.fixture
