@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from revlens.atomic import naming, remove_scratch
-from revlens.errors import StorageError
+from revlens.errors import ConfigError, StorageError
 
 #: The file that is locked, in the folder itself; it goes when its process ends, unless by a kill.
 LOCK = ".lock"
@@ -32,7 +32,14 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         StorageError: if another process is writing there, naming it; also if the folder cannot be written to.
+        ConfigError: if it would wait for a process that was launched together with this one, and which waits for this one in training.
     """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if wait and launched > 1:
+        raise ConfigError(
+            f"{launched} processes were launched together, and one at a time may write in {folder}: they would wait for one another. "
+            "Make it by one process; accelerate launch is for scripts that call revlens.training.finetune, see docs/scaling.md."
+        )
     with naming(folder):
         made = not folder.exists()
         descriptor = _acquire(folder, wait)

@@ -51,6 +51,6 @@ def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
             path.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return (
-            f"No static images: kaleido needs a Chromium ({reason}). Install one, then run `revlens report`; the HTML figures are complete."
+            f"No static images: kaleido needs a Chromium ({reason}). Install one and give the command again; the HTML figures are complete."
         )
     return None
