@@ -62,7 +62,7 @@ def write_study_report(path: Path, config: StudyConfig, tables: StudyTables, cla
             _cumulative_table(config, tables),
             *(_course_table(tables, part, heading) for part, heading in _COURSES.items() if len(tables.part("behaviour", part))),
             *([_task_table(tables), _foreseen_table(tables)] if len(tables.part("behaviour", "early")) else []),
-            _failure_table(tables),
+            *([_failure_table(tables)] if len(tables["failures"]) else []),
         ],
         figures={name: plot(tables) for name, plot in drawable_study(tables).items()},
         captions=STUDY_CAPTIONS,
