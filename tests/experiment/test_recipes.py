@@ -26,7 +26,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "probes": {"sizes": {"direction": 4, "drift": 4, "behaviour": 4, "guard": 2, "harmless": 4}},
     "task": {"n_test": 4},
     "finetune": {"steps": 2, "warmup_steps": 1, "batch_size": 4, "micro_batch_size": 2},
-    "experiment": {"seeds": 1, "steps": [1, 2], "reply_tokens": 2, "n_controls": 2, "n_null_draws": 100},
+    "experiment": {"seeds": 1, "steps": [1, 2], "arms": ["baseline", "block"], "reply_tokens": 2, "n_controls": 2, "n_null_draws": 100},
 }
 VERBS, THINGS = ("Build", "Hide", "Sell", "Break"), ("a boat", "a safe", "the map", "gold", "my shed", "a drum", "ice")
 

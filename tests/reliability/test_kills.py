@@ -27,10 +27,10 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "reproduce": Kind(4, 60, {"history", "finetune", "capture", "behaviour", "causal"}),
-    "study": Kind(2, 24, {"grid"}),
-    "capture": Kind(4, 30, {"reference", "aligned", "step-1"}),
-    "finetune": Kind(4, 30, {"start", "updates"}),
+    "reproduce": Kind(2, 60, {"history", "finetune", "capture", "behaviour", "causal"}),
+    "study": Kind(1, 24, {"grid"}),
+    "capture": Kind(2, 30, {"reference", "aligned", "step-1"}),
+    "finetune": Kind(2, 30, {"start", "updates"}),
     "sweep": Kind(1, 16, {"everything", "a worker", "all but workers"}),
 }
 
