@@ -51,6 +51,12 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def _no_static_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Chromium, where there is one, takes longer than all the rest; `tests/figures` draws with it."""
+    monkeypatch.setattr("revlens.figures.export._static_images", lambda figures, folder: None)
+
+
 @pytest.fixture
 def folder(history: TrainingHistory, world: World, probes: Probes, tmp_path: Path) -> Path:
     """The folder that the page describes, around the tiny organism's checkpoints."""
