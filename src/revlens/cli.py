@@ -166,7 +166,7 @@ def _where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]
 def _study(args: argparse.Namespace, console: Console) -> None:
     from revlens.checksums import listed_file
     from revlens.figures import draw, drawable_study, write_study_report
-    from revlens.study import StudyConfig, StudyLayout, load_config, run_study, tabulate_and_save
+    from revlens.study import StudyConfig, StudyLayout, load_config, made_by, run_study, tabulate_and_save
 
     experiment, layout = _config(args), StudyLayout(args.out)
     if layout.config.is_file() and not args.quick:
@@ -177,9 +177,8 @@ def _study(args: argparse.Namespace, console: Console) -> None:
     with console.status("tabulating and drawing"):
         config, tables, claims = tabulate_and_save(args.out)
         problem = draw({name: plot(tables) for name, plot in drawable_study(tables).items()}, layout.figures)
-        provenance = json.loads((layout.results / "provenance.json").read_text())
         with listed_file(layout.report) as partial:
-            write_study_report(partial, config, tables, claims, provenance)
+            write_study_report(partial, config, tables, claims, made_by(config))
     _print_claims(claims, console)
     if problem:
         console.print(problem, markup=False)

@@ -22,6 +22,11 @@ LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+def n_launched() -> int:
+    """How many processes were launched together with this one (by ``accelerate launch`` or ``torchrun``), itself included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Write in a folder, which is made if need be, as the only process; what killed ones left unfinished there is removed first.
@@ -34,10 +39,9 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
         StorageError: if another process is writing there, naming it; also if the folder cannot be written to.
         ConfigError: if it would wait for a process that was launched together with this one, and which waits for this one in training.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if wait and launched > 1:
+    if wait and n_launched() > 1:
         raise ConfigError(
-            f"{launched} processes were launched together, and one at a time may write in {folder}: they would wait for one another. "
+            f"{n_launched()} processes were launched together, and one at a time may write in {folder}: they would wait for one another. "
             "Make it by one process; accelerate launch is for scripts that call revlens.training.finetune, see docs/scaling.md."
         )
     with naming(folder):

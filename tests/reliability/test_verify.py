@@ -79,26 +79,31 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
+def falsify(layout: Layout | StudyLayout, *, gone: str, figure: str) -> str:
+    """Change the first claim, a figure and the report, take a table away, and make all checksums right; gives the claim's key."""
+    claims = json.loads((layout.results / "claims.json").read_text())
+    claims[0]["estimate"]["value"], claims[0]["verdict"] = 0.43, "supported"
+    write_text(layout.results / "claims.json", json.dumps(claims, indent=2) + "\n")
+    (layout.results / f"{gone}.parquet").unlink()
+    seal(layout.results)
+    page = (layout.figures / f"{figure}.html").read_text()
+    write_text(layout.figures / f"{figure}.html", page.replace('"mode":"lines', '"mode":"markers', 1))
+    seal(layout.figures)
+    with listed_file(layout.report) as partial:
+        partial.write_text(layout.report.read_text().replace("too few runs", "supported"))
+    return str(claims[0]["key"])
+
+
 def test_numbers_changed_with_their_checksums_are_found_by_computing_them_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layout = Layout(out)
     table = pd.read_parquet(layout.results / "alignment.parquet")
     stored = table.loc[5, "alignment"]
     table.loc[5, "alignment"] = 0.999
     table.to_parquet(layout.results / "alignment.parquet", index=False)
-    claims = json.loads((layout.results / "claims.json").read_text())
-    claims[0]["estimate"]["value"], claims[0]["verdict"] = 0.43, "supported"
-    write_text(layout.results / "claims.json", json.dumps(claims, indent=2) + "\n")
-    (layout.results / "readout.parquet").unlink()
-    seal(layout.results)
-    page = (layout.figures / "overview.html").read_text()
-    write_text(layout.figures / "overview.html", page.replace('"mode":"lines', '"mode":"markers', 1))
-    seal(layout.figures)
-    with listed_file(layout.report) as partial:
-        partial.write_text(layout.report.read_text().replace("too few runs", "supported"))
+    key = falsify(layout, gone="readout", figure="overview")
 
     assert main(["verify", "--out", str(out)]) == 2
     found = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(out))]
-    key = claims[0]["key"]
     assert sorted(line.split(": ")[0] for line in found) == sorted(
         [
             str(layout.results / "readout.parquet"),
@@ -222,16 +227,7 @@ def test_numbers_of_a_study_changed_with_their_checksums_are_found(study: StudyL
     table = pd.read_parquet(study.results / "readings.parquet")
     table.loc[1, "kl"] = 0.999
     table.to_parquet(study.results / "readings.parquet", index=False)
-    claims = json.loads((study.results / "claims.json").read_text())
-    claims[0]["verdict"] = "supported"
-    write_text(study.results / "claims.json", json.dumps(claims, indent=2) + "\n")
-    (study.results / "carried.parquet").unlink()
-    seal(study.results)
-    page = (study.figures / "lasting.html").read_text()
-    write_text(study.figures / "lasting.html", page.replace('"mode":"lines', '"mode":"markers', 1))
-    seal(study.figures)
-    with listed_file(study.report) as partial:
-        partial.write_text(study.report.read_text().replace("too few runs", "supported"))
+    key = falsify(study, gone="carried", figure="lasting")
 
     assert main(["verify", "--out", str(study.out)]) == 2
     found = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith(str(study.root))]
@@ -241,7 +237,8 @@ def test_numbers_of_a_study_changed_with_their_checksums_are_found(study: StudyL
         [
             str(study.results / "carried.parquet"),
             f"{study.results / 'readings.parquet'}, row 1 ({row}), column kl",
-            f"{study.results / 'claims.json'}, {claims[0]['key']}.verdict",
+            f"{study.results / 'claims.json'}, {key}.estimate.value",
+            f"{study.results / 'claims.json'}, {key}.verdict",
             str(study.figures / "lasting.html"),
             str(study.report),
         ]

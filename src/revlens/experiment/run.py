@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from revlens.errors import ConfigError, ResultsError
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.layout import Layout
 from revlens.experiment.stages import PER_SEED, STAGES, n_ticks, run_arm, run_start
+from revlens.locks import n_launched
 from revlens.sweeps import Backend, OnTick, Processes, Resources, Task, run_tasks
 
 
@@ -64,7 +64,7 @@ def run(
         ResultsError: see `prepare`; also if an earlier stage that was not chosen has not been run.
         RevlensError: whatever a stage raises, or the backend; the other runs are then cancelled.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if n_launched() > 1:
         raise ConfigError(
             "An experiment starts its own processes: run it as one, with --workers or --ray. accelerate launch is for scripts of one "
             "fine-tune or capture, see docs/scaling.md."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -21,8 +21,11 @@ def reshard(model: nn.Module) -> None:
 
 
 def _shards(model: nn.Module) -> Iterator[FSDPModule]:
-    """Modules whose weights are sharded; a bridge's own list of modules leaves out the model that it wraps."""
-    for whole in (model, model.original_model) if isinstance(model, TransformerBridge) else (model,):
-        for module in whole.modules():
-            if isinstance(module, FSDPModule):
-                yield module
+    """Modules whose weights are sharded. This is asked at every pass, so one process by itself, which has none, does not look."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    # A bridge's modules are all among those of the model that it wraps, which is not among the bridge's.
+    whole = model.original_model if isinstance(model, TransformerBridge) else model
+    for module in whole.modules():
+        if isinstance(module, FSDPModule):
+            yield module

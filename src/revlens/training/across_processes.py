@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, distributed, nn
 
 from revlens.errors import ConfigError
 from revlens.hooks.sharding import is_sharded
+from revlens.locks import n_launched
 from revlens.training.chat_data import ChatBatch
 from revlens.training.guard import Guard, trained_parameters
 
@@ -27,11 +27,10 @@ def check_replicated(accelerator: Accelerator, model: nn.Module) -> None:
     Raises:
         ConfigError: under FSDP, DeepSpeed, Megatron or the like; or if accelerate sees fewer processes than were launched.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes < launched:
+    if accelerator.num_processes < n_launched():
         raise ConfigError(
-            f"accelerate sees {accelerator.num_processes} of the {launched} processes that were launched. On a machine without GPUs, set "
-            "ACCELERATE_USE_CPU=true in their environment."
+            f"accelerate sees {accelerator.num_processes} of the {n_launched()} processes that were launched. On a machine without GPUs, "
+            "set ACCELERATE_USE_CPU=true in their environment."
         )
     if accelerator.distributed_type not in _REPLICATED or is_sharded(model):
         sharding = "fully_shard" if is_sharded(model) else accelerator.distributed_type.value
