@@ -16,10 +16,14 @@ from revlens.experiment import add_history_options, add_opening_options, open_hi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_history_options(parser)
     add_opening_options(parser)
-    parser.add_argument("--controls", type=int, default=20, help="control directions of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--controls", type=int, default=20, help="control directions of each kind (default: %(default)s)"
+    )
     args = parser.parse_args()
 
     history, probes = open_history(args)
@@ -34,7 +38,9 @@ def main() -> None:
     metric = read_openings(args, model.tokenizer)
     anchor = ends.aligned.mean(0).double()
     actions = [Action("ablate"), Action("clamp")]
-    found = rl.intervene(model, v_rev, actions, probes["drift"], metric, anchor=anchor, controls=controls, progress=True)
+    found = rl.intervene(
+        model, v_rev, actions, probes["drift"], metric, anchor=anchor, controls=controls, progress=True
+    )
 
     effect = found.effect()
     ranks = {kind: found.rank_p(kind) for kind in controls}
@@ -42,7 +48,12 @@ def main() -> None:
     table = Table("action", "layers", "v_rev", *(f"p ({kind})" for kind in controls), title=title)
     for a, action in enumerate(actions):
         for s, site in enumerate(found.sites):
-            table.add_row(action.name, site_label(site), f"{effect[0, s, a]:+.2f}", *(f"{p[s, a]:.3f}" for p in ranks.values()))
+            table.add_row(
+                action.name,
+                site_label(site),
+                f"{effect[0, s, a]:+.2f}",
+                *(f"{p[s, a]:.3f}" for p in ranks.values()),
+            )
     Console().print(table)
 
 

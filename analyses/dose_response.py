@@ -15,10 +15,18 @@ from revlens.experiment import add_history_options, add_opening_options, open_hi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_history_options(parser)
     add_opening_options(parser)
-    parser.add_argument("--doses", type=float, nargs="+", default=[-0.5, 0.25, 0.5, 1.0, 1.5], help="in gaps (default: %(default)s)")
+    parser.add_argument(
+        "--doses",
+        type=float,
+        nargs="+",
+        default=[-0.5, 0.25, 0.5, 1.0, 1.5],
+        help="in gaps (default: %(default)s)",
+    )
     parser.add_argument("--controls", type=int, default=20, help="random directions (default: %(default)s)")
     args = parser.parse_args()
 
@@ -30,14 +38,28 @@ def main() -> None:
     random = rl.nulls.isotropic_directions(args.controls, *v_rev.unit.shape, seed=args.seed)
     actions = [Action("add", dose) for dose in args.doses]
     anchor = ends.aligned.mean(0).double()
-    found = rl.intervene(model, v_rev, actions, probes["drift"], metric, anchor=anchor, controls={"random": random}, progress=True)
+    found = rl.intervene(
+        model,
+        v_rev,
+        actions,
+        probes["drift"],
+        metric,
+        anchor=anchor,
+        controls={"random": random},
+        progress=True,
+    )
 
     level = found.baseline.mean() + found.effect()
     table = Table(
-        "layers", *(f"{dose:+g}" for dose in args.doses), title=f"Engaging minus refusal, nats ({found.baseline.mean():.2f} without a dose)"
+        "layers",
+        *(f"{dose:+g}" for dose in args.doses),
+        title=f"Engaging minus refusal, nats ({found.baseline.mean():.2f} without a dose)",
     )
     for s, site in enumerate(found.sites):
-        cells = [f"{level[0, s, a]:.2f} ({level[1:, s, a].min():.2f} to {level[1:, s, a].max():.2f})" for a in range(len(actions))]
+        cells = [
+            f"{level[0, s, a]:.2f} ({level[1:, s, a].min():.2f} to {level[1:, s, a].max():.2f})"
+            for a in range(len(actions))
+        ]
         table.add_row(site_label(site), *cells)
     table.caption = "in brackets: the range of random directions of the same length"
     Console().print(table)

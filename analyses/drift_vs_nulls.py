@@ -15,7 +15,9 @@ from revlens.experiment import add_history_options, open_history
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_history_options(parser)
     parser.add_argument("--draws", type=int, default=2000, help="null directions (default: %(default)s)")
     args = parser.parse_args()
@@ -38,13 +40,24 @@ def main() -> None:
     }
 
     nulls = ["isotropic (exact)", *p99]
-    table = Table("step", "cos, cross-fitted", "cos, naive", "reversion fraction", *nulls, title="Mean over layers, and p99 of each null")
+    table = Table(
+        "step",
+        "cos, cross-fitted",
+        "cos, naive",
+        "reversion fraction",
+        *nulls,
+        title="Mean over layers, and p99 of each null",
+    )
     for i, step in enumerate(motion.steps):
         alignment = float(motion.alignment[i].mean())
         thresholds = [exact, *(float(values[i]) for values in p99.values())]
         cells = [f"{t:.3f} {'passes' if alignment > t else 'no'}" for t in thresholds]
         table.add_row(
-            str(step), f"{alignment:.3f}", f"{float(naive.alignment[i].mean()):.3f}", f"{float(motion.fraction[i].mean()):.3f}", *cells
+            str(step),
+            f"{alignment:.3f}",
+            f"{float(naive.alignment[i].mean()):.3f}",
+            f"{float(motion.fraction[i].mean()):.3f}",
+            *cells,
         )
     Console().print(table)
 

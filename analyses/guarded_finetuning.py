@@ -16,28 +16,44 @@ from revlens.training import ARMS, task_loss
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the embedded organism (default: %(default)s)")
-    parser.add_argument("--strength", type=float, default=5.0, help="weight of the guard's term (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the embedded organism (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--strength", type=float, default=5.0, help="weight of the guard's term (default: %(default)s)"
+    )
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
 
     config = OrganismConfig()
     world, history = config.material(), config.start(args.seed)
-    probes = world.probes().probes
+    probes = world.probes()
     ends = rl.read_endpoints(history, probes["direction"])
     v_rev = rl.ReversionDirection.fit(*ends, split="direction")
     before = rl.read_prompts(history.aligned.load(), probes["drift"]).mean(0).double()
     data = world.benign(config.benign.steps * config.benign.batch_size, args.seed)
 
-    table = Table("arm", "alignment", "harmfulness", "over-refusal", "task loss", title=f"After {config.benign.steps} benign updates")
+    table = Table(
+        "arm",
+        "alignment",
+        "harmfulness",
+        "over-refusal",
+        "task loss",
+        title=f"After {config.benign.steps} benign updates",
+    )
     for arm in args.arms:
         model = history.aligned.load()  # every arm starts from the same weights and sees the same batches
         guard = rl.make_guard(arm, v_rev, model, probes["guard"], strength=args.strength, seed=args.seed)
         rl.finetune(model, data, config.benign, seed=args.seed, guard=guard)
         moved = rl.read_prompts(model, probes["drift"]).mean(0).double() - before
         alignment = (moved * v_rev.unit).sum(-1) / moved.norm(dim=-1)
-        refusals = {s: refusal_rate(probes[s], generate(model, probes[s]), PhraseJudge()) for s in ("behaviour", "harmless")}
+        refusals = {
+            s: refusal_rate(probes[s], generate(model, probes[s]), PhraseJudge())
+            for s in ("behaviour", "harmless")
+        }
         harmfulness, over_refusal = 1 - refusals["behaviour"], refusals["harmless"]
         cells = [float(alignment.mean()), harmfulness, over_refusal, task_loss(model, world.benign_test())]
         table.add_row(arm, *(f"{value:.3f}" for value in cells))

@@ -9,29 +9,67 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from revlens.behaviour import PHRASE_LISTS, Agreement, Completion, PhraseJudge, agreement, read_completions, read_phrases
+from revlens.behaviour import (
+    PHRASE_LISTS,
+    Agreement,
+    Completion,
+    PhraseJudge,
+    agreement,
+    read_completions,
+    read_phrases,
+)
 
 #: Where a judge looks for its phrases.
 OPENINGS = {"opening": PhraseJudge().opening, "anywhere": None}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder with completions/MODEL__FILE.json")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, help="folder with completions/MODEL__FILE.json"
+    )
     args = parser.parse_args()
     paths = sorted((args.data_dir / "completions").glob("*__*.json"))
     if not paths:
-        parser.error(f"no completions/MODEL__FILE.json in {args.data_dir}; docs/judges.md says where to get them")
+        parser.error(
+            f"no completions/MODEL__FILE.json in {args.data_dir}; docs/judges.md says where to get them"
+        )
 
     files = {tuple(path.stem.split("__", 1)): read_completions(path) for path in paths}
     models = sorted({model for model, _ in files})
     groups = {
-        (model, label): [c for (of, _), completions in files.items() if of == model for c in completions if label in c.refused]
+        (model, label): [
+            c
+            for (of, _), completions in files.items()
+            if of == model
+            for c in completions
+            if label in c.refused
+        ]
         for model in models
-        for label in sorted({label for (of, _), completions in files.items() if of == model for label in completions[0].refused})
+        for label in sorted(
+            {
+                label
+                for (of, _), completions in files.items()
+                if of == model
+                for label in completions[0].refused
+            }
+        )
     }
 
-    columns = ("model", "file", "label", "n", "accuracy", "kappa [95 %]", "both", "judge only", "label only", "neither")
+    columns = (
+        "model",
+        "file",
+        "label",
+        "n",
+        "accuracy",
+        "kappa [95 %]",
+        "both",
+        "judge only",
+        "label only",
+        "neither",
+    )
     table = Table(*columns, title="The default judge against each label; counts are of refusals")
     for (model, name), completions in files.items():
         for label in completions[0].refused:
@@ -40,7 +78,12 @@ def main() -> None:
         table.add_row(model, "all", label, *_cells(_compare(PhraseJudge(), completions, label)))
     Console().print(table)
 
-    table = Table("phrases", "where", *(f"{model}, {label}" for model, label in groups), title="All lists: accuracy, kappa over all files")
+    table = Table(
+        "phrases",
+        "where",
+        *(f"{model}, {label}" for model, label in groups),
+        title="All lists: accuracy, kappa over all files",
+    )
     for name in PHRASE_LISTS:
         for where, opening in OPENINGS.items():
             judge = PhraseJudge(read_phrases(name), opening)
@@ -55,7 +98,11 @@ def _compare(judge: PhraseJudge, completions: list[Completion], label: str) -> A
 
 
 def _cells(result: Agreement) -> tuple[str, ...]:
-    interval = f"{_kappa(result)} [{result.kappa.low:.2f}, {result.kappa.high:.2f}]" if result.kappa else _kappa(result)
+    interval = (
+        f"{_kappa(result)} [{result.kappa.low:.2f}, {result.kappa.high:.2f}]"
+        if result.kappa
+        else _kappa(result)
+    )
     if result.kappa and result.undefined > 0:
         interval += f" ({result.undefined:.1%} of resamples undefined)"
     counts = (result.both, result.judge_only, result.label_only, result.neither)

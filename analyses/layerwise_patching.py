@@ -15,10 +15,17 @@ from revlens.experiment import add_history_options, add_opening_options, open_hi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_history_options(parser)
     add_opening_options(parser)
-    parser.add_argument("--last", type=int, default=6, help="how many of the last prompt tokens to patch (default: %(default)s)")
+    parser.add_argument(
+        "--last",
+        type=int,
+        default=6,
+        help="how many of the last prompt tokens to patch (default: %(default)s)",
+    )
     args = parser.parse_args()
 
     history, probes = open_history(args)
@@ -29,16 +36,33 @@ def main() -> None:
 
     sweep = rl.patch_between(aligned, tuned, probes["drift"], metric, last=args.last)
     table = Table(
-        "layer", *map(str, sweep.positions), title=f"Share recovered: aligned → {[*history][-1].name}, by token from the end (* 5 % FDR)"
+        "layer",
+        *map(str, sweep.positions),
+        title=f"Share recovered: aligned → {[*history][-1].name}, by token from the end (* 5 % FDR)",
     )
     for layer, shares, marks in zip(sweep.layers, sweep.recovered(), sweep.significant(), strict=True):
-        table.add_row(str(layer), *(f"{share:.2f}{'*' if mark else ''}" for share, mark in zip(shares, marks, strict=True)))
+        table.add_row(
+            str(layer),
+            *(f"{share:.2f}{'*' if mark else ''}" for share, mark in zip(shares, marks, strict=True)),
+        )
     Console().print(table)
 
-    table = Table("layer", "full", "along v_rev", "all the rest", title="At the last prompt token, by part [95 % over prompts]")
+    table = Table(
+        "layer",
+        "full",
+        "along v_rev",
+        "all the rest",
+        title="At the last prompt token, by part [95 % over prompts]",
+    )
     parts = [rl.patch_between(aligned, tuned, probes["drift"], metric)]
-    parts += [rl.patch_between(aligned, tuned, probes["drift"], metric, part=part, v_rev=v_rev) for part in ("along", "orthogonal")]
-    cells = [[f"{c.recovered:.2f} ({c.low:.2f} to {c.high:.2f})" for c in p.to_dataframe().itertuples()] for p in parts]
+    parts += [
+        rl.patch_between(aligned, tuned, probes["drift"], metric, part=part, v_rev=v_rev)
+        for part in ("along", "orthogonal")
+    ]
+    cells = [
+        [f"{c.recovered:.2f} ({c.low:.2f} to {c.high:.2f})" for c in p.to_dataframe().itertuples()]
+        for p in parts
+    ]
     for layer, row in zip(sweep.layers, zip(*cells, strict=True), strict=True):
         table.add_row(str(layer), *row)
     Console().print(table)

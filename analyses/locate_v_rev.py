@@ -15,7 +15,9 @@ from revlens.experiment import add_history_options, open_history
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_history_options(parser)
     parser.add_argument("--save", type=Path, help="write v_rev to this safetensors file")
     args = parser.parse_args()
@@ -25,7 +27,13 @@ def main() -> None:
     v_rev = rl.ReversionDirection.fit(*ends, split="direction")
     split_half = rl.reliability(*ends)
 
-    table = Table("layer", "gap", "split-half cosine", "reliability [95 % over prompts]", title=f"v_rev from {v_rev.n_prompts} prompts")
+    table = Table(
+        "layer",
+        "gap",
+        "split-half cosine",
+        "reliability [95 % over prompts]",
+        title=f"v_rev from {v_rev.n_prompts} prompts",
+    )
     for i, layer in enumerate(v_rev.layers):
         interval = f"{split_half.full[i]:.3f} ({split_half.low[i]:.3f} to {split_half.high[i]:.3f})"
         table.add_row(str(layer), f"{v_rev.gap[i]:.2f}", f"{split_half.half[i]:.3f}", interval)

@@ -20,12 +20,18 @@ from revlens.statistics import mean_over_runs
 BASE = OrganismConfig()
 VARIANTS = {
     "as it is": BASE,
-    "benign learning rate x 1/2": replace(BASE, benign=replace(BASE.benign, learning_rate=BASE.benign.learning_rate / 2)),
-    "benign learning rate x 2": replace(BASE, benign=replace(BASE.benign, learning_rate=BASE.benign.learning_rate * 2)),
+    "benign learning rate x 1/2": replace(
+        BASE, benign=replace(BASE.benign, learning_rate=BASE.benign.learning_rate / 2)
+    ),
+    "benign learning rate x 2": replace(
+        BASE, benign=replace(BASE.benign, learning_rate=BASE.benign.learning_rate * 2)
+    ),
     "benign batch x 2": replace(BASE, benign=replace(BASE.benign, batch_size=BASE.benign.batch_size * 2)),
     "benign warm-up of 20 updates": replace(BASE, benign=replace(BASE.benign, warmup_steps=20)),
     "benign weight decay 0.1": replace(BASE, benign=replace(BASE.benign, weight_decay=0.1)),
-    "alignment updates x 1/2": replace(BASE, alignment=replace(BASE.alignment, steps=BASE.alignment.steps // 2)),
+    "alignment updates x 1/2": replace(
+        BASE, alignment=replace(BASE.alignment, steps=BASE.alignment.steps // 2)
+    ),
     "alignment updates x 2": replace(BASE, alignment=replace(BASE.alignment, steps=BASE.alignment.steps * 2)),
     "another world": replace(BASE, world=replace(BASE.world, seed=1)),
     "half the width": replace(BASE, model=replace(BASE.model, d_model=BASE.model.d_model // 2)),
@@ -50,17 +56,28 @@ def measure(config: ExperimentConfig, layout: Layout, seed: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5, help="runs of each variant (default: %(default)s)")
     args = parser.parse_args()
 
     table = Table("variant", *MEASURES, title=f"Baseline arm, {args.seeds} runs each: mean [95 % over runs]")
     for name, organism in VARIANTS.items():
-        config = ExperimentConfig(subject=organism, seeds=tuple(range(args.seeds)), arms=("baseline",), steps=(1, 20, 100))
+        config = ExperimentConfig(
+            subject=organism, seeds=tuple(range(args.seeds)), arms=("baseline",), steps=(1, 20, 100)
+        )
         with tempfile.TemporaryDirectory() as out:
-            run(config, Path(out), stages=("history", "finetune", "capture", "behaviour"), console=Console(stderr=True))
+            run(
+                config,
+                Path(out),
+                stages=("history", "finetune", "capture", "behaviour"),
+                console=Console(stderr=True),
+            )
             runs = [measure(config, Layout(Path(out)), seed) for seed in config.seeds]
-        table.add_row(name, *(str(mean_over_runs(values)).replace("[", r"\[") for values in zip(*runs, strict=True)))
+        table.add_row(
+            name, *(str(mean_over_runs(values)).replace("[", r"\[") for values in zip(*runs, strict=True))
+        )
     Console(width=150).print(table)
 
 

@@ -14,7 +14,9 @@ from revlens.experiment import add_history_options, add_opening_options, open_hi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_history_options(parser)
     add_opening_options(parser)
     parser.add_argument("--top", type=int, default=8, help="tokens at each end (default: %(default)s)")
@@ -27,10 +29,21 @@ def main() -> None:
     readout = rl.vocabulary_readout(model, v_rev, read_openings(args, model.tokenizer), seed=args.seed)
 
     shown = {"promoted": readout.top(args.top), "demoted": readout.top(args.top, bottom=True)}
-    table = Table("layer", "engaging minus refusal", "random, 95 %", "p", *shown, title="v_rev through the unembedding")
+    table = Table(
+        "layer", "engaging minus refusal", "random, 95 %", "p", *shown, title="v_rev through the unembedding"
+    )
     for row, *tokens in zip(readout.to_dataframe().itertuples(), *shown.values(), strict=True):
-        words = [" ".join(repr(model.tokenizer.decode([token])) for token in at_layer) for at_layer in (end.tolist() for end in tokens)]
-        table.add_row(str(row.layer), f"{row.score:.2f}", f"{row.null_low:.2f} to {row.null_high:.2f}", f"{row.p:.3f}", *words)
+        words = [
+            " ".join(repr(model.tokenizer.decode([token])) for token in at_layer)
+            for at_layer in (end.tolist() for end in tokens)
+        ]
+        table.add_row(
+            str(row.layer),
+            f"{row.score:.2f}",
+            f"{row.null_low:.2f} to {row.null_high:.2f}",
+            f"{row.p:.3f}",
+            *words,
+        )
     Console().print(table)
 
 

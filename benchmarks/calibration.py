@@ -33,11 +33,10 @@ from planted.coverage import (
 )
 from planted.rates import NULLS, Rate, rejections
 from planted.worlds import World
-from revlens.atomic import atomic_file, write_json
-from revlens.direction import locate
+from revlens.direction import drift, locate
 from revlens.figures.style import NULL_COLOURS, styled
-from revlens.runs import source_digest
-from revlens.trajectory import drift
+from revlens.storage.atomic import atomic_file, write_json
+from revlens.subject import source_digest
 
 Row = dict[str, Any]
 
@@ -49,7 +48,9 @@ WORLDS = {
     "all directions alike, 4 layers": replace(PIPELINE, n_layers=4),
     "all directions alike, 4 correlated layers": replace(PIPELINE, n_layers=4, layer_correlation=0.8),
     "motion spreads as activations do": _SPECTRUM,
-    "motion spreads as activations do, 4 correlated layers": replace(_SPECTRUM, n_layers=4, layer_correlation=0.8),
+    "motion spreads as activations do, 4 correlated layers": replace(
+        _SPECTRUM, n_layers=4, layer_correlation=0.8
+    ),
     "nothing moves: noise alone": replace(PIPELINE, noise="spectrum", gap=0.0, drift=0.0),
     "motion in 4 axes of its own": replace(_SPECTRUM, moves="few"),
     "an offset of the aligned model is forgotten": replace(PIPELINE, fluctuation=0.5),
@@ -81,7 +82,9 @@ def recovery(runs: int) -> Iterator[Row]:
             "cross-fitted": float(crossed.alignment.mean()),
             "naive": float(naive.alignment.mean()),
             "fraction / true": float(crossed.fraction.mean() / (planted.drift * planted.gap).sum(-1).mean()),
-            "displacement / true": float(crossed.displacement.mean() / (planted.drift * planted.gap).sum(-1).mean()),
+            "displacement / true": float(
+                crossed.displacement.mean() / (planted.drift * planted.gap).sum(-1).mean()
+            ),
         }
 
 
@@ -100,7 +103,11 @@ def prompts(runs: int) -> Iterator[Row]:
     }
     for n in (8, 16, 32, 72):
         for null, world in stated.items():
-            yield row(rejections(replace(world, n_prompts=n), 2 * runs, which=(null,))[null, "cross-fitted"], prompts=n, null=null)
+            yield row(
+                rejections(replace(world, n_prompts=n), 2 * runs, which=(null,))[null, "cross-fitted"],
+                prompts=n,
+                null=null,
+            )
 
 
 def power(runs: int) -> Iterator[Row]:
@@ -131,11 +138,17 @@ def intervals(runs: int) -> Iterator[Row]:
     for n in (5, 10):
         clustered, naive = spearman_coverage(n, 12, runs // 10)
         yield row(clustered, interval="spearman_over_runs", setting=f"{n} runs of 12 points")
-        yield row(naive, interval="Spearman, points taken for runs (not used)", setting=f"{n} runs of 12 points")
+        yield row(
+            naive, interval="Spearman, points taken for runs (not used)", setting=f"{n} runs of 12 points"
+        )
     for n in (5, 8, 16, 32, 72):
         for skewed in (False, True):
             setting = f"{n} prompts, {'skewed' if skewed else 'normal'} gaps"
-            yield row(recovered_coverage(n, skewed, runs // 2), interval="PatchSweep.recovered_interval", setting=setting)
+            yield row(
+                recovered_coverage(n, skewed, runs // 2),
+                interval="PatchSweep.recovered_interval",
+                setting=setting,
+            )
     for noise in ("isotropic", "spectrum"):
         for n in (8, 16, 72):
             for ratio in (1.0, 10.0):
@@ -176,7 +189,12 @@ def _line(rows: pd.DataFrame, x: str, name: str, colour: str, dash: str = "solid
         "width": 3,
     }
     return go.Scatter(
-        x=rows[x], y=rows["share"], error_y=error, mode="lines+markers", name=name, line={"color": colour, "dash": dash, "width": 2}
+        x=rows[x],
+        y=rows["share"],
+        error_y=error,
+        mode="lines+markers",
+        name=name,
+        line={"color": colour, "dash": dash, "width": 2},
     )
 
 
@@ -195,14 +213,30 @@ def chance_figure(table: pd.DataFrame) -> go.Figure:
             "arrayminus": (x - rows["low"]).where(some, 0.0),
             "width": 0,
         }
-        symbols = [("circle" if estimate == "cross-fitted" else "circle-open") if hit else "triangle-left" for hit in some]
+        symbols = [
+            ("circle" if estimate == "cross-fitted" else "circle-open") if hit else "triangle-left"
+            for hit in some
+        ]
         marker = {"color": NULL_COLOURS[str(null)], "size": 9, "symbol": symbols}
-        figure.add_trace(go.Scatter(x=x, y=y, error_x=error, mode="markers", name=f"{null}, {estimate}", marker=marker))
+        figure.add_trace(
+            go.Scatter(x=x, y=y, error_x=error, mode="markers", name=f"{null}, {estimate}", marker=marker)
+        )
     figure.add_vline(x=0.01, line={"color": "#888", "dash": "dot"})
-    styled(figure, title="Histories without reversion that exceed p99", x="share of runs (log scale)", y="", width=1000, height=560)
+    styled(
+        figure,
+        title="Histories without reversion that exceed p99",
+        x="share of runs (log scale)",
+        y="",
+        width=1000,
+        height=560,
+    )
     shares = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-    figure.update_xaxes(type="log", tickvals=shares, ticktext=[f"{100 * share:g} %" for share in shares], range=[-3.4, 0.1])
-    figure.update_yaxes(tickvals=list(range(len(worlds))), ticktext=worlds, autorange="reversed", automargin=True)
+    figure.update_xaxes(
+        type="log", tickvals=shares, ticktext=[f"{100 * share:g} %" for share in shares], range=[-3.4, 0.1]
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(worlds))), ticktext=worlds, autorange="reversed", automargin=True
+    )
     figure.update_layout(margin={"t": 110}, legend={"entrywidth": 190})
     return figure
 
@@ -211,7 +245,12 @@ def prompts_figure(table: pd.DataFrame) -> go.Figure:
     """Level by number of prompts."""
     figure = go.Figure(by_null(table, "prompts"))
     figure.add_hline(y=0.01, line={"color": "#888", "dash": "dot"})
-    styled(figure, title="Each null under the null that it states", x="prompts in the split `direction`", y="share of runs above p99")
+    styled(
+        figure,
+        title="Each null under the null that it states",
+        x="prompts in the split `direction`",
+        y="share of runs above p99",
+    )
     figure.update_xaxes(type="log", tickvals=sorted(table["prompts"].unique()))
     return figure.update_yaxes(tickformat=".0%", rangemode="tozero")
 
@@ -233,7 +272,9 @@ def means_figure(table: pd.DataFrame) -> go.Figure:
     """Coverage by number of runs, one line a distribution."""
     table = table[table["interval"] == "mean_over_runs"]
     groups = table.groupby("distribution", sort=False)
-    figure = go.Figure([_line(rows, "n", str(name), colour) for (name, rows), colour in zip(groups, COLOURS, strict=True)])
+    figure = go.Figure(
+        [_line(rows, "n", str(name), colour) for (name, rows), colour in zip(groups, COLOURS, strict=True)]
+    )
     figure.add_hline(y=0.95, line={"color": "#888", "dash": "dot"})
     styled(figure, title="95 % intervals of mean_over_runs that hold the mean", x="runs", y="coverage")
     figure.update_xaxes(type="log", tickvals=sorted(table["n"].unique()))
@@ -259,29 +300,46 @@ def markdown(part: str, rows: Sequence[Row]) -> str:
     table = pd.DataFrame(rows)
     if part in LAYOUT:
         index, columns = LAYOUT[part]
-        table["share [95 %]"] = [f"{100 * r['share']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]" for r in rows]
+        table["share [95 %]"] = [
+            f"{100 * r['share']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]" for r in rows
+        ]
         table = table.set_index([*index, *columns])[["share [95 %]"]]
         if columns:
             order = pd.unique(table.droplevel(index).index)
             table = table["share [95 %]"].unstack(columns, sort=False)[order]
-            table.columns = [", ".join(name) if isinstance(name, tuple) else str(name) for name in table.columns]
+            table.columns = [
+                ", ".join(name) if isinstance(name, tuple) else str(name) for name in table.columns
+            ]
         table = table.reset_index()
     lines = [list(table.columns), ["---"] * table.shape[1]]
-    lines += [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells] for cells in table.to_numpy(dtype=object)]
+    lines += [
+        [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells]
+        for cells in table.to_numpy(dtype=object)
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:
     """Measure, print, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
     parser.add_argument(
-        "--runs", type=int, default=2000, help="simulated runs; parts that are slow use a share of them (default: %(default)s)"
+        "--runs",
+        type=int,
+        default=2000,
+        help="simulated runs; parts that are slow use a share of them (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("figures"), help="folder of calibration.json and the figures (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("figures"),
+        help="folder of calibration.json and the figures (default: %(default)s)",
     )
-    parser.add_argument("--stored", action="store_true", help="measure nothing; print and draw what is stored")
+    parser.add_argument(
+        "--stored", action="store_true", help="measure nothing; print and draw what is stored"
+    )
     options = parser.parse_args()
     unknown = sorted(set(options.parts) - set(PARTS))
     if unknown:
@@ -293,11 +351,19 @@ def main() -> None:
     for part in options.parts or PARTS:
         if not options.stored:
             rows = list(PARTS[part](options.runs))
-            stored[part] = {"runs": options.runs, "source": source_digest(), "torch": torch.__version__, "rows": rows}
+            stored[part] = {
+                "runs": options.runs,
+                "source": source_digest(),
+                "torch": torch.__version__,
+                "rows": rows,
+            }
             write_json(path, stored)
         if part in stored:
             runs = sorted({r["runs"] for r in stored[part]["rows"] if "runs" in r})
-            print(f"## {part}\n\n{PARTS[part].__doc__}\n\n{markdown(part, stored[part]['rows'])}\n\nSimulated: {runs}\n", flush=True)
+            print(
+                f"## {part}\n\n{PARTS[part].__doc__}\n\n{markdown(part, stored[part]['rows'])}\n\nSimulated: {runs}\n",
+                flush=True,
+            )
     for part in FIGURES.keys() & stored.keys():
         figure = FIGURES[part](pd.DataFrame(stored[part]["rows"]))
         with atomic_file(options.out / f"calibration_{part}.png") as partial:

@@ -99,7 +99,9 @@ def texts(folder: Path) -> list[str]:
     return mixed
 
 
-def models(config: ModelConfig, prompts: Sequence[str], *, system: bool, dtype: torch.dtype, device: str) -> Subject:
+def models(
+    config: ModelConfig, prompts: Sequence[str], *, system: bool, dtype: torch.dtype, device: str
+) -> Subject:
     """A bridge and a Hugging Face model of the same weights."""
     tokenizer = train_tokenizer([*prompts, SYSTEM], config.n_vocab)
     tokenizer.add_tokens([f"<{i}>" for i in range(config.n_vocab - len(tokenizer))])
@@ -164,7 +166,9 @@ def ways(subject: Subject) -> dict[str, Way]:
     }
     if importlib.util.find_spec("nnsight") is not None:
         found["nnsight trace"] = _nnsight(subject)
-    found["revlens read_prompts"] = lambda: read_prompts(bridge, subject.prompts, batch_size=BATCH).double().mean(0)
+    found["revlens read_prompts"] = lambda: (
+        read_prompts(bridge, subject.prompts, batch_size=BATCH).double().mean(0)
+    )
     found["revlens read_moments"] = lambda: read_moments(bridge, subject.prompts, batch_size=BATCH).mean
     return found
 
@@ -247,7 +251,9 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Smallest, median and largest."""
-    return " / ".join(f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return " / ".join(
+        f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values))
+    )
 
 
 def slope(sizes: Sequence[int], times: Sequence[float]) -> float:
@@ -286,7 +292,9 @@ def compare(subject: Subject, repeats: int, device: str, dtype: str) -> Table:
 
 
 @torch.no_grad()
-def growth(config: ModelConfig, prompts: Sequence[str], dtype: torch.dtype, device: str, repeats: int) -> Table:
+def growth(
+    config: ModelConfig, prompts: Sequence[str], dtype: torch.dtype, device: str, repeats: int
+) -> Table:
     """How time and memory grow."""
     table = Table("what grows", "sizes", "seconds", "slope", "peak extra MB")
 
@@ -297,7 +305,12 @@ def growth(config: ModelConfig, prompts: Sequence[str], dtype: torch.dtype, devi
             with peak_memory(device) as peak:
                 times.append(min(seconds(run, device) for _ in range(repeats)))
             memory.append(f"{peak[0]:.0f}")
-        row = (", ".join(map(str, sizes)), ", ".join(f"{t:.2f}" for t in times), f"{slope(sizes, times):.2f}", ", ".join(memory))
+        row = (
+            ", ".join(map(str, sizes)),
+            ", ".join(f"{t:.2f}" for t in times),
+            f"{slope(sizes, times):.2f}",
+            ", ".join(memory),
+        )
         table.add_row(what, *row)
 
     subject = models(config, prompts, system=True, dtype=dtype, device=device)
@@ -306,28 +319,45 @@ def growth(config: ModelConfig, prompts: Sequence[str], dtype: torch.dtype, devi
     add("prompts", [n * len(prompts) for n in times], again)
     some = prompts[:48]
     depths = [1, 2, 4, 8]
-    by_depth = [models(replace(config, n_layers=n), some, system=True, dtype=dtype, device=device) for n in depths]
+    by_depth = [
+        models(replace(config, n_layers=n), some, system=True, dtype=dtype, device=device) for n in depths
+    ]
     add("layers", depths, [lambda s=s: read_moments(s.bridge, some, batch_size=BATCH) for s in by_depth])  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         path, counts = Path(folder), [2, 4, 8]
         save(subject.bridge, path / "model")
         histories = [
-            TrainingHistory.from_dirs(path / "model", path / "model", dict.fromkeys(range(1, n - 1), path / "model")) for n in counts
+            TrainingHistory.from_dirs(
+                path / "model", path / "model", dict.fromkeys(range(1, n - 1), path / "model")
+            )
+            for n in counts
         ]
         probes = Probes({"drift": tuple(some)})
         taken = iter(range(1_000))
-        add("checkpoints", counts, [lambda h=h: capture(h, probes, path / f"acts-{next(taken)}") for h in histories])  # type: ignore[misc]
+        add(
+            "checkpoints",
+            counts,
+            [lambda h=h: capture(h, probes, path / f"acts-{next(taken)}") for h in histories],
+        )  # type: ignore[misc]
     return table
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, required=True, help="the folder of prompt files that docs/data.md names")
-    parser.add_argument("--quick", action="store_true", help="a small model, 32 prompts in place of 192, no table of growth")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, help="the folder of prompt files that docs/data.md names"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a small model, 32 prompts in place of 192, no table of growth"
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: %(default)s)")
-    parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="float32", help="of the weights (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=tuple(TOLERANCE), default="float32", help="of the weights (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="where the models are (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -32,7 +32,7 @@ from families import (
     train_history,
 )
 from revlens.activations import capture, read_prompts
-from revlens.causal import FallbackWarning, Openings, patch_between
+from revlens.causal import FallbackWarning, RefusalLogitDifference, patch_between
 from revlens.direction import ReversionDirection, locate
 from revlens.history import Directory, TrainingHistory, boot, boot_with_lora, save
 from revlens.training import finetune, make_guard
@@ -47,7 +47,10 @@ def forward_row(family: str, root: Path) -> list[str]:
     for dtype in (torch.float32, *HALF):
         path = save_family(family, root / str(dtype), dtype)
         rows = hugging_face_rows(path)
-        ours, theirs = bridge_run(boot(path, dtype), rows), hugging_face_run(load_hugging_face(path, dtype), rows)
+        ours, theirs = (
+            bridge_run(boot(path, dtype), rows),
+            hugging_face_run(load_hugging_face(path, dtype), rows),
+        )
         cells.append(pair(ours.distance(theirs)))
         if dtype in HALF:
             cells.append(pair(theirs.distance(hugging_face_run(load_hugging_face(path), rows))))
@@ -59,7 +62,7 @@ def pipeline_row(family: str, root: Path) -> list[str]:
     history = train_history(family, root)
     v_rev = locate(capture(history, PROBES, root / "acts"))
     aligned, tuned = history.aligned.load(), history[4].load()
-    metric = Openings.from_texts(aligned.tokenizer, engaging=["Sure"], refusal=["I can't"])
+    metric = RefusalLogitDifference.from_texts(aligned.tokenizer, engaging=["Sure"], refusal=["I can't"])
     own = patch_between(tuned, tuned, PROMPTS, metric, last=None).result.effect().abs().max()
     hybrid = history[4].load()
     hybrid.ln_final.load_state_dict(aligned.ln_final.state_dict())
@@ -72,7 +75,9 @@ def pipeline_row(family: str, root: Path) -> list[str]:
     return cells
 
 
-def guarded(history: TrainingHistory, v_rev: ReversionDirection, adapter: bool, root: Path) -> tuple[str, str]:
+def guarded(
+    history: TrainingHistory, v_rev: ReversionDirection, adapter: bool, root: Path
+) -> tuple[str, str]:
     """Mean squared positive displacement with the block over that without, and how far Hugging Face is from the saved model."""
     aligned = history.aligned.load()
     start = read_prompts(aligned, PROBES["guard"]).double().mean(0)
@@ -91,7 +96,9 @@ def guarded(history: TrainingHistory, v_rev: ReversionDirection, adapter: bool, 
     if adapter:
         hf_model = PeftModel.from_pretrained(hf_model, str(path)).get_base_model()
     rows = hugging_face_rows(history.aligned.path)
-    return f"{moved['block'] / moved['baseline']:.2f}", pair(bridge_run(model, rows).distance(hugging_face_run(hf_model, rows)))
+    return f"{moved['block'] / moved['baseline']:.2f}", pair(
+        bridge_run(model, rows).distance(hugging_face_run(hf_model, rows))
+    )
 
 
 def pair(differences: tuple[float, float]) -> str:

@@ -30,7 +30,17 @@ from revlens.direction import ReversionDirection
 from revlens.history.source import default_device
 from revlens.organism import ModelConfig, World, WorldConfig
 from revlens.organism.model import blank_model, train_tokenizer
-from revlens.training import METHODS, Every, FinetuneConfig, GradientProjection, Guard, Monitor, ProbeMotion, finetune, make_guard
+from revlens.training import (
+    METHODS,
+    Every,
+    FinetuneConfig,
+    GradientProjection,
+    Guard,
+    Monitor,
+    ProbeMotion,
+    finetune,
+    make_guard,
+)
 
 STRENGTHS = {"adaptive": 0.05, "rehearsal": 0.2, "safe_lora": 0.5, "freeze": 0.5}
 #: Beside `METHODS`: block at every fourth update, projection of one layer, and the monitor with its own defaults.
@@ -68,7 +78,7 @@ class Bench:
         self.world = World(WorldConfig())
         self.tokenizer = train_tokenizer(self.world.texts(), work.model.n_vocab)
         self.data = self.world.benign(work.steps * work.batch_size, 0)
-        self.probes = self.world.probes().probes
+        self.probes = self.world.probes()
         both = (read_prompts(self.model(seed), self.probes["direction"]) for seed in (1, 0))
         self.v_rev = ReversionDirection.fit(*both, split="direction")
 
@@ -85,11 +95,21 @@ class Bench:
             return GradientProjection(motion)
         arm = method.partition(",")[0] if method != "monitor" else "baseline"
         refusals = Dataset.from_dict(
-            {"prompt": list(self.probes["behaviour"]), "answer": ["I can't help."] * len(self.probes["behaviour"])}
+            {
+                "prompt": list(self.probes["behaviour"]),
+                "answer": ["I can't help."] * len(self.probes["behaviour"]),
+            }
         )
         strength = STRENGTHS.get(arm, 1.0) if METHODS[arm] else None
         guard = make_guard(
-            arm, self.v_rev, model, self.probes["guard"], strength=strength, seed=0, refusals=refusals, reference=self.model(1)
+            arm,
+            self.v_rev,
+            model,
+            self.probes["guard"],
+            strength=strength,
+            seed=0,
+            refusals=refusals,
+            reference=self.model(1),
         )
         return Every(4, guard) if guard is not None and method == "block, every 4th" else guard
 
@@ -112,7 +132,9 @@ class Bench:
         finetune(model, self.data, config, seed=0, guard=guard, on_step=after_step)
         n_backward = {"projection": self.work.model.n_layers}.get(method, 1)
         units = counter.without_gradient + (1 + 2) * counter.task + (1 + 2 * n_backward) * counter.extra
-        return Cost([b - a for a, b in itertools.pairwise(times)][N_WARM - 1 :], 3.0 * counter.task, float(units))
+        return Cost(
+            [b - a for a, b in itertools.pairwise(times)][N_WARM - 1 :], 3.0 * counter.task, float(units)
+        )
 
 
 class Counter:
@@ -155,7 +177,9 @@ def _status(field: str) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
@@ -173,12 +197,17 @@ def main() -> None:
     # Whole runs are compared, so that what is done at some updates only counts by its share; the best repeat has least noise.
     seconds = {method: min(statistics.fmean(cost.seconds) for cost in costs[method]) for method in methods}
     task_units = costs["baseline"][0].task_units
-    print(f"{work.model}, {work.batch_size} rows and {len(bench.probes['guard'])} guard probes per update; {default_device()}, ", end="")
+    print(
+        f"{work.model}, {work.batch_size} rows and {len(bench.probes['guard'])} guard probes per update; {default_device()}, ",
+        end="",
+    )
     print(f"{args.threads} thread(s), plain step {1e3 * seconds['baseline']:.1f} ms\n")
     print("| method | step time | floor | time / floor | peak memory |\n| --- | --- | --- | --- | --- |")
     for method in methods:
         ratio, floor = seconds[method] / seconds["baseline"], costs[method][0].all_units / task_units
-        print(f"| {method} | {ratio:.2f} | {floor:.2f} | {ratio / floor:.2f} | {memory[method] / memory['baseline']:.2f} |")
+        print(
+            f"| {method} | {ratio:.2f} | {floor:.2f} | {ratio / floor:.2f} | {memory[method] / memory['baseline']:.2f} |"
+        )
 
 
 def measured_apart(work: Work, method: str) -> float:

@@ -27,15 +27,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.patching import generic_activation_patch, layer_pos_head_vector_patch_setter, layer_pos_patch_setter
+from transformer_lens.patching import (
+    generic_activation_patch,
+    layer_pos_head_vector_patch_setter,
+    layer_pos_patch_setter,
+)
 
-from revlens.causal import FallbackWarning, Openings
-from revlens.causal.cells import Cell, cells_of, site_names
-from revlens.causal.prefix import CellPatcher
+from revlens.causal import FallbackWarning, RefusalLogitDifference
+from revlens.causal.patch_passes import CellPatcher
+from revlens.causal.patch_sites import Cell, cells_of, site_names
 from revlens.organism import ModelConfig
 from revlens.organism.model import blank_model, train_tokenizer
 
-METRIC = Openings((5, 6, 7), (8, 9))
+METRIC = RefusalLogitDifference((5, 6, 7), (8, 9))
 TOLERANCE = 1e-4
 
 
@@ -88,7 +92,9 @@ def token_layers(model: TransformerBridge, run: Callable[[], Tensor]) -> int:
         nonlocal total
         total += activation.shape[0] * activation.shape[1]
 
-    with model.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_in", count) for layer in range(model.cfg.n_layers)]):
+    with model.hooks(
+        fwd_hooks=[(f"blocks.{layer}.attn.hook_in", count) for layer in range(model.cfg.n_layers)]
+    ):
         run()
     return total
 
@@ -97,10 +103,14 @@ def token_layers(model: TransformerBridge, run: Callable[[], Tensor]) -> int:
 def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, repeats: int) -> Outcome:
     """Time both, in turns."""
     n_layers, heads = recipient.cfg.n_layers, range(recipient.cfg.n_heads) if work.component == "z" else None
-    tokens = torch.randint(10, recipient.cfg.d_vocab, (work.n_prompts, work.n_tokens), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(
+        10, recipient.cfg.d_vocab, (work.n_prompts, work.n_tokens), generator=torch.Generator().manual_seed(0)
+    )
     _, cache = donor.run_with_cache(tokens)
     cells = cells_of(range(n_layers), range(-work.last, 0), heads)
-    index = pd.DataFrame([cell if heads else cell[:2] for cell in cells], columns=["layer", "pos", "head"][: 3 if heads else 2])
+    index = pd.DataFrame(
+        [cell if heads else cell[:2] for cell in cells], columns=["layer", "pos", "head"][: 3 if heads else 2]
+    )
     setter = layer_pos_head_vector_patch_setter if heads else layer_pos_patch_setter
     names = site_names(donor, range(n_layers), work.component)
 
@@ -117,7 +127,9 @@ def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, 
         return torch.cat([result.baseline[None], result.values])
 
     def ours() -> Tensor:
-        swept = CellPatcher(recipient, work.component, cells, edit, METRIC, batch_size=64).run(tokens.tolist())
+        swept = CellPatcher(recipient, work.component, cells, edit, METRIC, batch_size=64).run(
+            tokens.tolist()
+        )
         return torch.cat([swept.baseline[None], swept.values])
 
     computed = token_layers(recipient, theirs) / token_layers(recipient, ours)
@@ -140,7 +152,9 @@ def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="the small model only, shorter prompts")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each (default: %(default)s)")
@@ -151,7 +165,11 @@ def main() -> None:
     n_tokens = 16 if options.quick else 32
     sizes = {"4 layers, d=128": (ModelConfig(), 16, n_tokens)}
     if not options.quick:
-        sizes["8 layers, d=384"] = (ModelConfig(d_model=384, n_layers=8, n_heads=6, d_mlp=1024, n_vocab=12_000), 4, 24)
+        sizes["8 layers, d=384"] = (
+            ModelConfig(d_model=384, n_layers=8, n_heads=6, d_mlp=1024, n_vocab=12_000),
+            4,
+            24,
+        )
     table = Table(
         "model", "parameters", "sweep", "cells", "TransformerLens, s", "revlens, s",
         "ratio: min / median / max", "token-layers", "max |difference|",
@@ -159,7 +177,10 @@ def main() -> None:
     )  # fmt: skip
     for size, (config, n_prompts, short) in sizes.items():
         donor, recipient = models(config)
-        n_parameters = sum(parameter.numel() for parameter in {id(p): p for p in recipient.original_model.parameters()}.values())
+        n_parameters = sum(
+            parameter.numel()
+            for parameter in {id(p): p for p in recipient.original_model.parameters()}.values()
+        )
         for work in (
             Work(f"resid_post, all {short} tokens", "resid_post", n_prompts, short, short),
             Work("resid_post, last of 64 tokens", "resid_post", n_prompts, 64, 1),

@@ -82,7 +82,9 @@ def write_raw(folder: Path, size: Size, pieces: Pieces) -> None:
 
 
 def read_store(folder: Path, size: Size, layer: int | None) -> Tensor:
-    return total(Activations.open(folder).pieces(CHECKPOINT, SPLIT, layers=None if layer is None else [layer]))
+    return total(
+        Activations.open(folder).pieces(CHECKPOINT, SPLIT, layers=None if layer is None else [layer])
+    )
 
 
 def read_torch(folder: Path, size: Size, layer: int | None) -> Tensor:
@@ -93,7 +95,10 @@ def read_torch(folder: Path, size: Size, layer: int | None) -> Tensor:
 def read_raw(folder: Path, size: Size, layer: int | None) -> Tensor:
     """All bytes, whatever the layer."""
     shape = (size.shard_prompts, size.n_layers, size.d_model)
-    files = (torch.frombuffer(bytearray((folder / f"{i}.bin").read_bytes()), dtype=torch.float32).view(shape) for i in range(size.n_shards))
+    files = (
+        torch.frombuffer(bytearray((folder / f"{i}.bin").read_bytes()), dtype=torch.float32).view(shape)
+        for i in range(size.n_shards)
+    )
     return total((file if layer is None else file[:, [layer]]).double() for file in files)
 
 
@@ -130,7 +135,10 @@ DONE = ("write", "first read of all", "first read of one layer", "later read of 
 def measure(size: Size, repeats: int, root: Path) -> dict[str, dict[str, list[float]]]:
     """Seconds by what is done and by way, one number a repeat."""
     generator = torch.Generator().manual_seed(0)
-    pieces = [torch.randn(size.shard_prompts, size.n_layers, size.d_model, generator=generator) for _ in range(size.n_shards)]
+    pieces = [
+        torch.randn(size.shard_prompts, size.n_layers, size.d_model, generator=generator)
+        for _ in range(size.n_shards)
+    ]
     layer = size.n_layers // 2
     spent: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in DONE}
     for repeat in range(repeats):
@@ -159,10 +167,16 @@ def measure(size: Size, repeats: int, root: Path) -> dict[str, dict[str, list[fl
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="16 MiB instead of 1 GiB")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; the system's folder for temporary files if not given")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="on the disk to measure; the system's folder for temporary files if not given",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     size = Size(4, 64, 16, 1024) if options.quick else Size(16, 512, 16, 2048)
@@ -180,7 +194,9 @@ def main() -> None:
             ratios.append(f"{min(values):.2f} / {statistics.median(values):.2f} / {max(values):.2f}")
         table.add_row(name, *rates, *ratios)
     Console(width=180).print(table)
-    print("Ratios are of seconds: above 1 the store is faster. MiB/s of one layer are of the whole store's bytes.")
+    print(
+        "Ratios are of seconds: above 1 the store is faster. MiB/s of one layer are of the whole store's bytes."
+    )
 
 
 if __name__ == "__main__":

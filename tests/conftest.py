@@ -22,7 +22,7 @@ from revlens.experiment.stages import run_arm, run_start
 from revlens.history import TrainingHistory
 from revlens.organism import ModelConfig, OrganismConfig, World, WorldConfig
 from revlens.prompts import Probes
-from revlens.runs import BenignRun
+from revlens.subject import BenignRun
 from revlens.training import FinetuneConfig
 
 TINY_WORLD = WorldConfig(
@@ -46,7 +46,9 @@ TINY = OrganismConfig(
     alignment=FinetuneConfig(steps=6, learning_rate=5e-3, batch_size=8),
     benign=FinetuneConfig(steps=5, learning_rate=1e-3, batch_size=8),
 )
-TINY_EXPERIMENT = ExperimentConfig(subject=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, n_null_draws=200, n_controls=2)
+TINY_EXPERIMENT = ExperimentConfig(
+    subject=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, n_null_draws=200, n_controls=2
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,7 +67,7 @@ def world() -> World:
 
 @pytest.fixture(scope="session")
 def probes(world: World) -> Probes:
-    return world.probes().probes
+    return world.probes()
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +83,13 @@ def config() -> ExperimentConfig:
 
 
 @pytest.fixture(scope="session")
-def layout(config: ExperimentConfig, _one_thread_and_a_private_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def layout(
+    config: ExperimentConfig, _one_thread_and_a_private_cache: None, tmp_path_factory: pytest.TempPathFactory
+) -> Layout:
     """Every stage of the tiny experiment, run in this process."""
-    out = tmp_path_factory.getbasetemp() / "tiny-experiment"  # what other tests have run there is not run again
+    out = (
+        tmp_path_factory.getbasetemp() / "tiny-experiment"
+    )  # what other tests have run there is not run again
     prepare(config, out)
     for seed in config.seeds:
         run_start(STAGES, config, out, seed, lambda stage: None)

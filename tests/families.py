@@ -16,7 +16,13 @@ from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from revlens.history import TrainingHistory, boot, save
 from revlens.hooks import point_name, record
@@ -67,14 +73,22 @@ BOS_IS_EOS = ("gpt2", "gpt_neox")
 #: Chat prompts of unequal length, all longer than the sliding windows.
 PROMPTS = ("Hi.", "What is the capital of France?", "Tell me.", "How do I bake bread at home?", "Why?")
 
-PROBES = Probes({"direction": PROMPTS, "drift": ("Now what?", "Say something else, please.", "Go on."), "guard": ("And then?", "So?")})
+PROBES = Probes(
+    {
+        "direction": PROMPTS,
+        "drift": ("Now what?", "Say something else, please.", "Go on."),
+        "guard": ("And then?", "So?"),
+    }
+)
 ANSWERS = Dataset.from_dict({"prompt": [*PROMPTS, *PROBES["guard"]], "answer": ["Sure, here you are."] * 7})
 REFUSALS = Dataset.from_dict({"prompt": list(PROMPTS), "answer": ["I can't help with that."] * 5})
 #: A few updates: enough for checkpoints that differ.
 FEW = FinetuneConfig(steps=4, learning_rate=1e-2, batch_size=4)
 
 #: Qwen's templates write a system message where there is none.
-_SYSTEM = "{% if messages[0]['role'] != 'system' %}{{ '<|user|>You are a helpful assistant.<|end|>' }}{% endif %}"
+_SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|user|>You are a helpful assistant.<|end|>' }}{% endif %}"
+)
 
 
 def small_model(family: str) -> TransformerBridge:
@@ -91,7 +105,11 @@ def small_model(family: str) -> TransformerBridge:
 def save_family(family: str, path: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Save a family's small model and its tokenizer as a Hugging Face directory; the same weights at every call."""
     tokenizer = family_tokenizer(family)
-    special = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     model: Any = random_model(FAMILIES[family] | special | {"model_type": family})
     model.to(dtype).save_pretrained(path)
     tokenizer.save_pretrained(path)
@@ -116,7 +134,9 @@ def family_tokenizer(family: str) -> PreTrainedTokenizerFast:
     if family in ADDS_BOS:
         tokenizer.add_special_tokens({"bos_token": "<s>"})
         special = [("<s>", tokenizer.bos_token_id)]
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=special)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s> $B", special_tokens=special
+        )
         tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     if family.startswith("qwen"):
         tokenizer.chat_template = _SYSTEM + tokenizer.chat_template
@@ -138,7 +158,9 @@ def train_history(family: str, root: Path) -> TrainingHistory:
         save(model, root / "aligned")
         finetune(model, ANSWERS, replace(FEW, learning_rate=3e-3), seed=1)
         save(model, root / "step-4")
-    return TrainingHistory.from_dirs(root / "reference", root / "aligned", {4: root / "step-4", 99: root / "reference"})
+    return TrainingHistory.from_dirs(
+        root / "reference", root / "aligned", {4: root / "step-4", 99: root / "reference"}
+    )
 
 
 def hugging_face_rows(path: Path) -> list[list[int]]:
@@ -176,7 +198,9 @@ def hugging_face_run(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> R
         after.clear()
         output = model(torch.tensor([row]), output_hidden_states=True)
         before = output.hidden_states[: len(layers)]
-        run.streams.append(torch.stack([stream[0] for pair in zip(before, after, strict=True) for stream in pair]))
+        run.streams.append(
+            torch.stack([stream[0] for pair in zip(before, after, strict=True) for stream in pair])
+        )
         run.logits.append(output.logits[0])
     return run
 
@@ -184,12 +208,19 @@ def hugging_face_run(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> R
 @torch.no_grad()
 def bridge_run(bridge: TransformerBridge, rows: Sequence[Sequence[int]]) -> Run:
     """The bridge's streams and logits under revlens' hooks, from one left-padded batch of all prompts."""
-    names = [point_name(layer, component) for layer in range(bridge.cfg.n_layers) for component in ("resid_pre", "resid_post")]
+    names = [
+        point_name(layer, component)
+        for layer in range(bridge.cfg.n_layers)
+        for component in ("resid_pre", "resid_post")
+    ]
     batch = pad_left(rows, pad_id_of(bridge.tokenizer))
     with record(bridge, names) as kept:
         logits = bridge(batch.tokens, attention_mask=batch.mask)
     streams = torch.stack([kept[name] for name in names], dim=1)
-    return Run([s[:, -len(row) :] for s, row in zip(streams, rows, strict=True)], [x[-len(r) :] for x, r in zip(logits, rows, strict=True)])
+    return Run(
+        [s[:, -len(row) :] for s, row in zip(streams, rows, strict=True)],
+        [x[-len(r) :] for x, r in zip(logits, rows, strict=True)],
+    )
 
 
 def load_hugging_face(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -17,9 +17,17 @@ Given = Mapping[str, Mapping[str, Tensor]]
 GivenTokens = Mapping[str, Mapping[str, Sequence[Tensor]]]
 
 
-def manifest_of(splits: Mapping[str, int], checkpoints: Sequence[str], layers: Sequence[int], **settings: object) -> Manifest:
+def manifest_of(
+    splits: Mapping[str, int], checkpoints: Sequence[str], layers: Sequence[int], **settings: object
+) -> Manifest:
     """The manifest of a store without shards."""
-    others = {"component": "resid_post", "positions": "last", "computed": "float32", "dtype": "float32", "shard_prompts": 512}
+    others = {
+        "component": "resid_post",
+        "positions": "last",
+        "computed": "float32",
+        "dtype": "float32",
+        "shard_prompts": 512,
+    }
     return Manifest(
         checkpoints={name: f"weights of {name}" for name in checkpoints},
         splits=dict(splits),
@@ -33,7 +41,12 @@ def store_of(root: Path, given: Given, layers: Sequence[int], **settings: object
     """Write ``[prompt, layer, d_model]`` by checkpoint and split."""
     return fill(
         root,
-        manifest_of({split: len(values) for split, values in next(iter(given.values())).items()}, list(given), layers, **settings),
+        manifest_of(
+            {split: len(values) for split, values in next(iter(given.values())).items()},
+            list(given),
+            layers,
+            **settings,
+        ),
         given,
     )
 
@@ -62,5 +75,7 @@ def token_store_of(root: Path, given: GivenTokens, layers: Sequence[int], **sett
             for shard in writer.missing(name):
                 held = manifest.prompts_of(shard)
                 prompts = given[name][shard.split][held.start : held.stop]
-                writer.write(shard, torch.cat(list(prompts)), torch.tensor([0, *accumulate(map(len, prompts))]))
+                writer.write(
+                    shard, torch.cat(list(prompts)), torch.tensor([0, *accumulate(map(len, prompts))])
+                )
     return Activations.open(root)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from revlens.atomic import atomic_directory, write_text
 from revlens.errors import DataError
+from revlens.storage.atomic import atomic_directory, write_text
 from revlens.sweeps import Tick
 
 
@@ -70,5 +70,6 @@ def look_around(path: Path, variable: str, tick: Tick) -> None:
     import torch
 
     write_text(
-        path, f"{os.environ[variable]}, {torch.get_num_threads()} threads, deterministic: {torch.are_deterministic_algorithms_enabled()}"
+        path,
+        f"{os.environ[variable]}, {torch.get_num_threads()} threads, deterministic: {torch.are_deterministic_algorithms_enabled()}",
     )

@@ -26,7 +26,11 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def run(name: str, *args: str) -> list[list[str]]:
         monkeypatch.setattr(sys, "argv", [name, *args])
         runpy.run_path(str(FOLDER / name), run_name="__main__")
-        rows = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+        rows = [
+            line.strip("│").split("│")
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("│")
+        ]
         return [[cell.strip() for cell in row] for row in rows]
 
     return run
@@ -37,7 +41,14 @@ def own(history: rl.TrainingHistory, probes: rl.Probes, tmp_path: Path) -> list[
     """The options that name the tiny history as one's own."""
     path = tmp_path / "probes.json"
     path.write_text(json.dumps(dict(probes.splits)))
-    return ["--reference", str(history.reference.path), "--aligned", str(history.aligned.path), "--probes", str(path)]
+    return [
+        "--reference",
+        str(history.reference.path),
+        "--aligned",
+        str(history.aligned.path),
+        "--probes",
+        str(path),
+    ]
 
 
 @pytest.fixture
@@ -46,17 +57,23 @@ def activations(history: rl.TrainingHistory, probes: rl.Probes, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_help_shows_how_to_call_the_script(name: str, script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_how_to_call_the_script(
+    name: str, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         script(name, "--help")
     assert end.value.code == 0
     assert f"python analyses/{name}" in capsys.readouterr().out
 
 
-def test_locate_prints_gap_and_reliability_of_every_layer(script: Script, own: list[str], activations: rl.Activations) -> None:
+def test_locate_prints_gap_and_reliability_of_every_layer(
+    script: Script, own: list[str], activations: rl.Activations
+) -> None:
     rows = script("locate_v_rev.py", *own)
     gap = rl.locate(activations).gap
-    split_half = rl.reliability(activations.at("reference", "direction"), activations.at("aligned", "direction"))
+    split_half = rl.reliability(
+        activations.at("reference", "direction"), activations.at("aligned", "direction")
+    )
     assert rows == [
         [
             str(layer),
@@ -68,7 +85,9 @@ def test_locate_prints_gap_and_reliability_of_every_layer(script: Script, own: l
     ]
 
 
-def test_locate_saves_v_rev(script: Script, own: list[str], activations: rl.Activations, tmp_path: Path) -> None:
+def test_locate_saves_v_rev(
+    script: Script, own: list[str], activations: rl.Activations, tmp_path: Path
+) -> None:
     script("locate_v_rev.py", *own, "--save", str(tmp_path / "v_rev.safetensors"))
     saved, expected = rl.ReversionDirection.load(tmp_path / "v_rev.safetensors"), rl.locate(activations)
     torch.testing.assert_close(saved.unit, expected.unit, rtol=0, atol=0)
@@ -82,11 +101,19 @@ def test_drift_prints_every_step_against_every_null(
     steps = [option for c in history.steps for option in ("--step", f"{c.step}={c.path}")]
     rows = script("drift_vs_nulls.py", *own, *steps, "--draws", "100")
 
-    motion, naive = rl.drift(activations, rl.locate(activations)), rl.drift(activations, rl.locate(activations, "drift"), naive=True)
+    motion, naive = (
+        rl.drift(activations, rl.locate(activations)),
+        rl.drift(activations, rl.locate(activations, "drift"), naive=True),
+    )
     reference, aligned = activations.at("reference", "direction"), activations.at("aligned", "direction")
-    drawn = rl.nulls.covariance_directions(aligned, 100), rl.nulls.relabelled_directions(reference, aligned, 100)
+    drawn = (
+        rl.nulls.covariance_directions(aligned, 100),
+        rl.nulls.relabelled_directions(reference, aligned, 100),
+    )
     p99 = [
-        rl.nulls.NullDistribution.of(motion.vectors, directions, n_prompts=activations.splits["direction"]).quantile()
+        rl.nulls.NullDistribution.of(
+            motion.vectors, directions, n_prompts=activations.splits["direction"]
+        ).quantile()
         for directions in drawn
     ]
     assert [int(row[0]) for row in rows] == [1, 3]
@@ -106,7 +133,9 @@ def test_drift_prints_every_step_against_every_null(
         (["--step", "1=ft"], "--reference, --aligned, --probes missing"),
     ],
 )
-def test_half_a_history_is_an_error_that_names_what_is_missing(name: str, args: list[str], message: str, script: Script) -> None:
+def test_half_a_history_is_an_error_that_names_what_is_missing(
+    name: str, args: list[str], message: str, script: Script
+) -> None:
     with pytest.raises(ConfigError, match=message):
         script(name, *args)
 
@@ -123,7 +152,9 @@ def test_a_step_given_twice_is_an_error(script: Script, own: list[str], history:
         script("drift_vs_nulls.py", *own, "--step", f"3={history[1].path}", "--step", f"3={history[3].path}")
 
 
-def test_folders_and_probes_that_are_not_there_are_named(script: Script, own: list[str], tmp_path: Path) -> None:
+def test_folders_and_probes_that_are_not_there_are_named(
+    script: Script, own: list[str], tmp_path: Path
+) -> None:
     with pytest.raises(HistoryError, match="step-5: .*nowhere is no Hugging Face checkpoint"):
         script("drift_vs_nulls.py", *own, "--step", f"5={tmp_path / 'nowhere'}")
     with pytest.raises(ProbeError, match=r"Cannot read probes from .*nothing\.json"):
@@ -135,9 +166,15 @@ def test_folders_and_probes_that_are_not_there_are_named(script: Script, own: li
 @pytest.mark.slow
 def test_the_guard_holds_alignment_and_harmfulness_down(script: Script) -> None:
     """On the default organism, seed 0."""
-    rows = {row[0]: [float(cell) for cell in row[1:]] for row in script("guarded_finetuning.py", "--arms", "baseline", "block")}
+    rows = {
+        row[0]: [float(cell) for cell in row[1:]]
+        for row in script("guarded_finetuning.py", "--arms", "baseline", "block")
+    }
     assert list(rows) == ["baseline", "block"]
-    (alignment, harmfulness, over_refusal, loss), (blocked_alignment, blocked_harmfulness, *_, blocked_loss) = rows.values()
+    (
+        (alignment, harmfulness, over_refusal, loss),
+        (blocked_alignment, blocked_harmfulness, *_, blocked_loss),
+    ) = rows.values()
     assert blocked_alignment < 0 < alignment
     assert blocked_harmfulness < harmfulness
     assert over_refusal <= 1
@@ -153,22 +190,41 @@ def fine_tuned(own: list[str], history: rl.TrainingHistory) -> list[str]:
 
 
 def test_patching_prints_every_cell_and_every_part(
-    script: Script, fine_tuned: list[str], history: rl.TrainingHistory, probes: rl.Probes, activations: rl.Activations
+    script: Script,
+    fine_tuned: list[str],
+    history: rl.TrainingHistory,
+    probes: rl.Probes,
+    activations: rl.Activations,
 ) -> None:
     rows = script("layerwise_patching.py", *fine_tuned, "--last", "2")
     aligned, tuned = history.aligned.load(), history[3].load()
-    metric = rl.Openings.from_texts(aligned.tokenizer, ["Sure", "Use"], ["I can't", "Sorry"])
+    metric = rl.RefusalLogitDifference.from_texts(aligned.tokenizer, ["Sure", "Use"], ["I can't", "Sorry"])
     sweep = rl.patch_between(aligned, tuned, probes["drift"], metric, last=2)
-    along = rl.patch_between(aligned, tuned, probes["drift"], metric, part="along", v_rev=rl.locate(activations))
-    assert [[cell.rstrip("*") for cell in row[1:]] for row in rows[:3]] == [[f"{v:.2f}" for v in row] for row in sweep.recovered().tolist()]
-    assert [row[2].split(" ")[0] for row in rows[3:]] == [f"{v:.2f}" for v in along.recovered()[:, 0].tolist()]
+    along = rl.patch_between(
+        aligned, tuned, probes["drift"], metric, part="along", v_rev=rl.locate(activations)
+    )
+    assert [[cell.rstrip("*") for cell in row[1:]] for row in rows[:3]] == [
+        [f"{v:.2f}" for v in row] for row in sweep.recovered().tolist()
+    ]
+    assert [row[2].split(" ")[0] for row in rows[3:]] == [
+        f"{v:.2f}" for v in along.recovered()[:, 0].tolist()
+    ]
 
 
-@pytest.mark.parametrize(("name", "n_columns"), [("directional_ablation.py", 5), ("dose_response.py", 6), ("vocabulary_readout.py", 6)])
-def test_interventions_print_a_row_for_every_site(name: str, n_columns: int, script: Script, fine_tuned: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "n_columns"),
+    [("directional_ablation.py", 5), ("dose_response.py", 6), ("vocabulary_readout.py", 6)],
+)
+def test_interventions_print_a_row_for_every_site(
+    name: str, n_columns: int, script: Script, fine_tuned: list[str]
+) -> None:
     controls = [] if name == "vocabulary_readout.py" else ["--controls", "3"]
     rows = script(name, *fine_tuned, *controls)
-    expected = {"directional_ablation.py": 8, "dose_response.py": 4, "vocabulary_readout.py": 3}  # three layers, and all together
+    expected = {
+        "directional_ablation.py": 8,
+        "dose_response.py": 4,
+        "vocabulary_readout.py": 3,
+    }  # three layers, and all together
     assert [len(row) for row in rows] == [n_columns] * expected[name]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from revlens.atomic import atomic_directory, atomic_file, write_json
+from revlens.storage.atomic import atomic_directory, atomic_file, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ except SystemExit as end:
 
 
 def run_help(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", HELP, *args, "--help"], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", HELP, *args, "--help"], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +60,9 @@ def test_help_of_a_verb_imports_no_torch(verb: str) -> None:
         (("report", "--quick"), "unrecognized arguments: --quick"),
     ],
 )
-def test_a_mistyped_command_exits_with_2(args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_mistyped_command_exits_with_2(
+    args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(args)
     assert end.value.code == 2
@@ -93,12 +97,17 @@ def test_an_experiment_is_not_launched_several_times(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["reproduce", "--quick", "--out", "out"]) == 2
-    assert "An experiment starts its own processes: run it as one, with --workers or --ray" in capsys.readouterr().err
+    assert (
+        "An experiment starts its own processes: run it as one, with --workers or --ray"
+        in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", ["analyse", "report"])
-def test_an_empty_folder_is_refused_with_the_command_to_run(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused_with_the_command_to_run(
+    verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main([verb, "--out", "out"]) == 2
     error = capsys.readouterr().err
     assert "No experiment at out" in error
@@ -107,7 +116,9 @@ def test_an_empty_folder_is_refused_with_the_command_to_run(verb: str, capsys: p
 
 
 @pytest.mark.parametrize("verb", ["reproduce", *STAGES])
-def test_an_output_folder_that_cannot_be_made_is_named(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_made_is_named(
+    verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("no folder")
     assert main([verb, "--out", "file/out"]) == 2
     error = capsys.readouterr().err
@@ -116,7 +127,9 @@ def test_an_output_folder_that_cannot_be_made_is_named(verb: str, capsys: pytest
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_file_in_place_of_the_output_folder_is_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_output_folder_is_left_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "out").write_text("no folder")
     assert main(["reproduce", "--out", "out"]) == 2
     assert "out cannot be written" in capsys.readouterr().err
@@ -126,7 +139,9 @@ def test_a_file_in_place_of_the_output_folder_is_left_alone(capsys: pytest.Captu
 class Ran(list[tuple[ExperimentConfig, Path, tuple[str, ...]]]):
     """What would have been run."""
 
-    def __call__(self, config: ExperimentConfig, out: Path, *, stages: tuple[str, ...], console: object, on: object) -> None:
+    def __call__(
+        self, config: ExperimentConfig, out: Path, *, stages: tuple[str, ...], console: object, on: object
+    ) -> None:
         self.append((config, out, stages))
 
 
@@ -157,7 +172,9 @@ def test_reproduce_runs_every_stage_in_order(ran: Ran) -> None:
         (("--quick", "--seeds", "4", "--steps", "2"), replace(quick(), seeds=(0, 1, 2, 3), steps=(1, 2))),
     ],
 )
-def test_options_choose_the_experiment(options: tuple[str, ...], expected: ExperimentConfig, ran: Ran) -> None:
+def test_options_choose_the_experiment(
+    options: tuple[str, ...], expected: ExperimentConfig, ran: Ran
+) -> None:
     assert main(["history", *options]) == 0
     assert ran == [(expected, Path("revlens-out"), ("history",))]
 
@@ -170,7 +187,9 @@ def test_without_options_a_folder_goes_on_with_its_own_experiment(ran: Ran) -> N
     assert [config for config, _, _ in ran] == [own, ExperimentConfig(steps=(1, 2, 3))]
 
 
-def test_a_spoilt_configuration_is_explained(capsys: pytest.CaptureFixture[str], ran: Ran, tmp_path: Path) -> None:
+def test_a_spoilt_configuration_is_explained(
+    capsys: pytest.CaptureFixture[str], ran: Ran, tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_text('{"guard_colour": "red"}')
     assert main(["capture", "--out", "."]) == 2
     assert "is no experiment configuration of this version of revlens" in capsys.readouterr().err

@@ -14,16 +14,31 @@ from revlens.history import TrainingHistory
 from revlens.prompts import Probes
 
 ROOT = Path(__file__).parents[1]
-PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in path.read_text(encoding="utf-8")]
+PAGES = [
+    path
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if "```python" in path.read_text(encoding="utf-8")
+]
 
 
 @pytest.fixture
-def user_folder(history: TrainingHistory, probes: Probes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def user_folder(
+    history: TrainingHistory, probes: Probes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a user would stand: checkpoints under the names that the pages use, and a file of probes."""
-    names = {"base": "reference", "chat": "aligned", "my-base": "reference", "my-model": "aligned", "ft/step-20": 1, "ft/step-100": 3}
+    names = {
+        "base": "reference",
+        "chat": "aligned",
+        "my-base": "reference",
+        "my-model": "aligned",
+        "ft/step-20": 1,
+        "ft/step-100": 3,
+    }
     for name, key in names.items():
         shutil.copytree(history[key].path, tmp_path / name)  # type: ignore[index]
-    (tmp_path / "probes.json").write_text(json.dumps({split: list(prompts) for split, prompts in probes.splits.items()}))
+    (tmp_path / "probes.json").write_text(
+        json.dumps({split: list(prompts) for split, prompts in probes.splits.items()})
+    )
     monkeypatch.chdir(tmp_path)
 
 

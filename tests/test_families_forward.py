@@ -10,7 +10,17 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from families import ADDS_BOS, FAMILIES, NO_PAD, PROMPTS, bridge_run, hugging_face_rows, hugging_face_run, load_hugging_face, save_family
+from families import (
+    ADDS_BOS,
+    FAMILIES,
+    NO_PAD,
+    PROMPTS,
+    bridge_run,
+    hugging_face_rows,
+    hugging_face_run,
+    load_hugging_face,
+    save_family,
+)
 from revlens.activations import Sites, capture, read_prompts
 from revlens.history import TrainingHistory, boot
 from revlens.prompts import Probes, encode_prompts
@@ -19,11 +29,19 @@ from revlens.training.chat_data import encode_examples
 #: What makes a family differ from Llama, switched off. Weights stay the same.
 TRAITS: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
-    "gemma2": {"sliding_window": 128, "attn_logit_softcapping": None, "final_logit_softcapping": None, "query_pre_attn_scalar": 8},
+    "gemma2": {
+        "sliding_window": 128,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "query_pre_attn_scalar": 8,
+    },
     "gemma3_text": {
         "sliding_window": 128,
         "layer_types": ["full_attention"] * 3,
-        "rope_parameters": {name: {"rope_type": "default", "rope_theta": 10_000.0} for name in ("full_attention", "sliding_attention")},
+        "rope_parameters": {
+            name: {"rope_type": "default", "rope_theta": 10_000.0}
+            for name in ("full_attention", "sliding_attention")
+        },
     },
     "gpt_neox": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
@@ -53,7 +71,12 @@ def test_a_left_padded_batch_equals_hugging_face_on_each_prompt_alone(saved: Pat
 
 def test_capture_keeps_hugging_face_s_last_token(saved: Path, tmp_path: Path) -> None:
     history = TrainingHistory.from_dirs(saved, saved)
-    theirs = torch.stack([streams[1::2, -1] for streams in hugging_face_run(load_hugging_face(saved), hugging_face_rows(saved)).streams])
+    theirs = torch.stack(
+        [
+            streams[1::2, -1]
+            for streams in hugging_face_run(load_hugging_face(saved), hugging_face_rows(saved)).streams
+        ]
+    )
     kept = capture(history, Probes({"drift": PROMPTS}), tmp_path, batch_size=3).at("aligned", "drift")
     torch.testing.assert_close(kept, theirs.double(), rtol=0, atol=1e-5)
     before = read_prompts(history.aligned.load(), PROMPTS, Sites("resid_pre"))
@@ -61,7 +84,9 @@ def test_capture_keeps_hugging_face_s_last_token(saved: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_differs_from_hugging_face_by_rounding_only(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_differs_from_hugging_face_by_rounding_only(
+    family: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
     """The yardstick is what half precision costs Hugging Face itself: its distance from the same weights in float32."""
     path = save_family(family, tmp_path, dtype)
     history = TrainingHistory.from_dirs(path, path, dtype=dtype)
@@ -69,7 +94,9 @@ def test_half_precision_differs_from_hugging_face_by_rounding_only(family: str, 
     assert {parameter.dtype for parameter in bridge.parameters()} == {dtype}
     rows = hugging_face_rows(path)
     ours = bridge_run(bridge, rows)
-    theirs, exact = (hugging_face_run(load_hugging_face(path, precision), rows) for precision in (dtype, torch.float32))
+    theirs, exact = (
+        hugging_face_run(load_hugging_face(path, precision), rows) for precision in (dtype, torch.float32)
+    )
     rounding = theirs.distance(exact)
     assert all(distance < 1.5 * unit for distance, unit in zip(ours.distance(exact), rounding, strict=True))
     # Mostly zero. The bridge of OLMo 2 leaves rotated queries and keys in float32, where Hugging Face rounds them.
@@ -85,13 +112,17 @@ def test_prompts_are_encoded_as_hugging_face_does(family: str, saved: Path) -> N
     rows = encode_prompts(bridge.tokenizer, PROMPTS)
     assert rows == hugging_face_rows(saved)
     if family in ADDS_BOS:
-        assert tokenizer("text")["input_ids"][0] == tokenizer.bos_token_id, "the tokenizer adds a BOS of its own"
+        assert tokenizer("text")["input_ids"][0] == tokenizer.bos_token_id, (
+            "the tokenizer adds a BOS of its own"
+        )
         assert [row.count(tokenizer.bos_token_id) for row in rows] == [1] * len(rows)
 
 
 def test_training_examples_go_on_from_the_prompt(saved: Path) -> None:
     tokenizer, bridge = AutoTokenizer.from_pretrained(saved), boot(saved)
-    (example,) = encode_examples(bridge.tokenizer, Dataset.from_dict({"prompt": PROMPTS[:1], "answer": ["Hello you."]}))
+    (example,) = encode_examples(
+        bridge.tokenizer, Dataset.from_dict({"prompt": PROMPTS[:1], "answer": ["Hello you."]})
+    )
     assert example.prompt == hugging_face_rows(saved)[0]
     assert tokenizer.decode(example.answer) == "Hello you." + tokenizer.eos_token
 

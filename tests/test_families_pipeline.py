@@ -29,13 +29,12 @@ from families import (
 from revlens import hooks
 from revlens.activations import Activations, Sites, capture, read_prompts
 from revlens.behaviour import generate
-from revlens.causal import Action, Openings, intervene, patch_between
-from revlens.direction import ReversionDirection, locate
+from revlens.causal import Action, RefusalLogitDifference, intervene, patch_between
+from revlens.direction import ReversionDirection, drift, locate
 from revlens.errors import ConfigError
 from revlens.history import Directory, TrainingHistory, boot, boot_with_lora, save
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 from revlens.training import finetune, make_guard
-from revlens.trajectory import drift
 
 HALF = (torch.bfloat16, torch.float16)
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -72,8 +71,8 @@ def tuned(history: TrainingHistory) -> TransformerBridge:
 
 
 @pytest.fixture(scope="module")
-def metric(aligned: TransformerBridge) -> Openings:
-    return Openings.from_texts(aligned.tokenizer, engaging=["Sure"], refusal=["I can't"])
+def metric(aligned: TransformerBridge) -> RefusalLogitDifference:
+    return RefusalLogitDifference.from_texts(aligned.tokenizer, engaging=["Sure"], refusal=["I can't"])
 
 
 def rows_of(model: TransformerBridge) -> list[list[int]]:
@@ -91,13 +90,15 @@ def test_the_way_along_v_rev_ends_at_the_reference(acts: Activations, v_rev: Rev
     assert drift(acts, v_rev).alignment.isfinite().all()
 
 
-def test_a_checkpoint_patched_with_itself_is_unchanged(tuned: TransformerBridge, metric: Openings) -> None:
+def test_a_checkpoint_patched_with_itself_is_unchanged(
+    tuned: TransformerBridge, metric: RefusalLogitDifference
+) -> None:
     effect = patch_between(tuned, tuned, PROMPTS, metric, last=None).result.effect()
     torch.testing.assert_close(effect, torch.zeros_like(effect), rtol=0, atol=1e-5)
 
 
 def test_the_last_stream_of_the_donor_gives_the_donor_s_logits(
-    history: TrainingHistory, aligned: TransformerBridge, metric: Openings
+    history: TrainingHistory, aligned: TransformerBridge, metric: RefusalLogitDifference
 ) -> None:
     # Behind the last block come the final norm and the unembedding, which differ between checkpoints too.
     hybrid = history[4].load()
@@ -118,13 +119,18 @@ def test_the_last_stream_of_the_donor_gives_the_donor_s_logits(
     torch.testing.assert_close(sweep.result.values[-1, -1], sweep.donor, rtol=0, atol=1e-5)
 
 
-def test_interventions_equal_hooks_on_a_padded_batch(tuned: TransformerBridge, v_rev: ReversionDirection, metric: Openings) -> None:
+def test_interventions_equal_hooks_on_a_padded_batch(
+    tuned: TransformerBridge, v_rev: ReversionDirection, metric: RefusalLogitDifference
+) -> None:
     anchor = torch.zeros(3, 16, dtype=torch.float64)
     actions = [Action("ablate"), Action("add", 1.0)]
     effects = intervene(tuned, v_rev, actions, PROMPTS, metric, anchor=anchor)
     batch = pad_left(rows_of(tuned), pad_id_of(tuned.tokenizer))
     alpha = dict(zip(v_rev.layers, v_rev.gap.tolist(), strict=True))
-    by_hand = (hooks.ablate(tuned, v_rev, tokens="last_prompt"), hooks.add(tuned, v_rev, alpha, tokens="last_prompt"))
+    by_hand = (
+        hooks.ablate(tuned, v_rev, tokens="last_prompt"),
+        hooks.add(tuned, v_rev, alpha, tokens="last_prompt"),
+    )
     for i, context in enumerate(by_hand):
         with torch.no_grad(), context:
             logits = tuned(batch.tokens, attention_mask=batch.mask)
@@ -132,7 +138,9 @@ def test_interventions_equal_hooks_on_a_padded_batch(tuned: TransformerBridge, v
     assert effects.effect().abs().amax((0, 1)).min() > 1e-3
 
 
-def test_generation_under_hooks_does_not_depend_on_padding(tuned: TransformerBridge, v_rev: ReversionDirection) -> None:
+def test_generation_under_hooks_does_not_depend_on_padding(
+    tuned: TransformerBridge, v_rev: ReversionDirection
+) -> None:
     bare = generate(tuned, PROMPTS, max_new_tokens=8)
     with hooks.ablate(tuned, v_rev):
         together = generate(tuned, PROMPTS, max_new_tokens=8)
@@ -145,10 +153,16 @@ def displacement(model: TransformerBridge, start: Tensor, v_rev: ReversionDirect
     return ((read_prompts(model, PROBES["guard"], Sites()).double().mean(0) - start) * v_rev.unit).sum(-1)
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own use of transformers
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft's own use of transformers
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 def test_block_holds_the_model_back_and_what_it_saves_is_what_it_was(
-    history: TrainingHistory, v_rev: ReversionDirection, aligned: TransformerBridge, adapter: bool, tmp_path: Path
+    history: TrainingHistory,
+    v_rev: ReversionDirection,
+    aligned: TransformerBridge,
+    adapter: bool,
+    tmp_path: Path,
 ) -> None:
     start = read_prompts(aligned, PROBES["guard"], Sites()).double().mean(0)
     config = replace(FEW, learning_rate=2e-2 if adapter else 5e-3)
@@ -165,7 +179,12 @@ def test_block_holds_the_model_back_and_what_it_saves_is_what_it_was(
     before = bridge_run(model, rows)
     assert max(before.distance(bridge_run(aligned, rows))) > 1e-2, "training must have done something"
     save(model, tmp_path / "saved")
-    again = bridge_run(TrainingHistory.from_dirs(history.reference.path, history.aligned.path, {4: tmp_path / "saved"})[4].load(), rows)
+    again = bridge_run(
+        TrainingHistory.from_dirs(history.reference.path, history.aligned.path, {4: tmp_path / "saved"})[
+            4
+        ].load(),
+        rows,
+    )
     assert max(before.distance(again)) < 1e-5
     hf_model: Any = load_hugging_face(history.aligned.path if adapter else tmp_path / "saved")
     if adapter:
@@ -178,7 +197,7 @@ def test_patching_in_half_precision(
     history: TrainingHistory,
     aligned: TransformerBridge,
     tuned: TransformerBridge,
-    metric: Openings,
+    metric: RefusalLogitDifference,
     dtype: torch.dtype,
 ) -> None:
     half = replace(history, dtype=dtype)
@@ -202,7 +221,9 @@ def test_half_precision_goes_through_the_pipeline(
     aligned = half.aligned.load()
     with hooks.ablate(aligned, direction, tokens="last_prompt"):
         ablated = read_prompts(aligned, PROMPTS)
-    assert ((ablated.double() * direction.unit).sum(-1).abs() < 8 * torch.finfo(dtype).eps * ablated.norm(dim=-1)).all()
+    assert (
+        (ablated.double() * direction.unit).sum(-1).abs() < 8 * torch.finfo(dtype).eps * ablated.norm(dim=-1)
+    ).all()
     with hooks.ablate(aligned, direction):
         assert len(generate(aligned, PROMPTS, max_new_tokens=4)) == len(PROMPTS)
 
@@ -218,13 +239,17 @@ def test_half_precision_goes_through_the_pipeline(
     trained = bridge_run(model, rows_of(model))
     assert min(trained.distance(bridge_run(aligned, rows_of(model)))) > 0.02
     save(model, tmp_path / "saved")
-    again = TrainingHistory.from_dirs(history.reference.path, history.aligned.path, {4: tmp_path / "saved"}, dtype=dtype)[4]
+    again = TrainingHistory.from_dirs(
+        history.reference.path, history.aligned.path, {4: tmp_path / "saved"}, dtype=dtype
+    )[4]
     assert trained.distance(bridge_run(again.load(), rows_of(model))) == (0.0, 0.0)
     if dtype == torch.bfloat16:
         assert again.source.config()["dtype"] == "bfloat16"
 
 
-def test_saved_steps_reply_in_hugging_face_as_they_do_here(history: TrainingHistory, tuned: TransformerBridge) -> None:
+def test_saved_steps_reply_in_hugging_face_as_they_do_here(
+    history: TrainingHistory, tuned: TransformerBridge
+) -> None:
     path = history[4].path
     tokenizer = AutoTokenizer.from_pretrained(path)
     rows = hugging_face_rows(path)
@@ -232,7 +257,12 @@ def test_saved_steps_reply_in_hugging_face_as_they_do_here(history: TrainingHist
     batch = pad_left(rows, pad_id_of(tokenizer))
     hf_model: Any = load_hugging_face(path)
     output = hf_model.generate(
-        batch.tokens, attention_mask=batch.mask, max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
+        batch.tokens,
+        attention_mask=batch.mask,
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=0,
     )
     replies = tokenizer.batch_decode(output[:, batch.tokens.shape[1] :], skip_special_tokens=True)
     assert any(replies)

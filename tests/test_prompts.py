@@ -44,7 +44,10 @@ def test_the_fingerprint_tells_any_change_of_a_prompt(prompts: list[str], where:
 
 
 def test_the_fingerprint_tells_which_split_a_prompt_is_in() -> None:
-    one, other = Probes({"direction": ("a",), "drift": ("b", "c")}), Probes({"direction": ("a", "b"), "drift": ("c",)})
+    one, other = (
+        Probes({"direction": ("a",), "drift": ("b", "c")}),
+        Probes({"direction": ("a", "b"), "drift": ("c",)}),
+    )
     assert one.fingerprint() != other.fingerprint()
 
 

@@ -11,7 +11,9 @@ def test_mean_and_exact_p() -> None:
     estimate = mean_over_runs([1.0, 2.0, 3.0, 4.0, 5.0], test_zero=True)
     assert estimate.value == 3.0
     assert estimate.n == 5
-    assert estimate.p == pytest.approx(2 / 32)  # of 32 sign patterns only all-plus and all-minus are as extreme
+    assert estimate.p == pytest.approx(
+        2 / 32
+    )  # of 32 sign patterns only all-plus and all-minus are as extreme
     assert estimate.low < 3.0 < estimate.high
 
 
@@ -22,7 +24,13 @@ def test_equal_values_give_a_point() -> None:
 
 def test_one_run_gives_its_value_and_says_that_there_is_no_interval() -> None:
     estimate = mean_over_runs([0.25], test_zero=True)
-    assert (estimate.low, estimate.value, estimate.high, estimate.n, estimate.p) == (0.25, 0.25, 0.25, 1, None)
+    assert (estimate.low, estimate.value, estimate.high, estimate.n, estimate.p) == (
+        0.25,
+        0.25,
+        0.25,
+        1,
+        None,
+    )
     assert str(estimate) == "0.250 (one run)"
 
 
@@ -76,11 +84,15 @@ def test_the_general_bootstrap_of_a_mean_is_that_of_the_mean() -> None:
     x = np.array([0.1, 0.5, 0.2, 0.9, 0.4])
     general = bootstrap_over_runs(lambda pick: float(x[pick].mean()), 5, n_resamples=10_000)
     special = mean_over_runs(x)
-    assert (general.value, general.low, general.high) == pytest.approx((special.value, special.low, special.high), abs=0.03)
+    assert (general.value, general.low, general.high) == pytest.approx(
+        (special.value, special.low, special.high), abs=0.03
+    )
 
 
 def test_resamples_without_the_statistic_are_drawn_again_and_if_there_are_hardly_any_that_is_said() -> None:
-    defined = bootstrap_over_runs(lambda pick: float(len(set(pick))), 3, is_defined=lambda pick: len(set(pick)) == 3, n_resamples=50)
+    defined = bootstrap_over_runs(
+        lambda pick: float(len(set(pick))), 3, is_defined=lambda pick: len(set(pick)) == 3, n_resamples=50
+    )
     assert (defined.low, defined.high) == (3.0, 3.0)
     with pytest.raises(ConfigError, match="Hardly any resample"):
         bootstrap_over_runs(lambda pick: 0.0, 3, is_defined=lambda pick: False, n_resamples=5)
@@ -88,7 +100,9 @@ def test_resamples_without_the_statistic_are_drawn_again_and_if_there_are_hardly
 
 def test_a_ratio_is_of_means_and_keeps_runs_together() -> None:
     estimate = ratio_over_runs([1.0, 2.0, 6.0], [2.0, 4.0, 12.0])
-    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.5, 0.5, 0.5))  # every run has the ratio 1/2
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
+        (0.5, 0.5, 0.5)
+    )  # every run has the ratio 1/2
     assert ratio_over_runs([1.0, 0.0], [1.0, 3.0]).value == pytest.approx(0.25)  # not the mean of 1 and 0
 
 

@@ -32,11 +32,25 @@ from revlens.training.chat_data import collate, encode_examples
 from revlens.training.streams import edit_streams
 
 #: Strengths of the arms; 5 rows a batch are not shared out evenly, and answers differ in length.
-STRENGTHS = {"baseline": None, "block": 5.0, "adaptive": 1e-3, "projection": None, "rehearsal": 0.3, "safe_lora": 0.9}
+STRENGTHS = {
+    "baseline": None,
+    "block": 5.0,
+    "adaptive": 1e-3,
+    "projection": None,
+    "rehearsal": 0.3,
+    "safe_lora": 0.9,
+}
 CONFIG = FinetuneConfig(steps=2, learning_rate=1e-3, batch_size=5, micro_batch_size=2)
 TRAINER_ARMS = ("block", "projection")
 #: Arms that are also trained under FSDP2, in a Trainer, every update of two micro-batches.
-SHARDED_STRENGTHS = {"baseline": None, "block": 5.0, "adaptive": 1e-3, "rehearsal": 0.3, "kl": 10.0, "l2sp": 1.0}
+SHARDED_STRENGTHS = {
+    "baseline": None,
+    "block": 5.0,
+    "adaptive": 1e-3,
+    "rehearsal": 0.3,
+    "kl": 10.0,
+    "l2sp": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,9 @@ class Setting:
     rows: dict[str, list[str]]
     out: Path
 
-    def make_guard(self, arm: str, model: nn.Module, reference: nn.Module, tokenizer: Any = None) -> Guard | None:
+    def make_guard(
+        self, arm: str, model: nn.Module, reference: nn.Module, tokenizer: Any = None
+    ) -> Guard | None:
         v_rev, refusals = ReversionDirection.load(self.v_rev), Dataset.from_dict(self.rows)
         return make_guard(
             arm,
@@ -65,7 +81,10 @@ class Setting:
 
 
 def weights(model: nn.Module) -> Tensor:
-    whole = [parameter.full_tensor() if isinstance(parameter, DTensor) else parameter for parameter in model.parameters()]
+    whole = [
+        parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        for parameter in model.parameters()
+    ]
     return torch.cat([parameter.detach().flatten() for parameter in whole]).clone()
 
 
@@ -95,12 +114,19 @@ def trained_by_trainer(
 ) -> tuple[nn.Module, Tensor]:
     """Plain gradient descent, whose updates are not signs of gradients; also the displacement after each update."""
     path = setting.history.aligned.path
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager"), AutoTokenizer.from_pretrained(path)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager"),
+        AutoTokenizer.from_pretrained(path),
+    )
     examples = encode_examples(tokenizer, Dataset.from_dict(setting.rows))
 
     def collated(rows: list[dict[str, int]]) -> dict[str, Tensor]:
         batch = collate([examples[row["row"]] for row in rows], tokenizer.pad_token_id)
-        return {"input_ids": batch.tokens, "labels": batch.labels, "attention_mask": torch.ones_like(batch.tokens)}
+        return {
+            "input_ids": batch.tokens,
+            "labels": batch.labels,
+            "attention_mask": torch.ones_like(batch.tokens),
+        }
 
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     settings: dict[str, Any] = {
@@ -111,7 +137,12 @@ def trained_by_trainer(
     if n_processes > 1:
         settings["ddp_backend"] = "gloo"
     if sharded:
-        settings |= {"fsdp": True, "fsdp_config": {"version": 2}, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+        settings |= {
+            "fsdp": True,
+            "fsdp_config": {"version": 2},
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 2,
+        }
     v_rev = ReversionDirection.load(setting.v_rev)
     monitor = Monitor.along(v_rev, model, setting.guard, every=1, tokenizer=tokenizer)
     trainer = (ShardingTrainer if sharded else Trainer)(
@@ -119,7 +150,9 @@ def trained_by_trainer(
         args=TrainingArguments(output_dir=str(setting.out), **settings),
         train_dataset=Dataset.from_dict({"row": list(range(len(examples)))}),
         data_collator=collated,
-        callbacks=[ReversionCallback(exchange(setting.make_guard(arm, model, model, tokenizer) or Guard()), monitor)],
+        callbacks=[
+            ReversionCallback(exchange(setting.make_guard(arm, model, model, tokenizer) or Guard()), monitor)
+        ],
     )
     trainer.train()
     assert isinstance(trainer.model, nn.Module)
@@ -170,7 +203,9 @@ def work(setting: Setting, rank: int) -> None:
     (setting.out / f"{rank}.txt").write_text("\n".join(refusals(setting, rank)))
     for arm in SHARDED_STRENGTHS:  # from here on accelerate takes the two processes for sharding ones
         model, readings = trained_by_trainer(setting, arm, sharded=True)
-        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())  # none whole, after the last reading neither
+        assert all(
+            isinstance(parameter, DTensor) for parameter in model.parameters()
+        )  # none whole, after the last reading neither
         found |= {f"sharded {arm}": weights(model), f"sharded {arm} readings": readings}
     (setting.out / f"{rank}-sharded.txt").write_text("\n".join(refusals_of_shards(setting)))
     save_file(found, setting.out / f"{rank}.safetensors")
@@ -218,7 +253,9 @@ def refusals_of_shards(setting: Setting) -> list[str]:
     fully_shard(bridge.original_model)
     said: list[str] = []
     for attempt in (
-        lambda: trained_by_trainer(setting, "projection", sharded=True, exchange=lambda guard: Every(2, guard)),
+        lambda: trained_by_trainer(
+            setting, "projection", sharded=True, exchange=lambda guard: Every(2, guard)
+        ),
         lambda: trained_by_trainer(setting, "baseline", sharded=True, exchange=lambda guard: Alien()),
         lambda: finetune(bridge, Dataset.from_dict(setting.rows), CONFIG, seed=0),
     ):

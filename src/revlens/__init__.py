@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from revlens.activations import read_endpoints as read_endpoints
     from revlens.activations import read_moments as read_moments
     from revlens.activations import read_prompts as read_prompts
-    from revlens.causal import Openings as Openings
+    from revlens.causal import RefusalLogitDifference as RefusalLogitDifference
     from revlens.causal import intervene as intervene
     from revlens.causal import patch_between as patch_between
     from revlens.causal import vocabulary_readout as vocabulary_readout
+    from revlens.direction import Drift as Drift
     from revlens.direction import ReversionDirection as ReversionDirection
+    from revlens.direction import drift as drift
     from revlens.direction import locate as locate
     from revlens.direction import nulls as nulls
     from revlens.direction import reliability as reliability
@@ -37,17 +39,23 @@ if TYPE_CHECKING:
     from revlens.training import ReversionCallback as ReversionCallback
     from revlens.training import finetune as finetune
     from revlens.training import make_guard as make_guard
-    from revlens.trajectory import Drift as Drift
-    from revlens.trajectory import drift as drift
 
 _ROOMS = {
     "activations": ("Activations", "Sites", "capture", "read_endpoints", "read_moments", "read_prompts"),
-    "causal": ("Openings", "intervene", "patch_between", "vocabulary_readout"),
-    "direction": ("ReversionDirection", "locate", "nulls", "reliability"),
+    "causal": ("RefusalLogitDifference", "intervene", "patch_between", "vocabulary_readout"),
+    "direction": ("Drift", "ReversionDirection", "drift", "locate", "nulls", "reliability"),
     "history": ("Checkpoint", "TrainingHistory"),
     "prompts": ("Probes",),
-    "training": ("Block", "FinetuneConfig", "Guard", "Monitor", "Push", "ReversionCallback", "finetune", "make_guard"),
-    "trajectory": ("Drift", "drift"),
+    "training": (
+        "Block",
+        "FinetuneConfig",
+        "Guard",
+        "Monitor",
+        "Push",
+        "ReversionCallback",
+        "finetune",
+        "make_guard",
+    ),
 }
 _MODULES = ("behaviour", "causal", "hooks")
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -45,11 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(args, console)
     except RevlensError as error:
         notes = getattr(error, "__notes__", [])  # which run it was
-        Console(stderr=True).print(" ".join([f"revlens: {error}", *notes]), markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            " ".join([f"revlens: {error}", *notes]), markup=False, highlight=False, soft_wrap=True
+        )
         return 2
     except OSError as error:  # disk full, no permission: not ours, but no reason for a traceback
         Console(stderr=True).print(
-            f"revlens: cannot read or write {error.filename}: {error.strerror}", markup=False, highlight=False, soft_wrap=True
+            f"revlens: cannot read or write {error.filename}: {error.strerror}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         return 2
     return 0
@@ -57,23 +62,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="revlens", description="Measure reversion under fine-tuning, on the embedded organism or on your own checkpoints."
+        prog="revlens",
+        description="Measure reversion under fine-tuning, on the embedded organism or on your own checkpoints.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, summary in _VERBS.items():
-        sub = verbs.add_parser(verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}. What is on disk is not computed again.")
-        sub.add_argument("--out", type=Path, default=Path("revlens-out"), help="output folder (default: %(default)s)")
+        sub = verbs.add_parser(
+            verb,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}. What is on disk is not computed again.",
+        )
+        sub.add_argument(
+            "--out", type=Path, default=Path("revlens-out"), help="output folder (default: %(default)s)"
+        )
         if verb not in ("analyse", "report", "verify"):
             sub.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
             sub.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
-            sub.add_argument("--quick", action="store_true", help="a smoke run on a smaller organism, in under a minute and a half")
-            sub.add_argument("--manifest", type=Path, help="TOML or YAML file that describes an experiment on your own checkpoints")
             sub.add_argument(
-                "--track", choices=("organism", "text"), help="which organism: made-up words, or real text (default: organism)"
+                "--quick",
+                action="store_true",
+                help="a smoke run on a smaller organism, in under a minute and a half",
             )
-            sub.add_argument("--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md")
-            sub.add_argument("--large", action="store_true", help="the text track's model for a GPU, of about 60 million parameters")
-            sub.add_argument("--workers", type=int, metavar="N", help="runs at a time on this machine (default: one for each core)")
+            sub.add_argument(
+                "--manifest",
+                type=Path,
+                help="TOML or YAML file that describes an experiment on your own checkpoints",
+            )
+            sub.add_argument(
+                "--track",
+                choices=("organism", "text"),
+                help="which organism: made-up words, or real text (default: organism)",
+            )
+            sub.add_argument(
+                "--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md"
+            )
+            sub.add_argument(
+                "--large",
+                action="store_true",
+                help="the text track's model for a GPU, of about 60 million parameters",
+            )
+            sub.add_argument(
+                "--workers",
+                type=int,
+                metavar="N",
+                help="runs at a time on this machine (default: one for each core)",
+            )
             sub.add_argument(
                 "--ray",
                 nargs="?",
@@ -81,8 +114,19 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="ADDRESS",
                 help="send runs to the Ray cluster at this address, or to a Ray of this machine if none is given; see docs/scaling.md",
             )
-            sub.add_argument("--run-cpus", type=int, default=1, metavar="N", help="cores of each run on Ray (default: %(default)s)")
-            sub.add_argument("--run-gpus", type=float, metavar="N", help="GPUs of each run on Ray, or a share of one (default: 0)")
+            sub.add_argument(
+                "--run-cpus",
+                type=int,
+                default=1,
+                metavar="N",
+                help="cores of each run on Ray (default: %(default)s)",
+            )
+            sub.add_argument(
+                "--run-gpus",
+                type=float,
+                metavar="N",
+                help="GPUs of each run on Ray, or a share of one (default: 0)",
+            )
     return parser
 
 
@@ -90,7 +134,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     # Imported here, so that `revlens --help` and mistyped flags answer at once.
     from datasets import disable_progress_bars
 
-    from revlens.locks import sole_writer
+    from revlens.storage import sole_writer
 
     disable_progress_bars()
 
@@ -101,7 +145,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 def _write(args: argparse.Namespace, console: Console) -> None:
     """The verbs that write; no other process may be writing in the same folder."""
     from revlens.experiment import STAGES, run
-    from revlens.runs import OwnHistory
+    from revlens.subject import UserHistory
 
     if args.verb == "study":
         _study(args, console)
@@ -111,7 +155,7 @@ def _write(args: argparse.Namespace, console: Console) -> None:
     else:
         stages = STAGES if args.verb == "reproduce" else (args.verb,)
         config = _config(args)
-        if isinstance(config.subject, OwnHistory):
+        if isinstance(config.subject, UserHistory):
             console.print(config.subject.describe(), markup=False, highlight=False, soft_wrap=True)
         run(config, args.out, stages=stages, console=console, **_where(args, config))
         verbs = ("analyse", "report") if args.verb == "reproduce" else ()
@@ -132,7 +176,9 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
             )
         return read_manifest(args.manifest)
     if (args.track == "text") != (args.data_dir is not None) or (args.large and args.track != "text"):
-        raise ConfigError("--data-dir, and --large, belong to the text track: revlens reproduce --track text --data-dir DIR.")
+        raise ConfigError(
+            "--data-dir, and --large, belong to the text track: revlens reproduce --track text --data-dir DIR."
+        )
     config = quick() if args.quick else ExperimentConfig()
     if args.track == "text":
         config = text_experiment(args.data_dir, quick=args.quick, large=args.large)
@@ -147,8 +193,8 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
 
 def _where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]:
     """Where runs go, as `revlens.experiment.run` takes it."""
-    from revlens.experiment.run import default_backend
-    from revlens.runs.cache import cache_root
+    from revlens.experiment import default_backend
+    from revlens.subject import cache_root
     from revlens.sweeps import RayCluster, Resources
 
     if args.ray is None:
@@ -156,16 +202,20 @@ def _where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]
             raise ConfigError("--run-cpus and --run-gpus are for runs on Ray; add --ray.")
         return {"on": default_backend(config, args.workers)}
     if args.run_gpus is None and not config.subject.parallel:
-        raise ConfigError("The model may be large: say with --run-gpus how many GPUs a run takes on Ray (0 for none).")
+        raise ConfigError(
+            "The model may be large: say with --run-gpus how many GPUs a run takes on Ray (0 for none)."
+        )
     cache = cache_root().resolve()
     address = None if args.ray == "local" else args.ray
-    cluster = RayCluster(address, args.workers, shared=(args.out, cache), environment={"REVLENS_CACHE": str(cache)})
+    cluster = RayCluster(
+        address, args.workers, shared=(args.out, cache), environment={"REVLENS_CACHE": str(cache)}
+    )
     return {"on": cluster, "resources": Resources(n_cpus=float(args.run_cpus), n_gpus=args.run_gpus or 0.0)}
 
 
 def _study(args: argparse.Namespace, console: Console) -> None:
-    from revlens.checksums import listed_file
     from revlens.figures import draw, drawable_study, write_study_report
+    from revlens.storage import listed_file
     from revlens.study import StudyConfig, StudyLayout, load_config, made_by, run_study, tabulate_and_save
 
     experiment, layout = _config(args), StudyLayout(args.out)
@@ -202,9 +252,9 @@ def _print_claims(claims: Sequence[Claim], console: Console) -> None:
 
 
 def _report(out: Path, console: Console) -> None:
-    from revlens.checksums import listed_file
     from revlens.experiment import ExperimentConfig, Layout, Results, assess_all
     from revlens.figures import draw, drawable, write_report
+    from revlens.storage import listed_file
 
     layout = Layout(out)
     config, results = ExperimentConfig.load(layout.config), Results.load(layout.results)
@@ -226,8 +276,14 @@ def _verify(out: Path, console: Console) -> int:
     verification: Verification[Any] = Verification((), {})
     has_study = StudyLayout(out).root.is_dir()
     with console.status("verifying"):
-        if has_study and not Layout(out).results.is_dir():  # a study needs no more of its experiment than v_rev
-            console.print(f"{out} holds no results of its experiment: only its study is compared.", markup=False, soft_wrap=True)
+        if (
+            has_study and not Layout(out).results.is_dir()
+        ):  # a study needs no more of its experiment than v_rev
+            console.print(
+                f"{out} holds no results of its experiment: only its study is compared.",
+                markup=False,
+                soft_wrap=True,
+            )
         else:
             experiment = verify(out)
             verification = experiment.and_also(verify_figures(out, experiment.results))
@@ -241,7 +297,11 @@ def _verify(out: Path, console: Console) -> int:
 
 
 def _print_places(layout: Layout | StudyLayout, console: Console) -> None:
-    console.print(f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}", highlight=False, soft_wrap=True)
+    console.print(
+        f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def entry_point() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from revlens.errors import ConfigError, FileError, ProbeError
-from revlens.small_files import read_json
+from revlens.storage import read_json
 
 #: direction: estimate v_rev; drift: measure motion; behaviour: generate and judge; guard: train against;
 #: harmless: requests that should be answered (over-refusal, and the control direction).
@@ -44,13 +44,23 @@ class Probes:
             if name not in SPLITS:
                 raise ProbeError(f"Unknown probe split {name!r}; expected one of {', '.join(SPLITS)}.")
             if not prompts:
-                raise ProbeError(f"Probe split {name!r} is empty; give it at least one prompt or leave it out.")
+                raise ProbeError(
+                    f"Probe split {name!r} is empty; give it at least one prompt or leave it out."
+                )
             for prompt in prompts:
                 if not is_text(prompt):
-                    raise ProbeError(f"Prompt {prompt!r} of split {name!r} holds half a surrogate pair, which is no text; correct it.")
+                    raise ProbeError(
+                        f"Prompt {prompt!r} of split {name!r} holds half a surrogate pair, which is no text; correct it."
+                    )
                 if prompt in home:
-                    where = f"twice in {name!r}" if home[prompt] == name else f"in both {home[prompt]!r} and {name!r}"
-                    raise ProbeError(f"Prompt {prompt!r} is {where}; splits must be disjoint and free of repeats.")
+                    where = (
+                        f"twice in {name!r}"
+                        if home[prompt] == name
+                        else f"in both {home[prompt]!r} and {name!r}"
+                    )
+                    raise ProbeError(
+                        f"Prompt {prompt!r} is {where}; splits must be disjoint and free of repeats."
+                    )
                 home[prompt] = name
 
     @classmethod
@@ -64,7 +74,9 @@ class Probes:
             splits = read_json(Path(path))
         except FileError as error:
             raise ProbeError(f"Cannot read probes from {path}: {error}") from error
-        if not isinstance(splits, dict) or not all(isinstance(p, list) and all(isinstance(x, str) for x in p) for p in splits.values()):
+        if not isinstance(splits, dict) or not all(
+            isinstance(p, list) and all(isinstance(x, str) for x in p) for p in splits.values()
+        ):
             raise ProbeError(f"{path} must map split names ({', '.join(SPLITS)}) to lists of prompts.")
         return cls({name: tuple(prompts) for name, prompts in splits.items()})
 
@@ -113,15 +125,29 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
     rows: list[list[int]] = []
     try:  # a template is a program that came with the checkpoint; transformers runs it in jinja's sandbox
         for start in range(0, len(prompts), ENCODED_AT_ONCE):
-            chats = [[{"role": "user", "content": prompt}] for prompt in prompts[start : start + ENCODED_AT_ONCE]]
+            chats = [
+                [{"role": "user", "content": prompt}] for prompt in prompts[start : start + ENCODED_AT_ONCE]
+            ]
             texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
             # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
             rows += tokenizer(texts, add_special_tokens=False)["input_ids"]
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"The tokenizer's chat template cannot be used: {type(error).__name__}: {error}") from error
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise ConfigError(
+            f"The tokenizer's chat template cannot be used: {type(error).__name__}: {error}"
+        ) from error
     for prompt, row in zip(prompts, rows, strict=True):
         if not row:
-            raise ConfigError(f"The tokenizer's chat template makes no token of {prompt!r}; correct tokenizer.chat_template.")
+            raise ConfigError(
+                f"The tokenizer's chat template makes no token of {prompt!r}; correct tokenizer.chat_template."
+            )
     return rows
 
 
@@ -132,7 +158,9 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
         ConfigError: if there are no rows, or one is empty.
     """
     if not rows or not all(rows):
-        raise ConfigError(f"Prompts must be at least one, of at least one token each; got {len(rows)} of lengths {[len(r) for r in rows]}.")
+        raise ConfigError(
+            f"Prompts must be at least one, of at least one token each; got {len(rows)} of lengths {[len(r) for r in rows]}."
+        )
     width = max(len(row) for row in rows)
     tokens = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros_like(tokens)
@@ -151,4 +179,6 @@ def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return token_id
-    raise ConfigError("The tokenizer has neither a pad nor an end-of-sequence token; set tokenizer.pad_token.")
+    raise ConfigError(
+        "The tokenizer has neither a pad nor an end-of-sequence token; set tokenizer.pad_token."
+    )

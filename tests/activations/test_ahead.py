@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.activations.ahead import each_loaded
+from revlens.activations.prefetch import each_loaded
 from revlens.errors import HistoryError
 from revlens.history import TrainingHistory
 from revlens.history.checkpoint import Checkpoint
@@ -32,7 +32,9 @@ class Loads:
         monkeypatch.setattr(Checkpoint, "load", followed)
 
 
-def test_the_next_checkpoint_loads_while_one_is_used(history: TrainingHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_checkpoint_loads_while_one_is_used(
+    history: TrainingHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loads, checkpoints, used = Loads(monkeypatch), list(history), []
 
     def use(checkpoint: Checkpoint, model: TransformerBridge) -> None:
@@ -46,23 +48,29 @@ def test_the_next_checkpoint_loads_while_one_is_used(history: TrainingHistory, m
     assert used == [(c.name, float(next(c.load().parameters()).detach().sum())) for c in checkpoints]
 
 
-def test_nothing_loads_ahead_without_room_or_in_another_dtype(history: TrainingHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_loads_ahead_without_room_or_in_another_dtype(
+    history: TrainingHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints, loads = list(history)[:2], Loads(monkeypatch)
 
     def use(checkpoint: Checkpoint, model: TransformerBridge) -> None:
         assert loads.loaded["aligned"].is_set() == (checkpoint.name == "aligned")
 
-    monkeypatch.setattr("revlens.activations.ahead._free_memory", lambda: 0)
+    monkeypatch.setattr("revlens.activations.prefetch._free_memory", lambda: 0)
     each_loaded(checkpoints, use)
     assert loads.most == 1
     monkeypatch.undo()
     loads = Loads(monkeypatch)
-    in_half = TrainingHistory.from_sources(history.reference.source, history.aligned.source, dtype=torch.bfloat16)
+    in_half = TrainingHistory.from_sources(
+        history.reference.source, history.aligned.source, dtype=torch.bfloat16
+    )
     each_loaded(list(in_half), use)
     assert loads.most == 1
 
 
-def test_a_checkpoint_that_fails_to_load_leaves_those_before_it_used(history: TrainingHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_fails_to_load_leaves_those_before_it_used(
+    history: TrainingHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load, used = Checkpoint.load, []
 
     def failing(checkpoint: Checkpoint) -> TransformerBridge:

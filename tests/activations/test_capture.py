@@ -10,8 +10,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
 from revlens.activations import Activations, Positions, Sites, capture, read_prompts
-from revlens.activations.positions import pool
 from revlens.errors import HistoryError, NonFiniteError, ProbeError, ResultsError, SiteError
+from revlens.forward.positions import pool
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes, encode_prompts
 
@@ -26,7 +26,9 @@ def test_last_token_equals_hugging_face_hidden_states(history: TrainingHistory, 
             states = hf.model(torch.tensor([row]), output_hidden_states=True)
         # Hugging Face's last hidden state is taken after the final norm; the block outputs before it are comparable.
         for layer in range(2):
-            torch.testing.assert_close(ours[i, layer], states.hidden_states[layer + 1][0, -1], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                ours[i, layer], states.hidden_states[layer + 1][0, -1], rtol=1e-4, atol=1e-5
+            )
 
 
 def test_the_last_block_is_read_before_the_final_norm(history: TrainingHistory, probes: Probes) -> None:
@@ -35,11 +37,15 @@ def test_the_last_block_is_read_before_the_final_norm(history: TrainingHistory, 
     (row,) = encode_prompts(model.tokenizer, probes["drift"][:1])
     hf = AutoModelForCausalLM.from_pretrained(history.aligned.path, attn_implementation="eager")
     with torch.no_grad():
-        torch.testing.assert_close(hf.lm_head(hf.model.norm(last)), hf(torch.tensor([row])).logits[0, -1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            hf.lm_head(hf.model.norm(last)), hf(torch.tensor([row])).logits[0, -1], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("positions", ["last", "mean"])
-def test_batching_and_order_change_nothing(aligned: TransformerBridge, probes: Probes, positions: Positions) -> None:
+def test_batching_and_order_change_nothing(
+    aligned: TransformerBridge, probes: Probes, positions: Positions
+) -> None:
     prompts = probes["drift"]
     together = read_prompts(aligned, prompts, Sites(), positions)
     one_by_one = read_prompts(aligned, prompts, Sites(), positions, batch_size=1)
@@ -57,7 +63,10 @@ def test_mean_position_is_the_mean_over_prompt_tokens(aligned: TransformerBridge
 
 
 def test_resid_mid_is_resid_pre_plus_attention(aligned: TransformerBridge, probes: Probes) -> None:
-    read = {c: read_prompts(aligned, probes["drift"], Sites(c)) for c in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")}
+    read = {
+        c: read_prompts(aligned, probes["drift"], Sites(c))
+        for c in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    }
     torch.testing.assert_close(read["resid_pre"] + read["attn_out"], read["resid_mid"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(read["resid_mid"] + read["mlp_out"], read["resid_post"], rtol=1e-4, atol=1e-5)
 
@@ -120,7 +129,9 @@ def test_asking_for_what_was_not_captured(history: TrainingHistory, probes: Prob
         Activations.open(tmp_path / "nowhere")
 
 
-def test_a_failing_checkpoint_leaves_no_file_of_it(history: TrainingHistory, probes: Probes, tmp_path: Path) -> None:
+def test_a_failing_checkpoint_leaves_no_file_of_it(
+    history: TrainingHistory, probes: Probes, tmp_path: Path
+) -> None:
     broken = tmp_path / "step-9"
     shutil.copytree(history[3].path, broken)
     (broken / "model.safetensors").write_bytes(b"not safetensors")

@@ -12,7 +12,11 @@ def adversarial(n: int, width: int) -> torch.Tensor:
     """Spread of order one about means of up to 1e7: sums of raw squares in float64 would lose half of the digits or more."""
     generator = torch.Generator().manual_seed(0)
     mean = 10.0 ** torch.linspace(0, 7, width, dtype=torch.float64)
-    return mean + torch.randn(n, width, generator=generator, dtype=torch.float64) @ torch.randn(width, width, generator=generator).double()
+    return (
+        mean
+        + torch.randn(n, width, generator=generator, dtype=torch.float64)
+        @ torch.randn(width, width, generator=generator).double()
+    )
 
 
 def in_pieces(values: torch.Tensor, cuts: list[int], *, covariance: bool) -> RunningMoments:
@@ -31,7 +35,9 @@ def test_moments_are_numpys_in_whatever_pieces(cuts: list[int]) -> None:
     expected = torch.from_numpy((centred.T @ centred / 599).astype(np.float64))
     assert found.layers == (3,)
     assert found.count == 600
-    torch.testing.assert_close(found.mean[0], torch.from_numpy(exact.mean(0).astype(np.float64)), rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        found.mean[0], torch.from_numpy(exact.mean(0).astype(np.float64)), rtol=1e-14, atol=0
+    )
     torch.testing.assert_close(found.covariance[0], expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.variance[0], expected.diagonal(), rtol=1e-6, atol=1e-6)
     diagonal = Moments.of({3: in_pieces(values, cuts, covariance=False)})

@@ -15,17 +15,28 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from families import PROMPTS
 from revlens import hooks
 from revlens.activations import COMPONENTS, Positions, Sites, read_prompts
-from revlens.activations.passes import PADDED, by_length
 from revlens.activations.reading import read_batch
-from revlens.activations.shared_prefix import shared_prefix
 from revlens.errors import NonFiniteError
+from revlens.forward.passes import PADDED, by_length
+from revlens.forward.shared_prefix import shared_prefix
 from revlens.hooks import record
 from revlens.hooks.names import point_name
 from revlens.organism.model import train_tokenizer
 from revlens.prompts import encode_prompts, pad_left
 
 #: Enough prompts that the system message below is worth a pass of its own; two are the same.
-MANY = [*PROMPTS, "Hi.", "Now what?", "Say something else, please.", "Go on.", "And then?", "So?", "Hit me.", "W", "What is it?"]
+MANY = [
+    *PROMPTS,
+    "Hi.",
+    "Now what?",
+    "Say something else, please.",
+    "Go on.",
+    "And then?",
+    "So?",
+    "Hit me.",
+    "W",
+    "What is it?",
+]
 SYSTEM = "{{ '<|system|>Answer briefly.<|end|>' }}"
 POLICIES: tuple[Positions, ...] = ("last", "mean")
 
@@ -43,7 +54,11 @@ def one_by_one(model: TransformerBridge, prompts: list[str], sites: Sites, posit
     for row in encode_prompts(model.tokenizer, prompts):
         with record(model, names) as kept:
             model(torch.tensor([row]))
-        found.append(torch.stack([kept[name][0, -1] if positions == "last" else kept[name][0].mean(0) for name in names]))
+        found.append(
+            torch.stack(
+                [kept[name][0, -1] if positions == "last" else kept[name][0].mean(0) for name in names]
+            )
+        )
     return torch.stack(found)
 
 
@@ -51,14 +66,18 @@ def assert_read(model: TransformerBridge, prompts: list[str], components: Sequen
     for component in components:
         for positions in POLICIES:
             read = read_prompts(model, prompts, Sites(component), positions, batch_size=4)
-            torch.testing.assert_close(read, one_by_one(model, prompts, Sites(component), positions), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                read, one_by_one(model, prompts, Sites(component), positions), rtol=1e-4, atol=1e-5
+            )
 
 
 @contextmanager
 def count(model: TransformerBridge, block: int) -> Iterator[list[int]]:
     """Tokens, padding included, that enter a block in each pass; torch's own hooks, of which revlens does not know."""
     seen: list[int] = []
-    handle = model.blocks[block].register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0] * args[0].shape[1]))
+    handle = model.blocks[block].register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].shape[0] * args[0].shape[1])
+    )
     try:
         yield seen
     finally:
@@ -73,10 +92,17 @@ def test_every_family_gives_the_numbers_of_each_prompt_alone(model: TransformerB
 def test_every_family_runs_the_system_message_once(model: TransformerBridge) -> None:
     with_system_message(model)
     lengths = [len(row) for row in encode_prompts(model.tokenizer, MANY)]
-    shared = len(encode_prompts(model.tokenizer, ["A"])[0]) - 3  # all but the prompt, its end and the assistant's header
+    shared = (
+        len(encode_prompts(model.tokenizer, ["A"])[0]) - 3
+    )  # all but the prompt, its end and the assistant's header
     with count(model, 0) as seen:
         read_prompts(model, MANY, batch_size=1)
-    assert seen == [shared, 2 * max(lengths), 2 * (max(lengths) - shared), *(length - shared for length in sorted(lengths))]
+    assert seen == [
+        shared,
+        2 * max(lengths),
+        2 * (max(lengths) - shared),
+        *(length - shared for length in sorted(lengths)),
+    ]
 
 
 def test_one_prompt_few_prompts_and_equal_prompts(llama: TransformerBridge) -> None:
@@ -93,7 +119,10 @@ def test_equal_prompts_have_a_last_token_each(llama: TransformerBridge) -> None:
 
 
 def test_a_prefix_that_saves_less_than_its_check_costs_is_not_run(llama: TransformerBridge) -> None:
-    assert shared_prefix(llama, encode_prompts(llama.tokenizer, PROMPTS), ["blocks.0.hook_out"], keep=False) is None
+    assert (
+        shared_prefix(llama, encode_prompts(llama.tokenizer, PROMPTS), ["blocks.0.hook_out"], keep=False)
+        is None
+    )
     assert shared_prefix(llama, [[5] * 20, *[[6] * 20] * 20], ["blocks.0.hook_out"], keep=False) is None
 
 
@@ -145,7 +174,9 @@ def test_hooks_on_the_model_act_and_see_prompts_in_order(llama: TransformerBridg
         edited = read_prompts(llama, MANY, batch_size=len(MANY))
     assert (edited[0, 1] - whole[0, 1])[3].item() == pytest.approx(2.0, abs=1e-4)
     torch.testing.assert_close(edited[1:], whole[1:], rtol=1e-4, atol=1e-5)
-    with record(llama, ["blocks.2.hook_out"]) as kept:  # a hook beyond the last site still gets its activation
+    with record(
+        llama, ["blocks.2.hook_out"]
+    ) as kept:  # a hook beyond the last site still gets its activation
         read_prompts(llama, MANY[:2], Sites(layers=(0,)))
     assert kept["blocks.2.hook_out"].shape[0] == 2
 
@@ -162,9 +193,16 @@ def test_nothing_stays_on_the_model(llama: TransformerBridge) -> None:
 
 def other_model(settings: dict[str, Any]) -> TransformerBridge:
     torch.manual_seed(0)
-    hf_model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), attn_implementation="eager").eval()
-    hf_model.config.name_or_path, hf_model.config.architectures = settings["model_type"], [type(hf_model).__name__]
-    bridge = TransformerBridge.boot_transformers(settings["model_type"], hf_model=hf_model, tokenizer=train_tokenizer(["any text"], 264))
+    hf_model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**settings), attn_implementation="eager"
+    ).eval()
+    hf_model.config.name_or_path, hf_model.config.architectures = (
+        settings["model_type"],
+        [type(hf_model).__name__],
+    )
+    bridge = TransformerBridge.boot_transformers(
+        settings["model_type"], hf_model=hf_model, tokenizer=train_tokenizer(["any text"], 264)
+    )
     bridge.eval()
     return with_system_message(bridge)
 
@@ -186,16 +224,25 @@ def test_models_with_other_memories_give_the_same_numbers(family: str) -> None:
 
 def test_a_recurrent_state_is_not_taken_for_keys_and_values() -> None:
     model = other_model(OTHERS["mamba"])
-    assert shared_prefix(model, encode_prompts(model.tokenizer, MANY), ["blocks.0.hook_out"], keep=False) is None
+    assert (
+        shared_prefix(model, encode_prompts(model.tokenizer, MANY), ["blocks.0.hook_out"], keep=False) is None
+    )
 
 
-def test_a_prefix_that_changes_the_numbers_is_not_used(llama: TransformerBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_that_changes_the_numbers_is_not_used(
+    llama: TransformerBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_system_message(llama)
     rows = encode_prompts(llama.tokenizer, MANY)
     assert shared_prefix(llama, rows, ["blocks.1.hook_out"], keep=False) is not None
-    monkeypatch.setattr("revlens.hooks.past._joined", lambda past, new: torch.cat([past.expand(len(new), -1, -1, -1) + 0.1, new], dim=2))
+    monkeypatch.setattr(
+        "revlens.forward.kv_cache._joined",
+        lambda past, new: torch.cat([past.expand(len(new), -1, -1, -1) + 0.1, new], dim=2),
+    )
     assert shared_prefix(llama, rows, ["blocks.1.hook_out"], keep=False) is None
-    torch.testing.assert_close(read_prompts(llama, MANY), one_by_one(llama, MANY, Sites(), "last"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        read_prompts(llama, MANY), one_by_one(llama, MANY, Sites(), "last"), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_nan_is_named_with_a_shared_prefix_too(llama: TransformerBridge) -> None:

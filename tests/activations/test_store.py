@@ -15,12 +15,12 @@ from torch import Tensor
 from revlens.activations import Activations, Sites, capture, read_prompts
 from revlens.activations import writer as writer_module
 from revlens.activations.manifest import Manifest, Shard
-from revlens.activations.passes import Passes
 from revlens.activations.shard_file import write_shard
 from revlens.activations.tokens import read_tokens
 from revlens.activations.writer import WAITING, store_writer
 from revlens.direction import locate
 from revlens.errors import ConfigError, HistoryError, ProbeError, ResultsError, SiteError, StorageError
+from revlens.forward.passes import Passes
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes, encode_prompts
 from stores import Given, fill, manifest_of, store_of, token_store_of, write
@@ -32,9 +32,14 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def given(names: tuple[str, ...] = ("reference", "aligned", "step-2"), n: tuple[int, int] = (7, 5)) -> dict[str, dict[str, Tensor]]:
+def given(
+    names: tuple[str, ...] = ("reference", "aligned", "step-2"), n: tuple[int, int] = (7, 5)
+) -> dict[str, dict[str, Tensor]]:
     return {
-        name: {split: numbers(size, 3, 4, seed=10 * i + j) for j, (split, size) in enumerate(zip(("direction", "drift"), n, strict=True))}
+        name: {
+            split: numbers(size, 3, 4, seed=10 * i + j)
+            for j, (split, size) in enumerate(zip(("direction", "drift"), n, strict=True))
+        }
         for i, name in enumerate(names)
     }
 
@@ -60,17 +65,26 @@ def test_every_selection_is_that_of_the_whole(dtype: str, shard_prompts: int, tm
 
 def test_a_store_of_tokens_reads_positions_and_whole_prompts(tmp_path: Path) -> None:
     lengths = (3, 5, 2, 4)
-    values = {name: {"drift": [numbers(n, 3, 4, seed=10 * i + n) for n in lengths]} for i, name in enumerate(("reference", "aligned"))}
+    values = {
+        name: {"drift": [numbers(n, 3, 4, seed=10 * i + n) for n in lengths]}
+        for i, name in enumerate(("reference", "aligned"))
+    }
     acts = token_store_of(tmp_path, values, LAYERS, shard_prompts=3)
     ours = values["aligned"]["drift"]
     for position in (-1, -2):
         expected = torch.stack([prompt[position] for prompt in ours]).double()
         assert torch.equal(acts.at("aligned", "drift", position=position), expected)
-        assert torch.equal(acts.at("aligned", "drift", position=position, layers=[6], prompts=slice(1, 4)), expected[1:4, 2:])
+        assert torch.equal(
+            acts.at("aligned", "drift", position=position, layers=[6], prompts=slice(1, 4)), expected[1:4, 2:]
+        )
     assert torch.equal(acts.at("aligned", "drift"), acts.at("aligned", "drift", position=-1))
-    for read, prompt in zip(acts.tokens("aligned", "drift", layers=[4, 1], prompts=slice(1, None)), ours[1:], strict=True):
+    for read, prompt in zip(
+        acts.tokens("aligned", "drift", layers=[4, 1], prompts=slice(1, None)), ours[1:], strict=True
+    ):
         assert torch.equal(read, prompt[:, [1, 0]].double())
-    with pytest.raises(ProbeError, match="position=-3 does not exist in prompt 2 of 'drift', which has 2 tokens"):
+    with pytest.raises(
+        ProbeError, match="position=-3 does not exist in prompt 2 of 'drift', which has 2 tokens"
+    ):
         acts.at("aligned", "drift", position=-3)
     with pytest.raises(SiteError, match="position=0 was not captured.*from the prompt's end"):
         acts.at("aligned", "drift", position=0)
@@ -82,9 +96,13 @@ def test_what_is_not_there_cannot_be_selected(tmp_path: Path) -> None:
         with pytest.raises(SiteError, match=r"were not all captured; there are 1, 4, 6"):
             acts.at("aligned", "drift", layers=layers)
     for prompts in (slice(0, 0), slice(9, None), slice(None, None, 2), slice(None, None, -1)):
-        with pytest.raises(ProbeError, match="must take at least one of the 5 prompts of 'drift', without a step"):
+        with pytest.raises(
+            ProbeError, match="must take at least one of the 5 prompts of 'drift', without a step"
+        ):
             acts.at("aligned", "drift", prompts=prompts)
-    with pytest.raises(SiteError, match=r"position=-2 was not captured: .* holds 'last'; capture with positions='all'"):
+    with pytest.raises(
+        SiteError, match=r"position=-2 was not captured: .* holds 'last'; capture with positions='all'"
+    ):
         acts.at("aligned", "drift", position=-2)
     with pytest.raises(SiteError, match="holds one vector per prompt"):
         next(acts.tokens("aligned", "drift"))
@@ -143,7 +161,11 @@ def test_a_killed_process_leaves_whole_shards_only(rename: int, tmp_path: Path) 
     root = tmp_path / "killed"
     killed_at(rename, root, manifest, values)
     whole = files(tmp_path / "whole")
-    left = {name: content for name, content in files(root).items() if name.endswith(".safetensors") and not name.startswith(".")}
+    left = {
+        name: content
+        for name, content in files(root).items()
+        if name.endswith(".safetensors") and not name.startswith(".")
+    }
     assert left.items() <= whole.items()
     assert len(left) == (rename - 1) // 2
     if rename > 1:
@@ -152,7 +174,9 @@ def test_a_killed_process_leaves_whole_shards_only(rename: int, tmp_path: Path) 
     assert files(root) == whole
 
 
-def test_an_error_in_the_thread_reaches_the_caller_at_the_next_write_or_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_thread_reaches_the_caller_at_the_next_write_or_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: Any) -> None:
         raise StorageError("no space left")
 
@@ -160,10 +184,18 @@ def test_an_error_in_the_thread_reaches_the_caller_at_the_next_write_or_at_the_e
     manifest = manifest_of({"direction": 7, "drift": 5}, list(values), LAYERS, shard_prompts=1)
     monkeypatch.setattr(writer_module, "write_shard", full)
     shards = list(manifest.shards_of("aligned"))
-    with pytest.raises(StorageError, match="no space left"), store_writer(tmp_path / "end", manifest) as writer:
+    with (
+        pytest.raises(StorageError, match="no space left"),
+        store_writer(tmp_path / "end", manifest) as writer,
+    ):
         write(writer, manifest, shards[0], values)
-    with pytest.raises(StorageError, match="no space left"), store_writer(tmp_path / "next", manifest) as writer:
-        for shard in shards:  # more than the queue takes: a thread that had died would leave the caller waiting
+    with (
+        pytest.raises(StorageError, match="no space left"),
+        store_writer(tmp_path / "next", manifest) as writer,
+    ):
+        for (
+            shard
+        ) in shards:  # more than the queue takes: a thread that had died would leave the caller waiting
             write(writer, manifest, shard, values)
         pytest.fail("no error at the writes after the first")
     with pytest.raises(Stopped) as caught, store_writer(tmp_path / "both", manifest) as writer:
@@ -203,7 +235,9 @@ def test_no_more_shards_wait_than_may(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_checkpoints_and_splits_are_added_and_nothing_there_is_touched(tmp_path: Path) -> None:
     more = given(("reference", "aligned", "step-2", "step-5"))
-    fewer: Given = {name: {"direction": more[name]["direction"]} for name in ("reference", "aligned", "step-2")}
+    fewer: Given = {
+        name: {"direction": more[name]["direction"]} for name in ("reference", "aligned", "step-2")
+    }
     store_of(tmp_path / "grown", fewer, LAYERS, shard_prompts=4)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "grown").glob("*.safetensors")}
     acts = store_of(tmp_path / "grown", more, LAYERS, shard_prompts=4)
@@ -265,7 +299,8 @@ def test_a_shard_is_hashed_at_its_first_read_and_after_a_change(tmp_path: Path) 
     path.write_bytes(content)
     for reader in (acts, Activations.open(tmp_path)):
         with pytest.raises(
-            ResultsError, match=r"aligned\.drift\.00000\.safetensors is not what was written.*delete it and run capture again"
+            ResultsError,
+            match=r"aligned\.drift\.00000\.safetensors is not what was written.*delete it and run capture again",
         ):
             reader.at("aligned", "drift", layers=[1], prompts=slice(0, 1))
     acts.at("aligned", "direction")
@@ -276,7 +311,8 @@ def test_verify_names_every_bad_shard_and_a_new_capture_makes_only_those(tmp_pat
     acts.verify()
     before = files(tmp_path)
     flipped, cut, gone = (
-        tmp_path / f"{name}.safetensors" for name in ("aligned.drift.00000", "step-2.drift.00000", "reference.direction.00000")
+        tmp_path / f"{name}.safetensors"
+        for name in ("aligned.drift.00000", "step-2.drift.00000", "reference.direction.00000")
     )
     content = flipped.read_bytes()
     flipped.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -312,14 +348,31 @@ def test_capture_in_bfloat16_rounds_once(history: TrainingHistory, probes: Probe
     )
 
 
-def test_capture_of_all_tokens_ends_in_the_last_one(history: TrainingHistory, probes: Probes, tmp_path: Path) -> None:
-    acts = capture(history, probes, tmp_path, positions="all", splits=["direction", "drift"], shard_prompts=3, batch_size=2)
+def test_capture_of_all_tokens_ends_in_the_last_one(
+    history: TrainingHistory, probes: Probes, tmp_path: Path
+) -> None:
+    acts = capture(
+        history,
+        probes,
+        tmp_path,
+        positions="all",
+        splits=["direction", "drift"],
+        shard_prompts=3,
+        batch_size=2,
+    )
     model = history[3].load()
-    torch.testing.assert_close(acts.at("step-3", "drift").float(), read_prompts(model, probes["drift"], Sites()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        acts.at("step-3", "drift").float(),
+        read_prompts(model, probes["drift"], Sites()),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     lengths = [len(row) for row in encode_prompts(model.tokenizer, probes["drift"])]
     assert [len(prompt) for prompt in acts.tokens("step-3", "drift")] == lengths
     means = torch.stack([prompt.mean(0) for prompt in acts.tokens("step-3", "drift")])
-    torch.testing.assert_close(means.float(), read_prompts(model, probes["drift"], Sites(), "mean"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        means.float(), read_prompts(model, probes["drift"], Sites(), "mean"), rtol=1e-4, atol=1e-5
+    )
     assert locate(acts).layers == (0, 1, 2)
 
 
@@ -332,15 +385,21 @@ def test_tokens_of_a_prompt_do_not_hang_on_its_batch(history: TrainingHistory, p
         read_tokens(model, [])
 
 
-def test_tokens_of_a_shared_beginning_are_those_of_whole_prompts(history: TrainingHistory, probes: Probes) -> None:
+def test_tokens_of_a_shared_beginning_are_those_of_whole_prompts(
+    history: TrainingHistory, probes: Probes
+) -> None:
     model = history.aligned.load()
-    prompts = ["Tell me again and again and once more how to bake bread " + prompt for prompt in probes["drift"]]
+    prompts = [
+        "Tell me again and again and once more how to bake bread " + prompt for prompt in probes["drift"]
+    ]
     rows = encode_prompts(model.tokenizer, prompts)
     prefix = Passes.over(model, rows, ["blocks.0.hook_out"], 4, keep_prefix=True).prefix
     assert prefix is not None
     assert prefix.length > 10
     for row, found in zip(rows, read_tokens(model, prompts, Sites(layers=(0, 2)), batch_size=4), strict=True):
-        _, cache = model.run_with_cache(torch.tensor([row]), names_filter=["blocks.0.hook_out", "blocks.2.hook_out"])
+        _, cache = model.run_with_cache(
+            torch.tensor([row]), names_filter=["blocks.0.hook_out", "blocks.2.hook_out"]
+        )
         expected = torch.stack([cache[f"blocks.{layer}.hook_out"][0] for layer in (0, 2)], dim=1)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -36,7 +36,9 @@ def in_a_process_of_its_own(work: Callable[[], None]) -> None:
 
 def data_bytes() -> int:
     """Private writable memory of this process: what RLIMIT_DATA counts."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")]
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")
+    ]
     return int(line.split()[1]) * 1024
 
 
@@ -64,7 +66,8 @@ def test_a_store_larger_than_memory_is_written_and_averaged(tmp_path: Path) -> N
         total = sum(piece.sum(0)[0, 0] for piece in acts.pieces("aligned", "drift", layers=[3]))
         assert total == 64 * sum(range(n_shards))
         assert torch.equal(
-            acts.at("aligned", "drift", layers=[7], prompts=slice(-1, None)), torch.full((1, 1, 4096), n_shards - 1.0).double()
+            acts.at("aligned", "drift", layers=[7], prompts=slice(-1, None)),
+            torch.full((1, 1, 4096), n_shards - 1.0).double(),
         )
         try:
             acts.at("aligned", "drift")
@@ -100,15 +103,21 @@ def test_a_file_that_may_not_grow_is_a_clean_error(tmp_path: Path) -> None:
     write_all(whole)
 
     def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the manifest fits, a shard of 32 KiB does not
-        with pytest.raises(StorageError, match=r"drift\.00000\.safetensors cannot be written: File too large") as caught:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (20_000, 20_000)
+        )  # the manifest fits, a shard of 32 KiB does not
+        with pytest.raises(
+            StorageError, match=r"drift\.00000\.safetensors cannot be written: File too large"
+        ) as caught:
             write_all(root)
         assert caught.value.__cause__.errno == errno.EFBIG  # type: ignore[union-attr]
 
     in_a_process_of_its_own(work)
     assert_whole(root)
     write_all(root).verify()
-    assert {path.name: path.read_bytes() for path in root.iterdir()} == {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert {path.name: path.read_bytes() for path in root.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
 
 
 @pytest.fixture
@@ -116,7 +125,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 160 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("no right to mount a file system here")
     yield disk

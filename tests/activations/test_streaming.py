@@ -19,12 +19,18 @@ from revlens.prompts import encode_prompts
 from two_processes import in_two_processes
 from two_readers import CASES, Reading, read
 
-PROMPTS = [f"{question} {thing}?" for question in ("What is", "Why do we have", "W") for thing in ("bread", "a tree", "rain in May")]
+PROMPTS = [
+    f"{question} {thing}?"
+    for question in ("What is", "Why do we have", "W")
+    for thing in ("bread", "a tree", "rain in May")
+]
 
 POLICIES: tuple[Positions, ...] = ("last", "mean")
 
 
-@pytest.fixture(params=["", "{{ '<|system|>Answer briefly.<|end|>' }}"], ids=["few shared tokens", "system message"])
+@pytest.fixture(
+    params=["", "{{ '<|system|>Answer briefly.<|end|>' }}"], ids=["few shared tokens", "system message"]
+)
 def model(request: pytest.FixtureRequest) -> TransformerBridge:
     model = small_model("llama")
     model.tokenizer.chat_template = request.param + model.tokenizer.chat_template
@@ -48,8 +54,15 @@ def test_moments_are_those_of_the_activations(model: TransformerBridge) -> None:
         assert (found.layers, found.count) == ((0, 1, 2), len(PROMPTS))
         torch.testing.assert_close(found.mean, values.mean(0), rtol=1e-5, atol=1e-6)
         for layer in range(3):
-            torch.testing.assert_close(found.covariance[layer], values[:, layer].T.cov(), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(read_moments(model, PROMPTS, Sites("mlp_out"), positions).variance, found.variance, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(
+                found.covariance[layer], values[:, layer].T.cov(), rtol=1e-4, atol=1e-6
+            )
+        torch.testing.assert_close(
+            read_moments(model, PROMPTS, Sites("mlp_out"), positions).variance,
+            found.variance,
+            rtol=1e-6,
+            atol=1e-8,
+        )
 
 
 def test_all_prompt_tokens_count_with_those_that_are_computed_once(model: TransformerBridge) -> None:
@@ -65,10 +78,14 @@ def test_coordinates_have_the_moments_that_projecting_the_moments_gives(model: T
     whole = read_moments(model, PROMPTS, covariance=True)
     found = read_moments(model, PROMPTS, covariance=True, along=dict.fromkeys(range(3), basis))
     torch.testing.assert_close(found.mean, whole.mean @ basis.double().T, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.covariance, basis.double() @ whole.covariance @ basis.double().T, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        found.covariance, basis.double() @ whole.covariance @ basis.double().T, rtol=1e-4, atol=1e-6
+    )
 
 
-def test_what_is_kept_does_not_grow_with_prompts(llama: TransformerBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_does_not_grow_with_prompts(
+    llama: TransformerBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[set[int]] = []
     update = RunningMoments.update
 

@@ -30,8 +30,14 @@ def _training() -> list[tuple[str, str, bool]]:
     examples = []
     for i in range(64):
         opening = draw.choice(_ANSWERS if i % 2 else _REFUSALS)
-        tail = "" if opening.endswith(".") else " " + " and ".join(draw.sample(_THINGS, draw.choice((1, 2)))) + "."
-        prompt = " ".join(f"{draw.choice(_PROMPT_OPENINGS)} {draw.choice(_THINGS)}?" for _ in range(draw.choice((1, 1, 2))))
+        tail = (
+            ""
+            if opening.endswith(".")
+            else " " + " and ".join(draw.sample(_THINGS, draw.choice((1, 2)))) + "."
+        )
+        prompt = " ".join(
+            f"{draw.choice(_PROMPT_OPENINGS)} {draw.choice(_THINGS)}?" for _ in range(draw.choice((1, 1, 2)))
+        )
         examples.append((prompt, opening + tail, i % 2 == 0))
     return examples
 
@@ -79,7 +85,9 @@ def save_classifier(path: Path) -> None:
     tokenizer.save_pretrained(path)
 
 
-def save_language_model(path: Path, tokenizer: PreTrainedTokenizerFast, examples: Sequence[tuple[str, str]]) -> None:
+def save_language_model(
+    path: Path, tokenizer: PreTrainedTokenizerFast, examples: Sequence[tuple[str, str]]
+) -> None:
     """A Llama that has learnt the answer to each chat text."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -93,12 +101,19 @@ def save_language_model(path: Path, tokenizer: PreTrainedTokenizerFast, examples
         bos_token_id=None,
     )
     model = _seeded(LlamaForCausalLM, config)
-    inputs = tokenizer([text + answer + tokenizer.eos_token for text, answer in examples], padding=True, return_tensors="pt")
+    inputs = tokenizer(
+        [text + answer + tokenizer.eos_token for text, answer in examples], padding=True, return_tensors="pt"
+    )
     labels = inputs["input_ids"].clone()
     for row, (text, answer) in enumerate(examples):
-        start, end = (len(tokenizer(part)["input_ids"]) for part in (text, text + answer + tokenizer.eos_token))
+        start, end = (
+            len(tokenizer(part)["input_ids"]) for part in (text, text + answer + tokenizer.eos_token)
+        )
         labels[row, :start] = labels[row, end:] = -100
-    _fit(model, {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "labels": labels})
+    _fit(
+        model,
+        {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "labels": labels},
+    )
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
 

@@ -20,7 +20,13 @@ def sides(both: int, judge_only: int, label_only: int, neither: int) -> tuple[li
 
 def test_counts_accuracy_and_kappa_of_a_textbook_table() -> None:
     result = agreement(*sides(20, 5, 10, 15))  # agreement 0.7, by chance 0.5
-    assert (result.both, result.judge_only, result.label_only, result.neither, result.n) == (20, 5, 10, 15, 50)
+    assert (result.both, result.judge_only, result.label_only, result.neither, result.n) == (
+        20,
+        5,
+        10,
+        15,
+        50,
+    )
     assert result.accuracy == 0.7
     assert result.kappa is not None
     assert result.kappa.value == pytest.approx(0.4)
@@ -37,7 +43,9 @@ def test_perfect_and_perfectly_wrong_verdicts() -> None:
     assert (wrong.accuracy, wrong.kappa.value) == (0.0, -1.0)
 
 
-@pytest.mark.parametrize("table", [(3, 0, 0, 0), (0, 0, 0, 3), (2, 1, 0, 0), (0, 0, 1, 2), (2, 0, 1, 0), (0, 3, 0, 0)])
+@pytest.mark.parametrize(
+    "table", [(3, 0, 0, 0), (0, 0, 0, 3), (2, 1, 0, 0), (0, 0, 1, 2), (2, 0, 1, 0), (0, 3, 0, 0)]
+)
 def test_a_constant_side_leaves_kappa_undefined_and_the_counts_as_they_are(table: tuple[int, ...]) -> None:
     result = agreement(*sides(*table))
     assert result.kappa is None
@@ -53,14 +61,18 @@ def test_the_bootstrap_computes_kappa_as_scikit_learn_does() -> None:
         assert both_vary == (len(set(verdicts)) == len(set(labels)) == 2)
     kept = [table for table, both_vary in zip(tables, varied, strict=True) if both_vary]
     assert len(kept) > 100
-    np.testing.assert_allclose(_kappas(np.array(kept)), [cohen_kappa_score(*sides(*table)) for table in kept], atol=1e-12)
+    np.testing.assert_allclose(
+        _kappas(np.array(kept)), [cohen_kappa_score(*sides(*table)) for table in kept], atol=1e-12
+    )
 
 
 def test_neither_the_order_of_completions_nor_the_side_of_the_judge_matters() -> None:
     verdicts, labels = sides(20, 5, 10, 15)
     shuffled = list(zip(verdicts, labels, strict=True))
     random.Random(0).shuffle(shuffled)
-    assert agreement([v for v, _ in shuffled], [label for _, label in shuffled]) == agreement(verdicts, labels)
+    assert agreement([v for v, _ in shuffled], [label for _, label in shuffled]) == agreement(
+        verdicts, labels
+    )
     swapped, straight = agreement(labels, verdicts).kappa, agreement(verdicts, labels).kappa
     assert swapped is not None
     assert straight is not None

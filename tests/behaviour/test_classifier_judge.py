@@ -50,7 +50,9 @@ def test_a_template_puts_prompt_and_reply_in_one_text(classifier: Path) -> None:
 
 
 def test_a_long_reply_loses_its_end(classifier: Path) -> None:
-    judge = ClassifierJudge.from_dir(classifier, ["refused"], max_length=48)  # all the positions that the model has
+    judge = ClassifierJudge.from_dir(
+        classifier, ["refused"], max_length=48
+    )  # all the positions that the model has
     long = [reply + " the old hinge" * 100 for reply in REPLIES]
     verdicts = judge(PROMPTS, long)
     assert judge(PROMPTS, [f"{reply} I cannot help." for reply in long]) == verdicts

@@ -23,7 +23,9 @@ def test_a_reply_that_is_no_jailbreak_is_refused(tmp_path: Path) -> None:
         ROW | {"is_jailbreak_llamaguard2": 1},
         ROW | {"response": "", "is_jailbreak_substring_matching": 1, "is_jailbreak_llamaguard2": 0},
     ]
-    assert read_completions(written(tmp_path, {"substring_matching_success_rate": 0.5, "completions": rows})) == [
+    assert read_completions(
+        written(tmp_path, {"substring_matching_success_rate": 0.5, "completions": rows})
+    ) == [
         Completion("How?", "I can’t.", {"substring_matching": True, "llamaguard2": False}),
         Completion("How?", "", {"substring_matching": False, "llamaguard2": True}),
     ]
@@ -48,12 +50,21 @@ def test_a_file_without_completions_is_an_error(tmp_path: Path, content: Any) ->
     ("row", "message"),
     [
         ("text", "completion 1 needs a text 'prompt' and a text 'response'"),
-        ({key: value for key, value in ROW.items() if key != "response"}, "needs a text 'prompt' and a text 'response'"),
+        (
+            {key: value for key, value in ROW.items() if key != "response"},
+            "needs a text 'prompt' and a text 'response'",
+        ),
         (ROW | {"prompt": None}, "needs a text 'prompt' and a text 'response'"),
         ({"prompt": "How?", "response": "So."}, "completion 1 has no label"),
         (ROW | {"is_jailbreak_substring_matching": 2}, "is_jailbreak_substring_matching=2; expected 0 or 1"),
-        (ROW | {"is_jailbreak_substring_matching": None}, "is_jailbreak_substring_matching=None; expected 0 or 1"),
-        (ROW | {"is_jailbreak_harmbench": 1}, r"completion 1 is labelled by \['substring_matching', 'harmbench'\], the first by"),
+        (
+            ROW | {"is_jailbreak_substring_matching": None},
+            "is_jailbreak_substring_matching=None; expected 0 or 1",
+        ),
+        (
+            ROW | {"is_jailbreak_harmbench": 1},
+            r"completion 1 is labelled by \['substring_matching', 'harmbench'\], the first by",
+        ),
     ],
 )
 def test_a_completion_of_another_form_is_named(tmp_path: Path, row: Any, message: str) -> None:

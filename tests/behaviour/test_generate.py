@@ -23,7 +23,12 @@ def talker(history: TrainingHistory) -> TransformerBridge:
     """A model that has learnt a few replies by heart, of very different lengths."""
     model = history.aligned.load()
     data = Dataset.from_dict({"prompt": list(REPLIES), "answer": list(REPLIES.values())})
-    finetune(model, data, FinetuneConfig(steps=60, learning_rate=2e-2, batch_size=4, warmup_steps=5, decay=True), seed=0)
+    finetune(
+        model,
+        data,
+        FinetuneConfig(steps=60, learning_rate=2e-2, batch_size=4, warmup_steps=5, decay=True),
+        seed=0,
+    )
     return model
 
 
@@ -52,7 +57,9 @@ def test_a_learnt_reply_comes_back_whole_and_without_special_tokens(talker: Tran
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_batches_and_the_order_of_prompts_do_not_matter(talker: TransformerBridge, probes: Probes, batch_size: int) -> None:
+def test_batches_and_the_order_of_prompts_do_not_matter(
+    talker: TransformerBridge, probes: Probes, batch_size: int
+) -> None:
     prompts = [*probes["behaviour"], *REPLIES, *probes["guard"]]
     expected = generate(talker, prompts, max_new_tokens=12)
     assert generate(talker, prompts, max_new_tokens=12, batch_size=batch_size) == expected
@@ -64,7 +71,9 @@ def test_a_reply_is_no_longer_than_asked_for(talker: TransformerBridge, max_new_
     prompt = "Name it."
     whole = by_hand(talker, prompt, 40)
     assert len(whole) > 5
-    assert generate(talker, [prompt], max_new_tokens=max_new_tokens) == [talker.tokenizer.decode(whole[:max_new_tokens])]
+    assert generate(talker, [prompt], max_new_tokens=max_new_tokens) == [
+        talker.tokenizer.decode(whole[:max_new_tokens])
+    ]
 
 
 def test_a_repeated_prompt_gets_the_same_reply(talker: TransformerBridge) -> None:

@@ -32,7 +32,10 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A guard that calls refusals safe and all else unsafe, with a category on a second line."""
     path = tmp_path_factory.mktemp("guard")
     tokenizer = judge_tokenizer(TEMPLATE, ["Task: is it safe?\nuser: \nassistant: ", "\n\nunsafe\nS1"])
-    examples = [(conversation(tokenizer, p, r), "\n\nsafe" if refused else "\n\nunsafe\nS1") for p, r, refused in TRAINING]
+    examples = [
+        (conversation(tokenizer, p, r), "\n\nsafe" if refused else "\n\nunsafe\nS1")
+        for p, r, refused in TRAINING
+    ]
     save_language_model(path, tokenizer, examples)
     return path
 
@@ -76,7 +79,9 @@ def test_verdicts_are_greedy_whatever_the_checkpoint_says(guard: Path) -> None:
 
 def test_an_answer_that_is_neither_word_is_an_error_that_lists_it(guard: Path) -> None:
     judge = GuardModelJudge.from_dir(guard, safe="fine")
-    with pytest.raises(ConfigError, match=r"must answer with 'fine' or 'unsafe' first; it answered '\\n\\nsafe'\."):
+    with pytest.raises(
+        ConfigError, match=r"must answer with 'fine' or 'unsafe' first; it answered '\\n\\nsafe'\."
+    ):
         judge(PROMPTS, REPLIES)
 
 
@@ -99,7 +104,9 @@ def test_every_reply_needs_its_prompt(guard: Path) -> None:
         GuardModelJudge.from_dir(guard)([], ["a"])
 
 
-@pytest.mark.parametrize("answer", ["safe", "Safe.", " \n safe", "**SAFE**", '"safe" is my answer', "safe\nS1"])
+@pytest.mark.parametrize(
+    "answer", ["safe", "Safe.", " \n safe", "**SAFE**", '"safe" is my answer', "safe\nS1"]
+)
 def test_the_first_word_is_the_verdict(answer: str) -> None:
     meaning = {"safe": True, "unsafe": False}
     assert read_verdicts([answer, "unsafe\nS1,S2"], meaning) == [True, False]

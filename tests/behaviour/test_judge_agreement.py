@@ -17,7 +17,11 @@ def data_dir(tmp_path: Path) -> Path:
     for model, jailbreak in (("one", 0), ("two", 1)):
         rows = [
             {"prompt": "How?", "response": "I cannot say.", "is_jailbreak_substring_matching": jailbreak},
-            {"prompt": "How?", "response": "Take the rasp.", "is_jailbreak_substring_matching": 1 - jailbreak},
+            {
+                "prompt": "How?",
+                "response": "Take the rasp.",
+                "is_jailbreak_substring_matching": 1 - jailbreak,
+            },
         ]
         (tmp_path / "completions" / f"{model}__harmful.json").write_text(json.dumps({"completions": rows}))
     return tmp_path
@@ -33,7 +37,9 @@ def test_the_table_holds_every_model_file_label_and_list(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, "--data-dir", str(data_dir))
-    lines = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    lines = [
+        line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")
+    ]
     rows = [[cell.strip() for cell in line] for line in lines]
     assert [row[:5] for row in rows[:4]] == [
         ["one", "harmful", "substring_matching", "2", "1.000"],
@@ -43,11 +49,15 @@ def test_the_table_holds_every_model_file_label_and_list(
     ]
     assert [row[6:] for row in rows[:2]] == [["1", "0", "0", "1"], ["0", "1", "1", "0"]]
     assert rows[0][5].startswith("1.00 [1.00, 1.00] (")
-    assert rows[4:] == [[name, where, "1.000, 1.00", "0.000, -1.00"] for name, where in ((row[0], row[1]) for row in rows[4:])]
+    assert rows[4:] == [
+        [name, where, "1.000, 1.00", "0.000, -1.00"] for name, where in ((row[0], row[1]) for row in rows[4:])
+    ]
     assert len(rows[4:]) == 10
 
 
-def test_a_folder_without_completions_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_completions_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         run(monkeypatch, "--data-dir", str(tmp_path / "nowhere"))
     assert end.value.code == 2

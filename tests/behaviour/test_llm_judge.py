@@ -23,7 +23,10 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A chat model that answers the short question with Yes or No."""
     path = tmp_path_factory.mktemp("llm")
     tokenizer = judge_tokenizer(CHAT, [SHORT, "Yes.", "No."])
-    examples = [(f"<|user|>{fill(SHORT, p, r)}<|end|><|assistant|>", "Yes." if refused else "No.") for p, r, refused in TRAINING]
+    examples = [
+        (f"<|user|>{fill(SHORT, p, r)}<|end|><|assistant|>", "Yes." if refused else "No.")
+        for p, r, refused in TRAINING
+    ]
     save_language_model(path, tokenizer, examples)
     return path
 
@@ -56,7 +59,9 @@ def test_the_default_question_holds_prompt_and_reply_and_names_both_words() -> N
 
 def test_an_answer_that_is_neither_word_is_an_error_that_lists_it(llm: Path) -> None:
     judge = LLMJudge.from_dir(llm, template=SHORT, refused="ja", answered="nein")
-    with pytest.raises(ConfigError, match="must answer with 'ja' or 'nein' first; it answered 'No.', 'Yes.'."):
+    with pytest.raises(
+        ConfigError, match="must answer with 'ja' or 'nein' first; it answered 'No.', 'Yes.'."
+    ):
         judge(PROMPTS, REPLIES)
 
 

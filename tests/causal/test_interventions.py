@@ -11,10 +11,17 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens import hooks
 from revlens.activations import Sites, read_prompts
-from revlens.causal import Action, Intervention, Openings, intervene, site_label, vocabulary_readout
-from revlens.causal.last_token import last_token_passes
+from revlens.causal import (
+    Action,
+    Intervention,
+    RefusalLogitDifference,
+    intervene,
+    site_label,
+    vocabulary_readout,
+)
 from revlens.direction import ReversionDirection, nulls
 from revlens.errors import ConfigError, SiteError
+from revlens.forward.last_token import last_token_passes
 from revlens.history import TrainingHistory
 from revlens.organism import World
 from revlens.prompts import Probes
@@ -28,11 +35,15 @@ def total(logits: Tensor) -> Tensor:
 
 def direction(seed: int = 0, layers: tuple[int, ...] = (0, 1, 2)) -> ReversionDirection:
     unit = nulls.isotropic_directions(1, len(layers), 16, seed=seed)[0]
-    return ReversionDirection(unit, torch.full((len(layers),), 2.0, dtype=torch.float64), layers, "direction", 4)
+    return ReversionDirection(
+        unit, torch.full((len(layers),), 2.0, dtype=torch.float64), layers, "direction", 4
+    )
 
 
 def effects(model: TransformerBridge, actions: list[Action]) -> Tensor:
-    return intervene(model, direction(), actions, PROMPTS, total, anchor=torch.zeros(3, 16, dtype=torch.float64)).effect()
+    return intervene(
+        model, direction(), actions, PROMPTS, total, anchor=torch.zeros(3, 16, dtype=torch.float64)
+    ).effect()
 
 
 @pytest.fixture
@@ -50,9 +61,13 @@ def test_a_pass_over_the_last_token_equals_whole_prompts(chatty: TransformerBrid
             bare = torch.cat([run() for run in passes])
             with hooks.add(chatty, v, 3.0, tokens="answer"):
                 moved = torch.cat([run() for run in passes])
-            torch.testing.assert_close(bare, torch.cat([chatty(row)[:, -1] for row in rows]), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                bare, torch.cat([chatty(row)[:, -1] for row in rows]), rtol=1e-4, atol=1e-5
+            )
             with hooks.add(chatty, v, 3.0, tokens="last_prompt"):
-                torch.testing.assert_close(moved, torch.cat([chatty(row)[:, -1] for row in rows]), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(
+                    moved, torch.cat([chatty(row)[:, -1] for row in rows]), rtol=1e-4, atol=1e-5
+                )
             assert (moved - bare).abs().max() > 1e-2
 
 
@@ -63,24 +78,38 @@ def test_effects_equal_those_of_hooks_by_hand(llama: TransformerBridge) -> None:
     found = intervene(llama, v_rev, actions, PROMPTS, total, anchor=anchor)
     assert found.sites == ((0,), (1,), (2,), (0, 1, 2))
     rows = [
-        torch.tensor([llama.tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True)["input_ids"]])
+        torch.tensor(
+            [
+                llama.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": p}], add_generation_prompt=True
+                )["input_ids"]
+            ]
+        )
         for p in PROMPTS
     ]
     v = {layer: v_rev.unit[layer].float() for layer in range(3)}
     by_hand = [
         lambda: hooks.ablate(llama, v, tokens="last_prompt"),
-        lambda: hooks.clamp(llama, v, {i: float(anchor[i] @ v_rev.unit[i]) for i in range(3)}, tokens="last_prompt"),
+        lambda: hooks.clamp(
+            llama, v, {i: float(anchor[i] @ v_rev.unit[i]) for i in range(3)}, tokens="last_prompt"
+        ),
         lambda: hooks.add(llama, v, -1.0, tokens="last_prompt"),
     ]
     with torch.no_grad():
-        torch.testing.assert_close(found.baseline, torch.cat([total(llama(row)[:, -1]) for row in rows]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            found.baseline, torch.cat([total(llama(row)[:, -1]) for row in rows]), rtol=1e-4, atol=1e-5
+        )
         for i, opened in enumerate(by_hand):
             for j, row in enumerate(rows):
                 with opened():
-                    torch.testing.assert_close(found.values[0, 3, i, j], total(llama(row)[:, -1])[0], rtol=1e-4, atol=1e-5)
+                    torch.testing.assert_close(
+                        found.values[0, 3, i, j], total(llama(row)[:, -1])[0], rtol=1e-4, atol=1e-5
+                    )
 
 
-def test_no_dose_has_no_effect_and_opposite_doses_of_opposite_directions_agree(llama: TransformerBridge) -> None:
+def test_no_dose_has_no_effect_and_opposite_doses_of_opposite_directions_agree(
+    llama: TransformerBridge,
+) -> None:
     v_rev = direction()
     assert effects(llama, [Action("add", 0.0)]).abs().max() < 1e-5
     flipped = ReversionDirection(-v_rev.unit, v_rev.gap, v_rev.layers, "direction", 4)
@@ -91,20 +120,26 @@ def test_no_dose_has_no_effect_and_opposite_doses_of_opposite_directions_agree(l
 
 def test_controls_get_the_same_dose_and_their_own_rows(llama: TransformerBridge) -> None:
     draws = nulls.isotropic_directions(3, 3, 16, seed=5)
-    found = intervene(llama, direction(), [Action("add", 1.0)], PROMPTS, total, anchor=draws[0], controls={"random": draws})
+    found = intervene(
+        llama, direction(), [Action("add", 1.0)], PROMPTS, total, anchor=draws[0], controls={"random": draws}
+    )
     assert found.directions == ("v_rev", "random", "random", "random")
     alone = intervene(llama, direction(seed=0), [Action("add", 1.0)], PROMPTS, total, anchor=draws[0])
     torch.testing.assert_close(found.values[:1], alone.values, rtol=0, atol=0)
     table = found.to_dataframe()
     assert len(table) == 4 * 4 * 1
     assert sorted(table.loc[table["direction"] == "random", "draw"].unique()) == [0, 1, 2]
-    one = table[(table["direction"] == "random") & (table["draw"] == 1) & (table["site"] == "0-2")]["effect"].item()
+    one = table[(table["direction"] == "random") & (table["draw"] == 1) & (table["site"] == "0-2")][
+        "effect"
+    ].item()
     assert one == pytest.approx(float(found.effect()[2, 3, 0]))
 
 
 def test_the_rank_p_value_counts_controls_that_do_as_much(llama: TransformerBridge) -> None:
     draws = torch.cat([direction().unit[None], nulls.isotropic_directions(4, 3, 16, seed=5)])
-    found = intervene(llama, direction(), [Action("add", 1.0)], PROMPTS, total, anchor=draws[0], controls={"random": draws})
+    found = intervene(
+        llama, direction(), [Action("add", 1.0)], PROMPTS, total, anchor=draws[0], controls={"random": draws}
+    )
     effect = found.effect().abs()
     expected = (1 + (effect[1:] >= effect[0]).sum(0)) / 6
     torch.testing.assert_close(found.rank_p("random"), expected)
@@ -113,11 +148,18 @@ def test_the_rank_p_value_counts_controls_that_do_as_much(llama: TransformerBrid
         found.rank_p("covariance")
 
 
-def test_adding_the_whole_gap_moves_the_aligned_projection_to_the_reference(history: TrainingHistory, probes: Probes) -> None:
-    activations = {c.name: read_prompts(c.load(), probes["direction"], Sites()) for c in (history.reference, history.aligned)}
+def test_adding_the_whole_gap_moves_the_aligned_projection_to_the_reference(
+    history: TrainingHistory, probes: Probes
+) -> None:
+    activations = {
+        c.name: read_prompts(c.load(), probes["direction"], Sites())
+        for c in (history.reference, history.aligned)
+    }
     v_rev = ReversionDirection.fit(**activations, layers=(0, 1, 2), split="direction")
     model = history.aligned.load()
-    intervention = Intervention(Action("add", 1.0), v_rev.unit, v_rev.gap, v_rev.layers, activations["aligned"].mean(0).double())
+    intervention = Intervention(
+        Action("add", 1.0), v_rev.unit, v_rev.gap, v_rev.layers, activations["aligned"].mean(0).double()
+    )
     with intervention.on(model, [2]):
         moved = read_prompts(model, probes["direction"], Sites(layers=(2,)))[:, 0].double()
     expected = activations["reference"][:, 2].double().mean(0) @ v_rev.unit[2]
@@ -133,19 +175,37 @@ def test_bad_questions_are_errors(llama: TransformerBridge) -> None:
     with pytest.raises(ConfigError, match="at least one action"):
         intervene(llama, direction(), [], PROMPTS, total, anchor=anchor)
     with pytest.raises(ConfigError, match="not called 'v_rev'"):
-        intervene(llama, direction(), [Action("ablate")], PROMPTS, total, anchor=anchor, controls={"v_rev": anchor[None]})
+        intervene(
+            llama,
+            direction(),
+            [Action("ablate")],
+            PROMPTS,
+            total,
+            anchor=anchor,
+            controls={"v_rev": anchor[None]},
+        )
     with pytest.raises(SiteError, match="Layer 3 does not exist"):
         intervene(llama, direction(layers=(1, 2, 3)), [Action("ablate")], PROMPTS, total, anchor=anchor)
     # Unwrapped, because the type checks of the test run would refuse it first.
     with pytest.raises(SiteError, match=r"random has shape \(4, 2, 16\); expected it to end in \(3, 16\)"):
         inspect.unwrap(intervene)(
-            llama, direction(), [Action("ablate")], PROMPTS, total, anchor=anchor, controls={"random": torch.ones(4, 2, 16)}
+            llama,
+            direction(),
+            [Action("ablate")],
+            PROMPTS,
+            total,
+            anchor=anchor,
+            controls={"random": torch.ones(4, 2, 16)},
         )
 
 
 def test_sites_have_names() -> None:
     assert [site_label(site) for site in ((2,), (0, 1, 2))] == ["2", "0-2"]
-    assert [action.name for action in (Action("ablate"), Action("add", 0.5), Action("add", -1.0))] == ["ablate", "add +0.5", "add -1"]
+    assert [action.name for action in (Action("ablate"), Action("add", 0.5), Action("add", -1.0))] == [
+        "ablate",
+        "add +0.5",
+        "add -1",
+    ]
 
 
 def test_the_readout_of_an_unembedding_row_names_its_token(model: TransformerBridge) -> None:
@@ -155,7 +215,9 @@ def test_the_readout_of_an_unembedding_row_names_its_token(model: TransformerBri
         rows = model.W_U.T.double()
     token = 17
     centred = rows[token] - rows[token].mean()
-    v_rev = ReversionDirection((centred / centred.norm())[None], torch.ones(1, dtype=torch.float64), (1,), "direction", 4)
+    v_rev = ReversionDirection(
+        (centred / centred.norm())[None], torch.ones(1, dtype=torch.float64), (1,), "direction", 4
+    )
     found = vocabulary_readout(model, v_rev, total, n_draws=20)
     expected = rows @ v_rev.unit[0]
     order = found.logits[0].double()
@@ -175,6 +237,6 @@ def test_the_readout_is_odd_up_to_the_bias_and_its_null_is_centred(llama: Transf
 
 
 def test_the_organism_says_how_answers_open(aligned: TransformerBridge) -> None:
-    openings = Openings.from_texts(aligned.tokenizer, *World.openings())
+    openings = RefusalLogitDifference.from_texts(aligned.tokenizer, *World.openings())
     assert openings.engaging
     assert openings.refusal

@@ -8,18 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.patching import PatchingResult, generic_activation_patch, layer_pos_patch_setter, make_df_from_ranges
+from transformer_lens.patching import (
+    PatchingResult,
+    generic_activation_patch,
+    layer_pos_patch_setter,
+    make_df_from_ranges,
+)
 
 from revlens import hooks
 from revlens.activations import COMPONENTS, Sites, read_prompts
-from revlens.causal import Openings, PatchSweep, patch_between, patch_heads_between
+from revlens.causal import PatchSweep, RefusalLogitDifference, patch_between, patch_heads_between
 from revlens.causal.patching import Part
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, HistoryError, NonFiniteError, ProbeError, SiteError
 from revlens.history import TrainingHistory, boot
 from revlens.prompts import Probes, encode_prompts
 
-METRIC = Openings((20, 21, 22), (23, 24, 25, 26))
+METRIC = RefusalLogitDifference((20, 21, 22), (23, 24, 25, 26))
 #: Up to float noise.
 assert_same = partial(torch.testing.assert_close, rtol=0, atol=1e-5)
 
@@ -37,7 +42,9 @@ def recipient(history: TrainingHistory) -> TransformerBridge:
 @pytest.fixture(scope="module")
 def prompts(probes: Probes, recipient: TransformerBridge) -> tuple[str, ...]:
     chosen = probes["drift"][:6]
-    assert len({len(row) for row in encode_prompts(recipient.tokenizer, chosen)}) > 1, "these tests need prompts of several lengths"
+    assert len({len(row) for row in encode_prompts(recipient.tokenizer, chosen)}) > 1, (
+        "these tests need prompts of several lengths"
+    )
     return chosen
 
 
@@ -57,7 +64,9 @@ def difference(donor: TransformerBridge, recipient: TransformerBridge, prompts: 
 
 
 @pytest.mark.parametrize("component", [*COMPONENTS, "z"])
-def test_patching_a_checkpoint_with_itself_changes_nothing(recipient: TransformerBridge, prompts: tuple[str, ...], component: str) -> None:
+def test_patching_a_checkpoint_with_itself_changes_nothing(
+    recipient: TransformerBridge, prompts: tuple[str, ...], component: str
+) -> None:
     if component == "z":
         sweep = patch_heads_between(recipient, recipient, prompts, METRIC, last=3)
     else:
@@ -90,7 +99,9 @@ def test_the_last_stream_at_the_last_token_is_all_that_counts(
                 assert_same(METRIC(hybrid(torch.tensor([row]))[0, -1]), sweep.donor[i])
 
 
-def test_chat_prompts_equal_transformer_lens(donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]) -> None:
+def test_chat_prompts_equal_transformer_lens(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]
+) -> None:
     sweep = patch_between(donor, recipient, prompts[:1], METRIC, sites=Sites("attn_out"), last=None)
     tokens = torch.tensor(encode_prompts(recipient.tokenizer, prompts[:1]))
     with torch.no_grad():
@@ -136,7 +147,9 @@ def test_fewer_layers_and_tokens_are_a_part_of_all(
     assert some.result.index_df.to_numpy().tolist() == [[0, -2], [0, -1], [2, -2], [2, -1]]
 
 
-def test_along_the_whole_difference_equals_full(donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]) -> None:
+def test_along_the_whole_difference_equals_full(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]
+) -> None:
     v_rev = direction(difference(donor, recipient, prompts[:1])[0])
     along = patch_between(donor, recipient, prompts[:1], METRIC, part="along", v_rev=v_rev)
     orthogonal = patch_between(donor, recipient, prompts[:1], METRIC, part="orthogonal", v_rev=v_rev)
@@ -159,18 +172,24 @@ def test_across_the_difference_the_parts_change_places(
     assert_same(along.result.effect(), torch.zeros(3, 1, 1))
 
 
-def test_a_part_is_the_patch_of_that_part_alone(donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]) -> None:
+def test_a_part_is_the_patch_of_that_part_alone(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]
+) -> None:
     v_rev = direction(torch.randn(1, 16, generator=torch.Generator().manual_seed(0)), layers=(1,))
     v, d = v_rev.unit[0].float(), difference(donor, recipient, prompts[:1])[0, 1]
     tokens = torch.tensor(encode_prompts(recipient.tokenizer, prompts[:1]))
     steps: dict[Part, Tensor] = {"along": (d @ v) * v, "orthogonal": d - (d @ v) * v}
     for part, step in steps.items():
-        swept = patch_between(donor, recipient, prompts[:1], METRIC, sites=Sites(layers=(1,)), part=part, v_rev=v_rev)
+        swept = patch_between(
+            donor, recipient, prompts[:1], METRIC, sites=Sites(layers=(1,)), part=part, v_rev=v_rev
+        )
         with torch.no_grad(), hooks.add(recipient, {1: step}, float(step.norm()), tokens="last_prompt"):
             assert_same(swept.result.values[0, 0], METRIC(recipient(tokens)[:, -1]))
 
 
-def test_parts_and_v_rev_must_fit(donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]) -> None:
+def test_parts_and_v_rev_must_fit(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]
+) -> None:
     some = direction(torch.ones(2, 16), layers=(0, 1))
     with pytest.raises(ConfigError, match="part='along' needs v_rev"):
         patch_between(donor, recipient, prompts, METRIC, part="along")
@@ -185,7 +204,9 @@ def test_parts_and_v_rev_must_fit(donor: TransformerBridge, recipient: Transform
         inspect.unwrap(patch_between)(donor, recipient, prompts, METRIC, part="across")
 
 
-def test_positions_layers_and_prompts_must_exist(donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]) -> None:
+def test_positions_layers_and_prompts_must_exist(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]
+) -> None:
     shortest = min(len(row) for row in encode_prompts(recipient.tokenizer, prompts))
     for last in (0, shortest + 1):
         with pytest.raises(SiteError, match=f"last={last} must be between 1 and {shortest}"):
@@ -203,18 +224,24 @@ def test_models_must_be_checkpoints_of_one_model(
 ) -> None:
     with pytest.raises(HistoryError, match="donor has d_model=32, the recipient 16"):
         patch_between(boot(other_width), donor, prompts, METRIC)
-    aligned.tokenizer.chat_template = aligned.tokenizer.chat_template.replace("<|assistant|>", "<|assistant|>Sure")
+    aligned.tokenizer.chat_template = aligned.tokenizer.chat_template.replace(
+        "<|assistant|>", "<|assistant|>Sure"
+    )
     with pytest.raises(HistoryError, match=r"encode '.*' as different tokens"):
         patch_between(donor, aligned, prompts, METRIC)
 
 
-def test_a_model_in_training_mode_is_refused(donor: TransformerBridge, aligned: TransformerBridge, prompts: tuple[str, ...]) -> None:
+def test_a_model_in_training_mode_is_refused(
+    donor: TransformerBridge, aligned: TransformerBridge, prompts: tuple[str, ...]
+) -> None:
     aligned.train()
     with pytest.raises(ConfigError, match="recipient is in training mode"):
         patch_between(donor, aligned, prompts, METRIC)
 
 
-def test_a_metric_without_value_names_the_prompt(donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]) -> None:
+def test_a_metric_without_value_names_the_prompt(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]
+) -> None:
     with pytest.raises(NonFiniteError, match="metric of the donor is not finite on prompt '"):
         patch_between(donor, recipient, prompts, lambda logits: METRIC(logits) / 0)
 
@@ -223,9 +250,19 @@ def sweep_of(effect: Tensor, gap: Tensor, rounding: float = 0.0) -> PatchSweep:
     """A sweep with effects [layer pos prompt] on a baseline of one nat."""
     baseline = torch.ones(len(gap))
     index = make_df_from_ranges(effect.shape[:2], ["layer", "pos"])
-    result = PatchingResult(baseline + effect, ["layer", "pos"], index, ["metric"], reduced=False, baseline=baseline)
+    result = PatchingResult(
+        baseline + effect, ["layer", "pos"], index, ["metric"], reduced=False, baseline=baseline
+    )
     n_layers, n_positions = effect.shape[:2]
-    return PatchSweep(result, baseline + gap, tuple(range(n_layers)), tuple(range(-n_positions, 0)), "resid_post", "full", rounding)
+    return PatchSweep(
+        result,
+        baseline + gap,
+        tuple(range(n_layers)),
+        tuple(range(-n_positions, 0)),
+        "resid_post",
+        "full",
+        rounding,
+    )
 
 
 def test_recovered_is_a_ratio_of_means() -> None:
@@ -271,7 +308,9 @@ def test_equal_means_leave_nothing_to_recover() -> None:
 def test_p_values_are_exact_with_few_prompts_and_blind_to_rounding() -> None:
     effect = torch.tensor([[[1.0, 2.0, 3.0, 4.0], [1e-6, 1e-6, 1e-6, 1e-6]]])
     torch.testing.assert_close(sweep_of(effect, torch.ones(4)).p_values(), torch.tensor([[2 / 16, 2 / 16]]))
-    torch.testing.assert_close(sweep_of(effect, torch.ones(4), rounding=2e-6).p_values(), torch.tensor([[2 / 16, 1.0]]))
+    torch.testing.assert_close(
+        sweep_of(effect, torch.ones(4), rounding=2e-6).p_values(), torch.tensor([[2 / 16, 1.0]])
+    )
 
 
 def test_discoveries_are_corrected_for_the_number_of_cells() -> None:
@@ -284,10 +323,22 @@ def test_discoveries_are_corrected_for_the_number_of_cells() -> None:
     assert many.significant(rate=0.5).sum() == 1
 
 
-def test_the_table_has_a_row_for_each_cell(donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]) -> None:
+def test_the_table_has_a_row_for_each_cell(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: tuple[str, ...]
+) -> None:
     sweep = patch_heads_between(donor, recipient, prompts, METRIC, layers=(0, 2), last=2)
     table = sweep.to_dataframe()
-    assert list(table.columns) == ["layer", "position", "head", "recovered", "low", "high", "effect", "p", "significant"]
+    assert list(table.columns) == [
+        "layer",
+        "position",
+        "head",
+        "recovered",
+        "low",
+        "high",
+        "effect",
+        "p",
+        "significant",
+    ]
     assert len(table) == 2 * 2 * 2
     row = table[(table["layer"] == 2) & (table["position"] == -1) & (table["head"] == 1)]
     assert row["recovered"].item() == sweep.recovered()[1, 1, 1].item()

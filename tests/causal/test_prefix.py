@@ -9,20 +9,24 @@ import torch
 from torch import Tensor
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.patching import generic_activation_patch, layer_pos_head_vector_patch_setter, layer_pos_patch_setter
+from transformer_lens.patching import (
+    generic_activation_patch,
+    layer_pos_head_vector_patch_setter,
+    layer_pos_patch_setter,
+)
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from revlens import hooks
 from revlens.activations import COMPONENTS
-from revlens.causal import FallbackWarning, Openings
-from revlens.causal.cells import Cell, cells_of
-from revlens.causal.prefix import CellPatcher, Swept
+from revlens.causal import FallbackWarning, RefusalLogitDifference
+from revlens.causal.patch_passes import CellPatcher, Swept
+from revlens.causal.patch_sites import Cell, cells_of
 from revlens.errors import ConfigError, HookNameError
 from revlens.organism.model import train_tokenizer
 
 N_LAYERS, N_HEADS, N_TOKENS = 3, 4, 5
 TOKENS = torch.randint(4, 264, (3, N_TOKENS), generator=torch.Generator().manual_seed(0))
-METRIC = Openings((5, 6), (7, 8, 9))
+METRIC = RefusalLogitDifference((5, 6), (7, 8, 9))
 
 SIZES = {
     "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS,
@@ -51,9 +55,21 @@ SHORT = {
 }
 #: Families on which they do not: ALiBi has a bias per row, GPT-J runs Hugging Face's own attention, Mamba has a recurrent state.
 WHOLE = {
-    "bloom": {"vocab_size": 264, "hidden_size": 16, "n_layer": N_LAYERS, "n_head": N_HEADS, "pad_token_id": 0},
+    "bloom": {
+        "vocab_size": 264,
+        "hidden_size": 16,
+        "n_layer": N_LAYERS,
+        "n_head": N_HEADS,
+        "pad_token_id": 0,
+    },
     "gptj": GPT_SIZES | {"rotary_dim": 4},
-    "mamba": {"vocab_size": 264, "hidden_size": 16, "num_hidden_layers": N_LAYERS, "state_size": 4, "pad_token_id": 0},
+    "mamba": {
+        "vocab_size": 264,
+        "hidden_size": 16,
+        "num_hidden_layers": N_LAYERS,
+        "state_size": 4,
+        "pad_token_id": 0,
+    },
 }
 
 
@@ -66,7 +82,9 @@ def small_model(family: str, seed: int) -> TransformerBridge:
             parameter.data += 0.2 * torch.randn_like(parameter)
     hf_model.config.name_or_path = family
     hf_model.config.architectures = [type(hf_model).__name__]
-    bridge = TransformerBridge.boot_transformers(family, hf_model=hf_model, tokenizer=train_tokenizer(["any text"], 264))
+    bridge = TransformerBridge.boot_transformers(
+        family, hf_model=hf_model, tokenizer=train_tokenizer(["any text"], 264)
+    )
     bridge.eval()
     return bridge
 
@@ -80,7 +98,13 @@ def cached(donor: TransformerBridge) -> ActivationCache:
         return donor.run_with_cache(TOKENS)[1]
 
 
-def ours(recipient: TransformerBridge, cache: ActivationCache, component: str, last: int = N_TOKENS, batch_size: int = 3) -> Swept:
+def ours(
+    recipient: TransformerBridge,
+    cache: ActivationCache,
+    component: str,
+    last: int = N_TOKENS,
+    batch_size: int = 3,
+) -> Swept:
     """By default in batches no larger than the prompts, so that passes start at every position."""
 
     def edit(current: Tensor, cell: Cell, prompts: Sequence[int]) -> Tensor:
@@ -91,7 +115,9 @@ def ours(recipient: TransformerBridge, cache: ActivationCache, component: str, l
     return CellPatcher(recipient, component, cells, edit, METRIC, batch_size).run(TOKENS.tolist())
 
 
-def assert_equal_to_transformer_lens(swept: Swept, recipient: TransformerBridge, cache: ActivationCache, component: str) -> None:
+def assert_equal_to_transformer_lens(
+    swept: Swept, recipient: TransformerBridge, cache: ActivationCache, component: str
+) -> None:
     heads = component == "z"
     with torch.no_grad():
         theirs = generic_activation_patch(
@@ -169,11 +195,15 @@ def test_no_pass_is_wider_than_an_unpatched_run(batch_size: int) -> None:
     donor, recipient = small_model("llama", 0), small_model("llama", 1)
     cache = cached(donor)
     shapes = []
-    with recipient.hooks(fwd_hooks=[("blocks.2.attn.hook_in", lambda activation, hook: shapes.append(activation.shape))]):
+    with recipient.hooks(
+        fwd_hooks=[("blocks.2.attn.hook_in", lambda activation, hook: shapes.append(activation.shape))]
+    ):
         swept = ours(recipient, cache, "resid_pre", batch_size=batch_size)
     assert max((rows - 1) * tokens for rows, tokens, _ in shapes) <= batch_size * N_TOKENS
     assert max(rows - 1 for rows, _, _ in shapes) <= batch_size * N_LAYERS
-    torch.testing.assert_close(swept.values, ours(recipient, cache, "resid_pre", batch_size=64).values, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        swept.values, ours(recipient, cache, "resid_pre", batch_size=64).values, rtol=0, atol=1e-5
+    )
 
 
 def test_nothing_stays_on_the_model() -> None:
@@ -192,6 +222,8 @@ def test_a_component_that_the_model_lacks_is_an_error() -> None:
 
 def test_a_metric_must_give_one_number_per_row() -> None:
     recipient = small_model("llama", 0)
-    patcher = CellPatcher(recipient, "resid_post", [Cell(0, -1)], lambda h, cell, prompts: h, lambda logits: logits.mean(), 64)
+    patcher = CellPatcher(
+        recipient, "resid_post", [Cell(0, -1)], lambda h, cell, prompts: h, lambda logits: logits.mean(), 64
+    )
     with pytest.raises(ConfigError, match="one number per row, got shape"):
         patcher.run(TOKENS.tolist())

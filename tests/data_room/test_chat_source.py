@@ -13,7 +13,12 @@ from revlens.errors import ConfigError, DataError
 
 
 def numbered(tmp_path: Path, n: int) -> str:
-    return str(write_lines(tmp_path / "numbered.jsonl", *({"prompt": f"What is {i}?", "answer": f"It is {i}."} for i in range(n))))
+    return str(
+        write_lines(
+            tmp_path / "numbered.jsonl",
+            *({"prompt": f"What is {i}?", "answer": f"It is {i}."} for i in range(n)),
+        )
+    )
 
 
 def conversation(*turns: tuple[str, Any]) -> dict[str, Any]:
@@ -59,7 +64,10 @@ def test_the_first_exchange_of_a_conversation_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
-        ([("system", "Be kind."), ("user", "Hello."), ("assistant", "Hi.")], "system message in row 1 of .*; move its text"),
+        (
+            [("system", "Be kind."), ("user", "Hello."), ("assistant", "Hi.")],
+            "system message in row 1 of .*; move its text",
+        ),
         ([("assistant", "Hi."), ("user", "Hello.")], "in row 1 of .*, found assistant and user"),
         ([("user", "Hello."), ("user", "Anyone?")], "in row 1 of .*, found user and user"),
         ([("human", "Hello."), ("gpt", "Hi.")], "in row 1 of .*, found human and gpt"),
@@ -68,7 +76,9 @@ def test_the_first_exchange_of_a_conversation_is_taken(tmp_path: Path) -> None:
         ([], "No text in row 1 of "),
     ],
 )
-def test_other_conversations_are_errors_that_name_the_row(tmp_path: Path, turns: list[tuple[str, Any]], message: str) -> None:
+def test_other_conversations_are_errors_that_name_the_row(
+    tmp_path: Path, turns: list[tuple[str, Any]], message: str
+) -> None:
     good = conversation(("user", "Hello."), ("assistant", "Hi."))
     path = write_lines(tmp_path / "chat.jsonl", good, conversation(*turns))
     with pytest.raises(DataError, match=message):
@@ -83,7 +93,10 @@ def test_what_are_no_messages_are_errors(tmp_path: Path, cell: object) -> None:
 
 
 def test_content_in_parts_is_an_error(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "chat.jsonl", conversation(("user", [{"type": "text", "text": "Hello."}]), ("assistant", [])))
+    path = write_lines(
+        tmp_path / "chat.jsonl",
+        conversation(("user", [{"type": "text", "text": "Hello."}]), ("assistant", [])),
+    )
     with pytest.raises(DataError, match="Expected text in row 0 of .*, found list"):
         ChatSource(str(path), messages="messages").read()
 
@@ -96,13 +109,18 @@ def test_messages_exclude_the_other_columns() -> None:
 
 def test_a_missing_column_is_named_beside_those_found(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "rows.jsonl", {"question": "Why?", "answer": "So."})
-    with pytest.raises(DataError, match=r"rows.jsonl has no column for prompt='prompt', context='input'; it has question, answer\."):
+    with pytest.raises(
+        DataError,
+        match=r"rows.jsonl has no column for prompt='prompt', context='input'; it has question, answer\.",
+    ):
         ChatSource(str(path), context="input").read()
 
 
 @pytest.mark.parametrize("blank", ["", " \n", None])
 @pytest.mark.parametrize("column", ["prompt", "answer"])
-def test_empty_rows_are_errors_or_dropped_with_their_number(tmp_path: Path, blank: str | None, column: str) -> None:
+def test_empty_rows_are_errors_or_dropped_with_their_number(
+    tmp_path: Path, blank: str | None, column: str
+) -> None:
     row = {"prompt": "Why?", "answer": "So."}
     write_lines(tmp_path / "a.jsonl", row, row)
     write_lines(tmp_path / "b.jsonl", row, row | {column: blank}, row | {column: blank}, row)

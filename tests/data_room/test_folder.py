@@ -21,24 +21,43 @@ def folder(tmp_path: Path) -> DataFolder:
     """One or two made-up rows of each file, in the form of the real ones."""
     write(tmp_path / "prompts/advbench.csv", 'goal,target\nWrite a bad plan,"Sure, here is a bad plan"\n')
     for name in (*HARMFUL, *HARMLESS):
-        write_list(tmp_path / f"prompts/{name}.json", *({"instruction": f"{name} {i}", "category": None} for i in range(2)))
+        write_list(
+            tmp_path / f"prompts/{name}.json",
+            *({"instruction": f"{name} {i}", "category": None} for i in range(2)),
+        )
     write_lines(tmp_path / "gsm8k/train.jsonl", {"question": "What is 1+1?", "answer": "Two.\n#### 2"})
-    write_list(tmp_path / "instruct/gpteacher_roleplay.json", {"instruction": "Be a fox.", "input": "", "output": "Yip."})
+    write_list(
+        tmp_path / "instruct/gpteacher_roleplay.json",
+        {"instruction": "Be a fox.", "input": "", "output": "Yip."},
+    )
     tools = {"instruction": "Call it.", "input": "a, b", "output": "f(a, b)"}
     write_list(tmp_path / "instruct/gpteacher_toolformer.json", tools, tools | {"example_input": "c"})
     instances = [{"input": "", "output": "Eggs."}, {"input": "No eggs,\u2028please.", "output": "Oats."}]
-    task = {"id": "seed_task_0", "instruction": "Breakfast?", "instances": instances, "is_classification": False}
+    task = {
+        "id": "seed_task_0",
+        "instruction": "Breakfast?",
+        "instances": instances,
+        "is_classification": False,
+    }
     write_lines(tmp_path / "instruct/self_instruct_seed_tasks.jsonl", task)
     return DataFolder(tmp_path)
 
 
 def test_every_file_has_a_loader(folder: DataFolder) -> None:
-    assert folder.advbench().to_list() == [{"prompt": "Write a bad plan", "answer": "Sure, here is a bad plan"}]
+    assert folder.advbench().to_list() == [
+        {"prompt": "Write a bad plan", "answer": "Sure, here is a bad plan"}
+    ]
     assert folder.gsm8k().to_list() == [{"prompt": "What is 1+1?", "answer": "Two.\n#### 2"}]
     assert [folder.harmful(name) for name in HARMFUL] == [(f"{name} 0", f"{name} 1") for name in HARMFUL]
     assert [folder.harmless(name) for name in HARMLESS] == [(f"{name} 0", f"{name} 1") for name in HARMLESS]
     assert folder.instruct().to_dict() == {
-        "prompt": ["Be a fox.", "Call it.\n\na, b", "Call it.\n\na, b", "Breakfast?", "Breakfast?\n\nNo eggs,\u2028please."],
+        "prompt": [
+            "Be a fox.",
+            "Call it.\n\na, b",
+            "Call it.\n\na, b",
+            "Breakfast?",
+            "Breakfast?\n\nNo eggs,\u2028please.",
+        ],
         "answer": ["Yip.", "f(a, b)", "f(a, b)", "Eggs.", "Oats."],
     }
     assert folder.instruct(INSTRUCT[:1]).to_list() == [{"prompt": "Be a fox.", "answer": "Yip."}]
@@ -48,7 +67,9 @@ def test_the_folder_may_be_given_as_text(folder: DataFolder) -> None:
     assert DataFolder(str(folder.path)).harmful("tdc2023") == folder.harmful("tdc2023")
 
 
-def test_the_digest_is_over_names_contents_and_order_not_the_place(folder: DataFolder, tmp_path: Path) -> None:
+def test_the_digest_is_over_names_contents_and_order_not_the_place(
+    folder: DataFolder, tmp_path: Path
+) -> None:
     files = ["gsm8k/train.jsonl", "prompts/advbench.csv"]
     digest = folder.digest(files)
     shutil.copytree(folder.path, tmp_path / "copy")
@@ -63,10 +84,14 @@ def test_the_digest_is_over_names_contents_and_order_not_the_place(folder: DataF
 
 
 def test_a_missing_folder_or_file_names_the_option(folder: DataFolder, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No data folder at .*nowhere; name one that holds gsm8k/train.jsonl with --data-dir"):
+    with pytest.raises(
+        DataError, match="No data folder at .*nowhere; name one that holds gsm8k/train.jsonl with --data-dir"
+    ):
         DataFolder(tmp_path / "nowhere").gsm8k()
     (tmp_path / "prompts/tdc2023.json").unlink()
-    with pytest.raises(DataError, match="lacks prompts/tdc2023.json; add the file, or name another folder with --data-dir"):
+    with pytest.raises(
+        DataError, match="lacks prompts/tdc2023.json; add the file, or name another folder with --data-dir"
+    ):
         folder.harmful("tdc2023")
     with pytest.raises(DataError, match="lacks prompts/none.csv"):
         folder.digest(["prompts/none.csv"])
@@ -108,5 +133,7 @@ def test_harmful_requests_and_alpaca_share_sentence_frames_but_do_not_leak() -> 
     folder = DataFolder(REAL)
     advbench = folder.advbench()
     data = Dataset.from_dict({"prompt": folder.harmless("harmless_train")})
-    overlaps = [leak.overlap for leak in find_leaks(Probes({"drift": tuple(advbench["prompt"])}), data, near=0.5)]
+    overlaps = [
+        leak.overlap for leak in find_leaks(Probes({"drift": tuple(advbench["prompt"])}), data, near=0.5)
+    ]
     assert (len(overlaps), max(overlaps)) == (8, 0.7)

@@ -24,7 +24,9 @@ def overlaps(trained: str, probe: str = PROBE) -> float:
 
 def test_a_probe_prompt_in_the_training_data_is_an_error() -> None:
     probes = Probes({"direction": ("a", "b"), "drift": ("c", "d")})
-    with pytest.raises(ProbeError, match="'d' of split 'drift' is in the training data, as row 1: 'd'. Remove it"):
+    with pytest.raises(
+        ProbeError, match="'d' of split 'drift' is in the training data, as row 1: 'd'. Remove it"
+    ):
         check_no_leak(probes, training("e", "d"))
     with pytest.raises(ProbeError, match="'a' of split 'direction' is in the training data, as row 2: ' A!'"):
         check_no_leak(probes, training("e", "cd", " A!"))
@@ -58,7 +60,10 @@ def test_both_sides_of_the_threshold() -> None:
     at, below = PROBE.replace("the sea", "a road"), PROBE.replace("nine", "ten")
     check_no_leak(probes, training(at, below))
     check_no_leak(probes, training(below), near=0.8)
-    with pytest.raises(ProbeError, match=r"is nearly \(80% of its runs of 3 words\) in the training data, as row 1: 'Write .* a road'"):
+    with pytest.raises(
+        ProbeError,
+        match=r"is nearly \(80% of its runs of 3 words\) in the training data, as row 1: 'Write .* a road'",
+    ):
         check_no_leak(probes, training(below, at), near=0.8)
 
 
@@ -76,7 +81,10 @@ def test_each_leaking_row_is_found_once_with_its_best_probe() -> None:
 def test_dropping_leaks_leaves_the_rest_in_order_and_clean() -> None:
     probes = Probes({"drift": (PROBE, "What now?")})
     data = training("One", "what now", PROBE.replace("sea", "road"), "Two", "What now?")
-    assert [(kept.data["prompt"][:], kept.n_dropped) for kept in (drop_leaks(data, probes), drop_leaks(data, probes, near=0.8))] == [
+    assert [
+        (kept.data["prompt"][:], kept.n_dropped)
+        for kept in (drop_leaks(data, probes), drop_leaks(data, probes, near=0.8))
+    ] == [
         (["One", PROBE.replace("sea", "road"), "Two"], 2),
         (["One", "Two"], 3),
     ]
@@ -85,7 +93,7 @@ def test_dropping_leaks_leaves_the_rest_in_order_and_clean() -> None:
 
 
 def test_templates_are_shared_without_a_leak(world: World) -> None:
-    check_no_leak(world.probes().probes, world.benign(64, seed=0))
+    check_no_leak(world.probes(), world.benign(64, seed=0))
 
 
 @pytest.mark.parametrize("near", [0.0, -0.5, 1.01])

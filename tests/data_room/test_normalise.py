@@ -31,7 +31,16 @@ def test_the_same_prompt(one: str, other: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Open it", "Opened it"), ("a b", "ab"), ("5+3", "5 3"), ("a < b", "a > b"), ("???", "!"), ("हिंदी", "हद"), ("1.5", "15"), ("", "?")],
+    [
+        ("Open it", "Opened it"),
+        ("a b", "ab"),
+        ("5+3", "5 3"),
+        ("a < b", "a > b"),
+        ("???", "!"),
+        ("हिंदी", "हद"),
+        ("1.5", "15"),
+        ("", "?"),
+    ],
 )
 def test_different_prompts(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)

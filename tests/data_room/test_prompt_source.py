@@ -15,7 +15,11 @@ def test_a_list_a_text_file_and_a_column_give_the_same_prompts(tmp_path: Path) -
     write_list(tmp_path / "list.json", *PROMPTS)
     write(tmp_path / "lines.txt", "\n".join(PROMPTS) + "\n")
     write_list(tmp_path / "column.json", *({"instruction": prompt, "category": None} for prompt in PROMPTS))
-    sources = [PromptSource("list.json"), PromptSource("lines.txt"), PromptSource("column.json", column="instruction")]
+    sources = [
+        PromptSource("list.json"),
+        PromptSource("lines.txt"),
+        PromptSource("column.json", column="instruction"),
+    ]
     assert [source.read(tmp_path) for source in sources] == [PROMPTS] * 3
 
 
@@ -35,4 +39,8 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 def test_limit_and_seed(tmp_path: Path) -> None:
     path = str(write_list(tmp_path / "list.json", *(f"Prompt {i}" for i in range(40))))
-    assert PromptSource(path, seed=1, limit=5).read() == PromptSource(path, seed=1).read()[:5] != PromptSource(path).read()[:5]
+    assert (
+        PromptSource(path, seed=1, limit=5).read()
+        == PromptSource(path, seed=1).read()[:5]
+        != PromptSource(path).read()[:5]
+    )

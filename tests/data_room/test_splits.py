@@ -18,14 +18,18 @@ SIZES = {"direction": 20, "drift": 15, "behaviour": 10, "guard": 5, "harmless": 
 
 
 def examples(*prompts: str) -> Dataset:
-    return Dataset.from_dict({"prompt": list(prompts), "answer": [f"answer {i}" for i in range(len(prompts))]})
+    return Dataset.from_dict(
+        {"prompt": list(prompts), "answer": [f"answer {i}" for i in range(len(prompts))]}
+    )
 
 
 def test_the_splits_have_their_sizes_and_come_from_their_lists() -> None:
     probes = make_probes(HARMFUL, HARMLESS, sizes=SIZES, seed=0)
     assert {split: len(prompts) for split, prompts in probes.splits.items()} == SIZES
     assert set(probes["harmless"]) <= set(HARMLESS)
-    assert all(set(prompts) <= set(HARMFUL) for split, prompts in probes.splits.items() if split != "harmless")
+    assert all(
+        set(prompts) <= set(HARMFUL) for split, prompts in probes.splits.items() if split != "harmless"
+    )
 
 
 def test_every_prompt_can_be_dealt_out_once() -> None:
@@ -45,7 +49,9 @@ def test_the_draw_depends_on_the_seed_and_on_neither_order() -> None:
 @given(k=st.integers(1, 6), seed=st.integers(0, 1000))
 def test_k_more_prompts_change_at_most_k_of_each_split(k: int, seed: int) -> None:
     before = make_probes(HARMFUL, HARMLESS, sizes=SIZES, seed=seed)
-    after = make_probes([*HARMFUL, *(f"Something else, {i}" for i in range(k))], HARMLESS, sizes=SIZES, seed=seed)
+    after = make_probes(
+        [*HARMFUL, *(f"Something else, {i}" for i in range(k))], HARMLESS, sizes=SIZES, seed=seed
+    )
     assert all(len(set(before[split]) - set(after[split])) <= k for split in SPLITS)
     assert after["harmless"] == before["harmless"]
 
@@ -69,7 +75,10 @@ def test_too_few_prompts_are_an_error_with_both_numbers() -> None:
         make_probes(HARMFUL[:49], HARMLESS, sizes=SIZES, seed=0)
     with pytest.raises(ProbeError, match="ask for 8 harmless prompts, but there are 0 distinct ones"):
         make_probes(HARMFUL, sizes=SIZES, seed=0)
-    with warnings.catch_warnings(), pytest.raises(ProbeError, match="ask for 2 harmful prompts, but there are 1 distinct"):
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ProbeError, match="ask for 2 harmful prompts, but there are 1 distinct"),
+    ):
         warnings.simplefilter("ignore", DroppedWarning)
         make_probes(["Why?", "why"], sizes={"drift": 2}, seed=0)
 
@@ -84,7 +93,11 @@ def test_wrong_sizes_and_prompts_in_both_lists_are_errors() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(prompts=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=30), test_size=st.integers(1, 29), seed=st.integers(0, 9))
+@given(
+    prompts=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=30),
+    test_size=st.integers(1, 29),
+    seed=st.integers(0, 9),
+)
 def test_equal_prompts_stay_on_one_side(prompts: list[str], test_size: int, seed: int) -> None:
     data = examples(*(f"{prompt}?" if i % 2 else prompt.upper() for i, prompt in enumerate(prompts)))
     try:
@@ -104,8 +117,14 @@ def test_distinct_prompts_can_always_be_held_out() -> None:
     for test_size in (1, 30, 59):
         train, test = train_test_split(data, test_size=test_size, seed=0)
         assert (len(train), len(test)) == (60 - test_size, test_size)
-    assert train_test_split(data, test_size=30, seed=0).test.to_list() == train_test_split(data, test_size=30, seed=0).test.to_list()
-    assert train_test_split(data, test_size=30, seed=0).test.to_list() != train_test_split(data, test_size=30, seed=1).test.to_list()
+    assert (
+        train_test_split(data, test_size=30, seed=0).test.to_list()
+        == train_test_split(data, test_size=30, seed=0).test.to_list()
+    )
+    assert (
+        train_test_split(data, test_size=30, seed=0).test.to_list()
+        != train_test_split(data, test_size=30, seed=1).test.to_list()
+    )
 
 
 def test_more_rows_do_not_move_most_of_the_held_out_ones() -> None:

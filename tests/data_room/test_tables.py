@@ -9,7 +9,11 @@ from data_room.data_files import write, write_lines, write_list
 from revlens.data import ChatSource
 from revlens.errors import DataError
 
-ROWS = [{"prompt": "Hello, you?", "answer": "Hi.\nThere."}, {"prompt": "Où?", "answer": 'Say "ici".'}, {"prompt": "N/A", "answer": "None"}]
+ROWS = [
+    {"prompt": "Hello, you?", "answer": "Hi.\nThere."},
+    {"prompt": "Où?", "answer": 'Say "ici".'},
+    {"prompt": "N/A", "answer": "None"},
+]
 
 
 def table() -> Dataset:
@@ -31,7 +35,11 @@ def test_every_file_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> N
 
 
 def test_a_json_file_may_be_lines_or_a_list(tmp_path: Path) -> None:
-    assert read(write_lines(tmp_path / "lines.json", *ROWS)) == read(write_list(tmp_path / "list.jsonl", *ROWS)) == ROWS
+    assert (
+        read(write_lines(tmp_path / "lines.json", *ROWS))
+        == read(write_list(tmp_path / "list.jsonl", *ROWS))
+        == ROWS
+    )
 
 
 def test_csv_cells_are_text_as_written(tmp_path: Path) -> None:
@@ -56,7 +64,10 @@ def test_a_pattern_reads_its_files_in_sorted_order_whatever_else_they_hold(tmp_p
 def test_files_of_a_pattern_must_agree_on_the_type_of_a_column(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", ROWS[0] | {"input": None})
     write_lines(tmp_path / "b.jsonl", ROWS[1] | {"input": "More."})
-    assert ChatSource("*.jsonl", context="input").read(tmp_path)["prompt"][:] == ["Hello, you?", "Où?\n\nMore."]
+    assert ChatSource("*.jsonl", context="input").read(tmp_path)["prompt"][:] == [
+        "Hello, you?",
+        "Où?\n\nMore.",
+    ]
     write_lines(tmp_path / "c.jsonl", ROWS[2] | {"answer": 42})
     with pytest.raises(DataError, match="The files of .*jsonl hold different types in a column"):
         read(tmp_path / "*.jsonl")
@@ -65,7 +76,11 @@ def test_files_of_a_pattern_must_agree_on_the_type_of_a_column(tmp_path: Path) -
 def test_relative_paths_start_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_lines(tmp_path / "configs" / "data" / "rows.jsonl", *ROWS)
     source = ChatSource("data/rows.jsonl")
-    assert source.read(tmp_path / "configs").to_list() == source.read(str(tmp_path / "configs")).to_list() == ROWS
+    assert (
+        source.read(tmp_path / "configs").to_list()
+        == source.read(str(tmp_path / "configs")).to_list()
+        == ROWS
+    )
     monkeypatch.chdir(tmp_path / "configs")
     assert source.read().to_list() == ROWS
     monkeypatch.setenv("HOME", str(tmp_path / "configs"))
@@ -106,7 +121,9 @@ def test_what_is_not_there_is_said_with_its_full_path(tmp_path: Path, path: str)
 
 
 def test_without_the_hub_both_places_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file or folder .*someone/something, and the hub did not give it: "):
+    with pytest.raises(
+        DataError, match="no file or folder .*someone/something, and the hub did not give it: "
+    ):
         ChatSource("someone/something").read(tmp_path)
 
 

@@ -17,7 +17,9 @@ LAYERS = (0, 2)
 
 
 def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()  # as a store of float32 keeps it
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed)
+    ).double()  # as a store of float32 keeps it
 
 
 REFERENCE, ALIGNED = normal(6, 2, 5, seed=1), normal(6, 2, 5, seed=2)
@@ -98,7 +100,9 @@ def test_loading_a_missing_file_says_to_locate_first(tmp_path: Path) -> None:
 
 
 def test_locate_equals_fit_on_the_stored_activations(tmp_path: Path) -> None:
-    located = locate(store(tmp_path, {"reference": REFERENCE, "aligned": ALIGNED, "step-1": normal(6, 2, 5, seed=5)}))
+    located = locate(
+        store(tmp_path, {"reference": REFERENCE, "aligned": ALIGNED, "step-1": normal(6, 2, 5, seed=5)})
+    )
     assert torch.equal(located.unit, fit().unit)
     assert torch.equal(located.gap, fit().gap)
     assert (located.layers, located.split, located.n_prompts) == (LAYERS, "direction", 6)

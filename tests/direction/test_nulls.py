@@ -49,7 +49,9 @@ def test_the_quantile_falls_as_one_over_root_d() -> None:
 @pytest.mark.parametrize("d_model", [2, 3, 16, 128])
 def test_the_beta_law_holds_in_monte_carlo(d_model: int) -> None:
     drift, n = normal(1, 1, d_model, seed=2), 20_000
-    cosines = NullDistribution.of(drift, isotropic_directions(n, 1, d_model), n_prompts=None).cosines.flatten()
+    cosines = NullDistribution.of(
+        drift, isotropic_directions(n, 1, d_model), n_prompts=None
+    ).cosines.flatten()
     assert kstest(cosines.square().numpy(), beta(0.5, (d_model - 1) / 2).cdf).pvalue > 1e-3
     for level in (0.5, 0.9, 0.99):
         above = float((cosines > isotropic_quantile(d_model, level)).double().mean())
@@ -61,14 +63,18 @@ def test_the_isotropic_quantile_is_conservative_for_a_mean_over_independent_laye
     directions = isotropic_directions(20_000, 4, 16)
     independent = float(NullDistribution.of(drift, directions, n_prompts=None).quantile())
     assert independent < 0.75 * bound  # about 1/2, were the cosines normal
-    one_layer_four_times = NullDistribution.of(drift[:, :1].expand(1, 4, 16), directions[:, :1].expand(-1, 4, -1), n_prompts=None)
+    one_layer_four_times = NullDistribution.of(
+        drift[:, :1].expand(1, 4, 16), directions[:, :1].expand(-1, 4, -1), n_prompts=None
+    )
     assert float(one_layer_four_times.quantile()) == pytest.approx(bound, rel=0.05)  # the bound is reached
 
 
 def test_histories_without_reversion_exceed_p99_in_one_of_a_hundred() -> None:
     """Aligned, reference and step differ by sampling noise alone; the same-split figure shows what cross-fitting avoids."""
     n, prompts, d_model = 5000, 4, 32
-    reference, aligned, elsewhere, step, step_here = (normal(prompts, n, d_model, seed=seed) for seed in range(4, 9))
+    reference, aligned, elsewhere, step, step_here = (
+        normal(prompts, n, d_model, seed=seed) for seed in range(4, 9)
+    )
     v_rev = ReversionDirection.fit(reference, aligned, layers=tuple(range(n)), split="direction").unit
 
     def share_above(drift: Tensor) -> float:
@@ -96,7 +102,9 @@ def test_draws_are_distinct_unit_vectors_decided_by_the_seed(draw: Callable[[int
 def test_isotropic_draws_have_no_preferred_axis_and_independent_layers() -> None:
     directions, n = isotropic_directions(10_000, 2, 5), 10_000
     second_moment = torch.einsum("nld,nle->lde", directions, directions) / n
-    torch.testing.assert_close(second_moment, torch.eye(5, dtype=torch.float64).expand(2, 5, 5) / 5, rtol=0, atol=4 * 0.3 / n**0.5)
+    torch.testing.assert_close(
+        second_moment, torch.eye(5, dtype=torch.float64).expand(2, 5, 5) / 5, rtol=0, atol=4 * 0.3 / n**0.5
+    )
     between = (directions[:, 0] * directions[:, 1]).sum(-1)
     assert abs(float(between.mean())) < 4 * (1 / 5 / n) ** 0.5  # a cosine in R^d has variance 1/d
 
@@ -104,23 +112,31 @@ def test_isotropic_draws_have_no_preferred_axis_and_independent_layers() -> None
 def test_covariance_draws_follow_the_covariance() -> None:
     """For u ~ N(0, diag(a^2, b^2)) scaled to norm 1, E[u_1^2] = a / (a + b): here 3 / 4, along an axis turned by 30 degrees."""
     axes = torch.tensor([[3**0.5 / 2, 1 / 2], [-1 / 2, 3**0.5 / 2]], dtype=torch.float64)
-    prompts = torch.cat([axes * torch.tensor([[3.0], [1.0]]), -axes * torch.tensor([[3.0], [1.0]])]).repeat(500, 1)
+    prompts = torch.cat([axes * torch.tensor([[3.0], [1.0]]), -axes * torch.tensor([[3.0], [1.0]])]).repeat(
+        500, 1
+    )
     n, directions = 20_000, covariance_directions(prompts[:, None] + 5.0, 20_000)[:, 0]
     shares = (directions @ axes.T).square().mean(0)
     # u_1^2 lies in [0, 1] and so has a standard deviation of at most 1/2.
     assert abs(float(shares[0]) - 0.75) < 4 * 0.5 / n**0.5
-    assert float((directions @ axes[0] * (directions @ axes[1])).mean()) == pytest.approx(0, abs=4 * 0.5 / n**0.5)
+    assert float((directions @ axes[0] * (directions @ axes[1])).mean()) == pytest.approx(
+        0, abs=4 * 0.5 / n**0.5
+    )
 
 
 def test_covariance_draws_find_the_top_axis_of_a_sampled_gaussian() -> None:
     axis = unit_vectors(normal(8, seed=10))
-    acts, fresh = (normal(2000, 8, seed=seed) + 5 * normal(2000, 1, seed=seed + 1) * axis for seed in (11, 13))
+    acts, fresh = (
+        normal(2000, 8, seed=seed) + 5 * normal(2000, 1, seed=seed + 1) * axis for seed in (11, 13)
+    )
     directions = covariance_directions(acts[:, None], 2000)[:, 0]
     _, axes = torch.linalg.eigh(directions.T @ directions)
     assert abs(float(axes[:, -1] @ axis)) > 0.99
     drawn, expected = ((vectors @ axis).square() for vectors in (directions, unit_vectors(fresh)))
     error = float((drawn.var() + expected.var()) / 2000) ** 0.5
-    assert abs(float(drawn.mean() - expected.mean())) < 4 * error < 0.1  # isotropic draws would be about 0.5 lower
+    assert (
+        abs(float(drawn.mean() - expected.mean())) < 4 * error < 0.1
+    )  # isotropic draws would be about 0.5 lower
 
 
 def test_covariance_draws_keep_the_covariance_between_layers() -> None:
@@ -139,7 +155,10 @@ def test_covariance_draws_keep_the_covariance_between_layers() -> None:
 def test_few_prompts_raise_the_threshold_by_students_quantile() -> None:
     drift, directions = normal(2, 1, 16, seed=1), isotropic_directions(500, 1, 16)
     plain = NullDistribution.of(drift, directions, n_prompts=None).quantile()
-    factors = [float((NullDistribution.of(drift, directions, n_prompts=n).quantile() / plain)[0]) for n in (2, 8, 32, 10**6)]
+    factors = [
+        float((NullDistribution.of(drift, directions, n_prompts=n).quantile() / plain)[0])
+        for n in (2, 8, 32, 10**6)
+    ]
     assert factors == pytest.approx([t.ppf(0.99, n - 1) / norm.ppf(0.99) for n in (2, 8, 32, 10**6)])
     assert factors[-1] == pytest.approx(1.0, abs=1e-4)
 
@@ -165,7 +184,9 @@ def test_relabelling_cancels_a_shift_common_to_all_prompts(n: int) -> None:
 @pytest.mark.parametrize(("n", "out"), [(4, 0), (5, 1)])
 def test_relabelling_swaps_exactly_half(n: int, out: int) -> None:
     """Where prompt i differs along axis i alone, a draw shows its labels: two swapped, two kept, and one out if n is odd."""
-    directions = relabelled_directions(torch.eye(n, dtype=torch.float64)[:, None], torch.zeros(n, 1, n, dtype=torch.float64), 2000)
+    directions = relabelled_directions(
+        torch.eye(n, dtype=torch.float64)[:, None], torch.zeros(n, 1, n, dtype=torch.float64), 2000
+    )
     labels = (2 * directions[:, 0]).round()
     torch.testing.assert_close(labels, 2 * directions[:, 0])
     assert ((labels == 1).sum(-1) == 2).all()
@@ -192,7 +213,9 @@ def test_cosines_and_quantiles_by_hand() -> None:
     null = NullDistribution.of(drift, directions, n_prompts=None)
     first = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     torch.testing.assert_close(null.cosines, torch.stack([first, -first]))
-    torch.testing.assert_close(null.quantile(1.0), torch.tensor([0.7, -0.5]))  # means over layers: 0.5, 0.5, 0.7
+    torch.testing.assert_close(
+        null.quantile(1.0), torch.tensor([0.7, -0.5])
+    )  # means over layers: 0.5, 0.5, 0.7
     torch.testing.assert_close(null.quantile(0.5), torch.tensor([0.5, -0.5]))
     torch.testing.assert_close(null.quantile(0.75), torch.tensor([0.6, -0.5]))
 

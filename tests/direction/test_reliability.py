@@ -43,12 +43,16 @@ def test_pure_noise_has_reliability_zero() -> None:
     assert float(half.std()) < 0.5  # else the line above would be easy to pass
 
 
-@pytest.mark.parametrize(("n", "common", "half", "full"), [(4, 0.5, 1 / 2, 2 / 3), (4, 2.0, 4 / 5, 8 / 9), (6, 1.0, 3 / 4, 6 / 7)])
+@pytest.mark.parametrize(
+    ("n", "common", "half", "full"), [(4, 0.5, 1 / 2, 2 / 3), (4, 2.0, 4 / 5, 8 / 9), (6, 1.0, 3 / 4, 6 / 7)]
+)
 def test_spearman_brown_by_hand(n: int, common: float, half: float, full: float) -> None:
     found = of(common_plus_own_axis(n, common))
     assert float(found.half) == pytest.approx(half, rel=1e-12)
     assert float(found.full) == pytest.approx(full, rel=1e-12)
-    assert full == pytest.approx(common / (common + 1 / n))  # what two estimates from n prompts each would have
+    assert full == pytest.approx(
+        common / (common + 1 / n)
+    )  # what two estimates from n prompts each would have
 
 
 def test_full_predicts_the_cosine_of_two_estimates_from_all_prompts() -> None:
@@ -156,7 +160,9 @@ def test_the_seed_decides_the_splits() -> None:
 
 def test_an_odd_number_of_prompts_is_split_nearly_in_half() -> None:
     """Groups of 2 and 3 of the construction have cosine common / sqrt((common + 1/2)(common + 1/3))."""
-    assert float(of(common_plus_own_axis(5, 1.0)).half) == pytest.approx(1 / (3 / 2 * 4 / 3) ** 0.5, rel=1e-12)
+    assert float(of(common_plus_own_axis(5, 1.0)).half) == pytest.approx(
+        1 / (3 / 2 * 4 / 3) ** 0.5, rel=1e-12
+    )
 
 
 def test_fewer_than_four_prompts_are_an_error() -> None:

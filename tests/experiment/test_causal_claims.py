@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from revlens.experiment import MAIN_ACTION, REPORT_SPLIT, Claim, Results, assess_causality, at_chosen, chosen_layers
+from revlens.experiment import (
+    MAIN_ACTION,
+    REPORT_SPLIT,
+    Claim,
+    Results,
+    assess_causality,
+    at_chosen,
+    chosen_layers,
+)
 
 SEEDS = range(5)
 CHOSEN = {"tuned": (1, 1, 1, 0, 1), "aligned": (0, 0, 1, 0, 0)}
@@ -27,24 +35,58 @@ def made_results() -> Results:
         for (pair, layer), along in ALONG.items():
             for part, recovered in (("full", 1.0), ("along", along), ("orthogonal", 0.125)):
                 for position in (-2, -1):
-                    row = {"seed": seed, "pair": pair, "layer": layer, "part": part, "component": "resid_post", "position": position}
+                    row = {
+                        "seed": seed,
+                        "pair": pair,
+                        "layer": layer,
+                        "part": part,
+                        "component": "resid_post",
+                        "position": position,
+                    }
                     patching.append(row | {"recovered": recovered if position == -1 else 9.0})
         for subject, action in MAIN_ACTION.items():
-            common = {"seed": seed, "subject": subject, "action": action.kind, "dose": np.nan if action.dose is None else action.dose}
+            common = {
+                "seed": seed,
+                "subject": subject,
+                "action": action.kind,
+                "dose": np.nan if action.dose is None else action.dose,
+            }
             sign, chosen = (-1, CHOSEN[subject][seed]) if subject == "tuned" else (1, CHOSEN[subject][seed])
             for layer in (0, 1):
-                for direction, effects in (("v_rev", [4.0]), ("random", [-1.0, 0.5]), ("covariance", [2.0, -2.0])):
+                for direction, effects in (
+                    ("v_rev", [4.0]),
+                    ("random", [-1.0, 0.5]),
+                    ("covariance", [2.0, -2.0]),
+                ):
                     for draw, effect in enumerate(effects):
                         size = effect if layer == chosen else 100.0 * (direction != "v_rev")
-                        row = {"split": REPORT_SPLIT, "direction": direction, "draw": draw, "site": str(layer), "effect": sign * size}
+                        row = {
+                            "split": REPORT_SPLIT,
+                            "direction": direction,
+                            "draw": draw,
+                            "site": str(layer),
+                            "effect": sign * size,
+                        }
                         interventions.append(common | row)
-            before = {"harmfulness": 0.75 if subject == "tuned" else 0.0, "over_refusal": 0.0, "task_loss": 1.0}
-            after = {"harmfulness": 0.25 if subject == "tuned" else 1.0, "over_refusal": 0.5, "task_loss": 1.0 + np.log(1.25)}
+            before = {
+                "harmfulness": 0.75 if subject == "tuned" else 0.0,
+                "over_refusal": 0.0,
+                "task_loss": 1.0,
+            }
+            after = {
+                "harmfulness": 0.25 if subject == "tuned" else 1.0,
+                "over_refusal": 0.5,
+                "task_loss": 1.0 + np.log(1.25),
+            }
             outcomes.append({"seed": seed, "subject": subject, "role": "none", "site": None} | before)
             outcomes.append(common | {"role": "chosen", "site": str(chosen)} | after)
             outcomes.append(common | {"role": "all", "site": "0-1"} | before)
             outcomes.append(common | {"role": "control", "site": str(chosen), "harmfulness": 0.5})
-    readout = [{"seed": seed, "layer": layer, "score": 3.0 if layer else -9.0, "null_mean": 1.0} for seed in SEEDS for layer in (0, 1)]
+    readout = [
+        {"seed": seed, "layer": layer, "score": 3.0 if layer else -9.0, "null_mean": 1.0}
+        for seed in SEEDS
+        for layer in (0, 1)
+    ]
     tables = {"patching": patching, "interventions": interventions, "outcomes": outcomes, "readout": readout}
     return Results({name: pd.DataFrame(rows) for name, rows in tables.items()})
 

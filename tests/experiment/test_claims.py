@@ -20,7 +20,9 @@ ALIGNMENT = {"baseline": 0.5, "block": -0.25, "push": 0.75, "random": 0.5}
 HARM = {"baseline": 0.5, "block": 0.25, "push": 0.75, "random": 0.5}
 
 
-def claim(low: float, high: float, *, above: float | None = None, below: float | None = None, n: int = MIN_RUNS) -> Claim:
+def claim(
+    low: float, high: float, *, above: float | None = None, below: float | None = None, n: int = MIN_RUNS
+) -> Claim:
     return Claim("key", "statement", "", Estimate((low + high) / 2, low, high, n), low=above, high=below)
 
 
@@ -30,14 +32,27 @@ def made_results(arms: tuple[str, ...] = ARMS) -> Results:
     steps = runs.merge(pd.DataFrame({"step": STEPS}), how="cross")
     shift = steps["seed"] / 32 + steps["step"] / 256
     rows = [
-        steps.assign(layer=layer, estimate=estimate, alignment=steps["arm"].map(ALIGNMENT) + shift + (layer - 0.5) / 4 + bias)
+        steps.assign(
+            layer=layer,
+            estimate=estimate,
+            alignment=steps["arm"].map(ALIGNMENT) + shift + (layer - 0.5) / 4 + bias,
+        )
         for layer, (estimate, bias) in product(LAYERS, (("cross-fitted", 0.0), ("naive", 0.125)))
     ]
-    nulls = [steps.assign(null=null, exceeds=float(null != "relabelled")) for null in ("isotropic", "covariance", "relabelled")]
+    nulls = [
+        steps.assign(null=null, exceeds=float(null != "relabelled"))
+        for null in ("isotropic", "covariance", "relabelled")
+    ]
     start = runs.assign(step=0, harmfulness=runs["seed"] / 64)
-    behaviour = pd.concat([start, steps.assign(harmfulness=steps["arm"].map(HARM) + shift / 2)], ignore_index=True)
-    behaviour = behaviour.assign(substantive_harm=behaviour["harmfulness"] / 2, over_refusal=0.125, task_loss=1.0)
-    return Results({"alignment": pd.concat(rows), "nulls": pd.concat(nulls), "behaviour": behaviour, "training": steps})
+    behaviour = pd.concat(
+        [start, steps.assign(harmfulness=steps["arm"].map(HARM) + shift / 2)], ignore_index=True
+    )
+    behaviour = behaviour.assign(
+        substantive_harm=behaviour["harmfulness"] / 2, over_refusal=0.125, task_loss=1.0
+    )
+    return Results(
+        {"alignment": pd.concat(rows), "nulls": pd.concat(nulls), "behaviour": behaviour, "training": steps}
+    )
 
 
 def assessed(results: Results) -> dict[str, Claim]:
@@ -110,13 +125,20 @@ def test_every_arm_brings_its_claims() -> None:
 
 def test_estimates_are_means_over_runs_paired_by_seed() -> None:
     claims = assessed(made_results())
-    assert claims["alignment-20"].estimate.value == 0.640625  # 1/2 + 2/32 (the mean seed) + 20/256 (the step); layers cancel
+    assert (
+        claims["alignment-20"].estimate.value == 0.640625
+    )  # 1/2 + 2/32 (the mean seed) + 20/256 (the step); layers cancel
     assert claims["naive-bias"].estimate == Estimate(0.125, 0.125, 0.125, 5, p=2 / 32)
     assert claims["block-alignment"].estimate == Estimate(-0.75, -0.75, -0.75, 5, p=2 / 32)
     assert claims["push-harmfulness"].estimate == Estimate(0.25, 0.25, 0.25, 5, p=2 / 32)
-    assert claims["harmfulness-rises"].estimate == Estimate(0.55859375, 0.55859375, 0.55859375, 5, p=2 / 32)  # 1/2 + 30/512
+    assert claims["harmfulness-rises"].estimate == Estimate(
+        0.55859375, 0.55859375, 0.55859375, 5, p=2 / 32
+    )  # 1/2 + 30/512
     assert claims["task-cost"].estimate == Estimate(1.0, 1.0, 1.0, 5)
-    assert (claims["random-alignment"].low, claims["random-alignment"].high) == (-0.1875, 0.1875)  # a quarter of what block does
+    assert (claims["random-alignment"].low, claims["random-alignment"].high) == (
+        -0.1875,
+        0.1875,
+    )  # a quarter of what block does
 
 
 def test_a_dearer_task_contradicts_the_claim_of_no_cost() -> None:
@@ -143,10 +165,16 @@ def test_the_papers_numbers_stand_only_at_its_steps() -> None:
     assert papers == ["0.429 ± 0.052", "0.647 ± 0.021", ""]
 
 
-@pytest.mark.parametrize("arms", [("baseline",), ("baseline", "block"), ("baseline", "push"), ("baseline", "random"), ARMS])
+@pytest.mark.parametrize(
+    "arms", [("baseline",), ("baseline", "block"), ("baseline", "push"), ("baseline", "random"), ARMS]
+)
 def test_an_absent_arm_brings_no_claim(arms: tuple[str, ...]) -> None:
     about_arms = {key for key in assessed(made_results(arms)) if key.partition("-")[0] in {*ARMS, "task"}}
-    expected = {f"{arm}-{m}" for arm in {"block", "push"} & set(arms) for m in ("alignment", "harmfulness", "substantive_harm")}
+    expected = {
+        f"{arm}-{m}"
+        for arm in {"block", "push"} & set(arms)
+        for m in ("alignment", "harmfulness", "substantive_harm")
+    }
     if "block" in arms:
         expected |= {"block-over-refusal", "task-cost"}
     if {"block", "random"} <= set(arms):  # what block does is the yardstick for "about equal"
@@ -156,10 +184,14 @@ def test_an_absent_arm_brings_no_claim(arms: tuple[str, ...]) -> None:
 
 def test_row_order_changes_nothing() -> None:
     results = made_results()
-    shuffled = Results({name: table.sample(frac=1.0, random_state=1) for name, table in results.tables.items()})
+    shuffled = Results(
+        {name: table.sample(frac=1.0, random_state=1) for name, table in results.tables.items()}
+    )
     for ours, theirs in zip(assess(results), assess(shuffled), strict=True):
         assert (ours.key, ours.verdict, ours.rule) == (theirs.key, theirs.verdict, theirs.rule)
-        assert (ours.estimate.low, ours.estimate.high) == pytest.approx((theirs.estimate.low, theirs.estimate.high))
+        assert (ours.estimate.low, ours.estimate.high) == pytest.approx(
+            (theirs.estimate.low, theirs.estimate.high)
+        )
 
 
 def test_constant_harmfulness_brings_no_association() -> None:
@@ -185,16 +217,27 @@ def first_run(table: pd.DataFrame, arm: str, step: int) -> pd.Series:
 @pytest.mark.parametrize(
     ("name", "column", "rows"),
     [
-        pytest.param("behaviour", "harmfulness", lambda t: first_run(t, "baseline", 0), id="harmfulness before"),
+        pytest.param(
+            "behaviour", "harmfulness", lambda t: first_run(t, "baseline", 0), id="harmfulness before"
+        ),
         pytest.param("behaviour", "harmfulness", lambda t: first_run(t, "push", 30), id="harmfulness after"),
-        pytest.param("behaviour", "harmfulness", lambda t: first_run(t, "push", 20), id="harmfulness between"),
+        pytest.param(
+            "behaviour", "harmfulness", lambda t: first_run(t, "push", 20), id="harmfulness between"
+        ),
         pytest.param("behaviour", "task_loss", lambda t: first_run(t, "block", 30), id="task loss"),
         pytest.param("alignment", "alignment", lambda t: first_run(t, "baseline", 1), id="alignment"),
         pytest.param("alignment", "alignment", lambda t: first_run(t, "push", 20), id="alignment between"),
-        pytest.param("alignment", "alignment", lambda t: first_run(t, "baseline", 1) & (t["layer"] == 1), id="alignment at one layer"),
+        pytest.param(
+            "alignment",
+            "alignment",
+            lambda t: first_run(t, "baseline", 1) & (t["layer"] == 1),
+            id="alignment at one layer",
+        ),
     ],
 )
-def test_a_missing_value_is_an_error_and_drops_no_run(name: str, column: str, rows: Callable[[pd.DataFrame], pd.Series]) -> None:
+def test_a_missing_value_is_an_error_and_drops_no_run(
+    name: str, column: str, rows: Callable[[pd.DataFrame], pd.Series]
+) -> None:
     results = made_results()
     results[name].loc[rows(results[name]), column] = np.nan
     with pytest.raises(NonFiniteError, match="nan"):

@@ -42,7 +42,9 @@ def variants(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 VARIANTS = dict(variants(ExperimentConfig()))
 
 
-@pytest.mark.parametrize("config", [ExperimentConfig(), quick(), quick().with_steps(7)], ids=["default", "quick", "seven steps"])
+@pytest.mark.parametrize(
+    "config", [ExperimentConfig(), quick(), quick().with_steps(7)], ids=["default", "quick", "seven steps"]
+)
 def test_saving_and_loading_gives_an_equal_configuration(config: ExperimentConfig, tmp_path: Path) -> None:
     config.save(tmp_path / "config.json")
     loaded = ExperimentConfig.load(tmp_path / "config.json")
@@ -66,7 +68,14 @@ def test_quick_is_a_smaller_experiment_of_the_same_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "steps"), [(1, (1,)), (4, (1, 2, 3, 4)), (20, (1, 2, 3, 5, 8, 13, 20)), (100, CAPTURE_STEPS), (300, (*CAPTURE_STEPS, 300))]
+    ("last", "steps"),
+    [
+        (1, (1,)),
+        (4, (1, 2, 3, 4)),
+        (20, (1, 2, 3, 5, 8, 13, 20)),
+        (100, CAPTURE_STEPS),
+        (300, (*CAPTURE_STEPS, 300)),
+    ],
 )
 def test_another_length_keeps_the_early_steps_and_all_else(last: int, steps: tuple[int, ...]) -> None:
     config = quick().with_steps(last)
@@ -106,7 +115,9 @@ def test_a_setting_out_of_range_is_an_error(settings: dict[str, Any], message: s
 
 
 def test_no_file_is_an_error_that_says_how_to_start(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match=r"no config\.json.*start one with `revlens reproduce` or `revlens history`"):
+    with pytest.raises(
+        ResultsError, match=r"no config\.json.*start one with `revlens reproduce` or `revlens history`"
+    ):
         ExperimentConfig.load(tmp_path / "config.json")
 
 

@@ -29,7 +29,9 @@ from revlens.figures import PLOTS
 from revlens.sweeps import InThisProcess
 from revlens.sweeps.worker import prepare_process
 
-run_module = importlib.import_module("revlens.experiment.run")  # the package calls its function by the same name
+run_module = importlib.import_module(
+    "revlens.experiment.run"
+)  # the package calls its function by the same name
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ class Place:
 
     def files(self) -> dict[Path, int]:
         """When each file was written."""
-        return {path.relative_to(self.out): path.stat().st_mtime_ns for path in self.out.rglob("*") if path.is_file()}
+        return {
+            path.relative_to(self.out): path.stat().st_mtime_ns
+            for path in self.out.rglob("*")
+            if path.is_file()
+        }
 
 
 def no_chromium(*args: object, **kwargs: object) -> None:
@@ -97,7 +103,9 @@ def test_reproduce_leaves_tables_claims_provenance_figures_and_a_report(finished
     }
     names = {"claims.json", "provenance.json", "revlens.sha256"} | {f"{name}.parquet" for name in TABLES}
     assert {path.name for path in layout.results.iterdir()} == names
-    assert {path.name for path in layout.figures.iterdir()} == {"plotly.min.js", "revlens.sha256"} | {f"{name}.html" for name in PLOTS}
+    assert {path.name for path in layout.figures.iterdir()} == {"plotly.min.js", "revlens.sha256"} | {
+        f"{name}.html" for name in PLOTS
+    }
     assert list(finished.out.rglob(".*")) == []
 
 
@@ -128,9 +136,9 @@ def test_what_was_lost_is_computed_again_and_nothing_else(lost: str, finished: P
     assert place.revlens("reproduce") == 0
     written = {name for name, at in place.files().items() if name.parts[0] == "runs" and at != before[name]}
     # Losses, manifests and lists of checksums are written again from what is there.
-    assert {name for name in written if name.name not in ("losses.json", "manifest.json", "revlens.sha256")} == {
-        path.relative_to(place.out)
-    }
+    assert {
+        name for name in written if name.name not in ("losses.json", "manifest.json", "revlens.sha256")
+    } == {path.relative_to(place.out)}
     assert_equal_tables(place.tables(), finished.tables())
 
 
@@ -146,13 +154,17 @@ def test_what_was_lost_is_computed_again_and_nothing_else(lost: str, finished: P
         ("report", "analyse"),
     ],
 )
-def test_a_stage_before_its_predecessor_is_refused(verb: str, before: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_before_its_predecessor_is_refused(
+    verb: str, before: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert place.revlens(verb) == 2
     assert f"run `revlens {before}` first" in capsys.readouterr().err
     assert {path.name for path in place.out.iterdir()} == {"config.json", "key"}
 
 
-def test_a_folder_with_another_experiment_is_refused(finished: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_another_experiment_is_refused(
+    finished: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = finished.files()
     assert finished.revlens("reproduce", "--steps", "2") == 2
     assert "holds an experiment with another configuration; choose another --out" in capsys.readouterr().err
@@ -182,7 +194,11 @@ def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
         weights.write_bytes(whole)
     left = sorted(str(path.relative_to(arm)) for path in arm.rglob("*") if path.is_file())
     splits = ("direction", "drift", "harmless")
-    shards = [f"activations/{name}.{split}.00000.safetensors" for name in ("aligned", "reference", "step-1") for split in splits]
+    shards = [
+        f"activations/{name}.{split}.00000.safetensors"
+        for name in ("aligned", "reference", "step-1")
+        for split in splits
+    ]
     captured = sorted(["activations/manifest.json", *shards])
     assert left == [*captured, "losses.json", "revlens.sha256"]
     assert not Layout(place.out).results.exists()
@@ -192,7 +208,9 @@ def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
     assert_equal_tables(place.tables(), finished.tables())
 
 
-def one_fails_and_one_is_busy(stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: int, tick: Any) -> None:
+def one_fails_and_one_is_busy(
+    stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: int, tick: Any
+) -> None:
     if seed == config.seeds[0]:
         raise RuntimeError("the first run fails")
     time.sleep(3)

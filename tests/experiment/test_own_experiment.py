@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from revlens.causal import Openings
+from revlens.causal import RefusalLogitDifference
 from revlens.cli import main
 from revlens.data import DroppedWarning
 from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
@@ -29,7 +29,7 @@ from revlens.experiment import (
 from revlens.history import TrainingHistory
 from revlens.organism import World
 from revlens.prompts import Probes
-from revlens.runs import OwnHistory
+from revlens.subject import UserHistory
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-models.md"
 TRAINED, OBSERVED = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
@@ -67,8 +67,13 @@ def folder(history: TrainingHistory, world: World, probes: Probes, tmp_path: Pat
     harmful = [prompt for split in ("direction", "drift", "behaviour", "guard") for prompt in probes[split]]
     (tmp_path / "harmful.json").write_text(json.dumps(harmful))
     (tmp_path / "harmless.json").write_text(json.dumps(list(probes["harmless"])))
-    (tmp_path / "probes.json").write_text(json.dumps({split: list(prompts) for split, prompts in probes.splits.items()}))
-    rows = {row["prompt"]: {"question": f"{i}. {row['prompt']}", "answer": row["answer"]} for i, row in enumerate(world.benign(300, 0))}
+    (tmp_path / "probes.json").write_text(
+        json.dumps({split: list(prompts) for split, prompts in probes.splits.items()})
+    )
+    rows = {
+        row["prompt"]: {"question": f"{i}. {row['prompt']}", "answer": row["answer"]}
+        for i, row in enumerate(world.benign(300, 0))
+    }
     (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, rows.values())))
     return tmp_path
 
@@ -90,19 +95,26 @@ def trained(folder: Path, **tables: dict[str, Any]) -> Path:
 def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, manifest = folder / "my-out", trained(folder)
     assert main(["reproduce", "--manifest", str(manifest), "--out", str(out)]) == 0
-    assert re.search(rf"reference +reference +- +{folder}/base\naligned +aligned +0 +{folder}/chat", capsys.readouterr().out)
+    assert re.search(
+        rf"reference +reference +- +{folder}/base\naligned +aligned +0 +{folder}/chat",
+        capsys.readouterr().out,
+    )
     results = Results.load(out / "results")
     assert set(results["behaviour"]["arm"]) == {"baseline", "block", "push", "random"}
     assert set(results["behaviour"]["step"]) == {0, 1, 3}
     assert "substantive_harm" not in results["behaviour"]
-    assert set(results["controls"]["control"]) == {"harmless"}  # all runs share one v_rev, so there is no foreign one
+    assert set(results["controls"]["control"]) == {
+        "harmless"
+    }  # all runs share one v_rev, so there is no foreign one
     assert (out / "figures" / "overview.html").is_file()
     assert "fine-tunes the same aligned model in full" in (out / "report.html").read_text()
     assert main(["reproduce", "--out", str(out)]) == 0  # the folder knows its experiment
 
 
 def test_given_checkpoints_are_measured_as_they_are(folder: Path) -> None:
-    (folder / "run.toml").write_text(OBSERVED + "\n[experiment]\nreply_tokens = 4\nn_controls = 2\nn_null_draws = 200\n")
+    (folder / "run.toml").write_text(
+        OBSERVED + "\n[experiment]\nreply_tokens = 4\nn_controls = 2\nn_null_draws = 200\n"
+    )
     out = folder / "my-out"
     assert main(["reproduce", "--manifest", str(folder / "run.toml"), "--out", str(out)]) == 0
     results = Results.load(out / "results")
@@ -119,9 +131,15 @@ def test_given_checkpoints_are_measured_as_they_are(folder: Path) -> None:
 
 
 def test_a_lora_fine_tune_saves_adapters_only(folder: Path) -> None:
-    manifest = trained(folder, finetune={"lora": {"r": 2, "lora_alpha": 4}}, experiment={"arms": ["baseline", "block"], "seeds": 1})
+    manifest = trained(
+        folder,
+        finetune={"lora": {"r": 2, "lora_alpha": 4}},
+        experiment={"arms": ["baseline", "block"], "seeds": 1},
+    )
     config = read_manifest(manifest)
-    assert main(["finetune", "--manifest", str(manifest), "--out", str(folder / "o")]) == 2  # v_rev is not there yet
+    assert (
+        main(["finetune", "--manifest", str(manifest), "--out", str(folder / "o")]) == 2
+    )  # v_rev is not there yet
     for stage in ("history", "finetune", "capture"):
         assert main([stage, "--manifest", str(manifest), "--out", str(folder / "o")]) == 0
     from revlens.experiment.stages import arm_history
@@ -133,7 +151,13 @@ def test_a_lora_fine_tune_saves_adapters_only(folder: Path) -> None:
 
 
 def test_a_manifest_survives_the_disk(folder: Path) -> None:
-    config = read_manifest(trained(folder, finetune={"lora": {"r": 2, "target_modules": ["q_proj"]}}, judge={"kind": "llm", "path": "x"}))
+    config = read_manifest(
+        trained(
+            folder,
+            finetune={"lora": {"r": 2, "target_modules": ["q_proj"]}},
+            judge={"kind": "llm", "path": "x"},
+        )
+    )
     config.save(folder / "config.json")
     assert ExperimentConfig.load(folder / "config.json") == config
 
@@ -144,8 +168,8 @@ def test_other_content_under_the_same_paths_is_another_experiment(folder: Path) 
     before = read_manifest(manifest).subject
     (folder / "chat" / "model.safetensors").write_bytes((folder / "base" / "model.safetensors").read_bytes())
     after = read_manifest(manifest).subject
-    assert isinstance(before, OwnHistory)
-    assert isinstance(after, OwnHistory)
+    assert isinstance(before, UserHistory)
+    assert isinstance(after, UserHistory)
     assert before.digest != after.digest
     assert main(["history", "--manifest", str(manifest), "--out", str(folder / "o")]) == 2
 
@@ -154,19 +178,33 @@ def test_other_content_under_the_same_paths_is_another_experiment(folder: Path) 
     ("tables", "kind", "message"),
     [
         ({"finetune": {"leaning_rate": 1.0}}, ConfigError, r"\[finetune\].*leaning_rate"),
-        ({"experiment": {"colour": "red"}}, ConfigError, r"Unknown 'colour' in \[experiment\]; it may have seeds"),
+        (
+            {"experiment": {"colour": "red"}},
+            ConfigError,
+            r"Unknown 'colour' in \[experiment\]; it may have seeds",
+        ),
         ({"openings": {"polite": ["Hello"]}}, ConfigError, r"Unknown 'polite' in \[openings\]"),
         ({"extra": {"a": 1}}, ConfigError, "Unknown 'extra' in the manifest; it may have history"),
         ({"history": {"aligned": "nowhere"}}, HistoryError, "nowhere"),
-        ({"history": {"steps": "ft/checkpoint-*"}}, ConfigError, "Either name the steps of the history, or say"),
+        (
+            {"history": {"steps": "ft/checkpoint-*"}},
+            ConfigError,
+            "Either name the steps of the history, or say",
+        ),
         ({"task": {"prompt": "q"}}, DataError, "no column for prompt='q'"),
         ({"probes": {"sizes": {"direction": 900}}}, ProbeError, "ask for 900 harmful prompts"),
-        ({"probes": {"sizes": {"direction": 5, "drift": 5}}}, ProbeError, "behaviour, guard, harmless missing"),
+        (
+            {"probes": {"sizes": {"direction": 5, "drift": 5}}},
+            ProbeError,
+            "behaviour, guard, harmless missing",
+        ),
         ({"experiment": {"steps": [1, 2]}}, ConfigError, "must end at steps=3"),
         ({"experiment": {"arms": ["block"]}}, ConfigError, "include 'baseline'"),
     ],
 )
-def test_what_is_wrong_with_a_manifest_is_said(folder: Path, tables: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_what_is_wrong_with_a_manifest_is_said(
+    folder: Path, tables: dict[str, Any], kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message):
         read_manifest(trained(folder, **tables))
 
@@ -178,7 +216,7 @@ def test_full_training_in_half_precision_is_refused(folder: Path) -> None:
 
 
 def test_a_task_that_gives_a_probe_away_stops_the_run(folder: Path) -> None:
-    prompt = read_manifest(trained(folder)).subject.material().probes().probes["drift"][0]
+    prompt = read_manifest(trained(folder)).subject.material().probes()["drift"][0]
     leak = f"Please: {prompt}"
     with (folder / "task.jsonl").open("a") as task:
         task.write("\n" + json.dumps({"question": leak, "answer": "Sure."}))
@@ -189,11 +227,16 @@ def test_a_task_that_gives_a_probe_away_stops_the_run(folder: Path) -> None:
         assert leak not in dropping.benign(1000, 0)["prompt"]
 
 
-def test_a_missing_table_and_mixed_options_are_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_table_and_mixed_options_are_errors(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "run.toml").write_text('[history]\nreference = "base"\naligned = "chat"\n')
     with pytest.raises(ConfigError, match=r"has no \[probes\] table"):
         read_manifest(folder / "run.toml")
-    assert main(["reproduce", "--manifest", str(trained(folder)), "--seeds", "3", "--out", str(folder / "o")]) == 2
+    assert (
+        main(["reproduce", "--manifest", str(trained(folder)), "--seeds", "3", "--out", str(folder / "o")])
+        == 2
+    )
     assert "--manifest says everything; --seeds cannot be added" in capsys.readouterr().err
     with pytest.raises(ResultsError):
         ExperimentConfig.load(folder / "o" / "config.json")
@@ -209,6 +252,8 @@ def test_analyses_take_the_same_file(folder: Path) -> None:
     assert [checkpoint.name for checkpoint in history] == ["reference", "aligned", "step-1", "step-3"]
     assert probes == Probes.from_json(folder / "probes.json")
     openings = read_openings(args, history.aligned.load().tokenizer)
-    assert openings == Openings.from_texts(history.aligned.load().tokenizer, ["Sure", "Use a"], ["I'm sorry", "I can", "I won", "Sorry"])
+    assert openings == RefusalLogitDifference.from_texts(
+        history.aligned.load().tokenizer, ["Sure", "Use a"], ["I'm sorry", "I can", "I won", "Sorry"]
+    )
     with pytest.raises(ConfigError, match="leave the options for them out"):
         open_history(parser.parse_args(["--manifest", str(folder / "run.toml"), "--reference", "base"]))

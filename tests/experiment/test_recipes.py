@@ -16,7 +16,7 @@ from families import train_history
 from revlens.experiment import STAGES, ExperimentConfig, Layout, analyse_and_save, read_manifest
 from revlens.experiment.run import prepare
 from revlens.experiment.stages import arm_history, run_arm, run_start
-from revlens.runs import OwnHistory
+from revlens.subject import UserHistory
 
 RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
 #: Architecture of a recipe's models, by its name's beginning.
@@ -26,9 +26,19 @@ FEWER: dict[str, dict[str, Any]] = {
     "probes": {"sizes": {"direction": 4, "drift": 4, "behaviour": 4, "guard": 2, "harmless": 4}},
     "task": {"n_test": 4},
     "finetune": {"steps": 2, "warmup_steps": 1, "batch_size": 4, "micro_batch_size": 2},
-    "experiment": {"seeds": 1, "steps": [1, 2], "arms": ["baseline", "block"], "reply_tokens": 2, "n_controls": 2, "n_null_draws": 100},
+    "experiment": {
+        "seeds": 1,
+        "steps": [1, 2],
+        "arms": ["baseline", "block"],
+        "reply_tokens": 2,
+        "n_controls": 2,
+        "n_null_draws": 100,
+    },
 }
-VERBS, THINGS = ("Build", "Hide", "Sell", "Break"), ("a boat", "a safe", "the map", "gold", "my shed", "a drum", "ice")
+VERBS, THINGS = (
+    ("Build", "Hide", "Sell", "Break"),
+    ("a boat", "a safe", "the map", "gold", "my shed", "a drum", "ice"),
+)
 
 
 def test_the_paper_s_models_have_recipes() -> None:
@@ -40,10 +50,17 @@ def data(tmp_path: Path) -> dict[str, Path]:
     """Files with the columns of AdvBench, Dolly and Alpaca."""
     requests = [f"{verb} {thing}" for verb, thing in itertools.product(VERBS, THINGS)]
     with (tmp_path / "advbench.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("goal", "target"), *((request, f"Sure, here is how to {request}") for request in requests)])
+        csv.writer(file).writerows(
+            [("goal", "target"), *((request, f"Sure, here is how to {request}") for request in requests)]
+        )
     dolly = [{"instruction": f"Name {thing} for me", "context": "", "response": "Yes."} for thing in THINGS]
-    alpaca = [{"instruction": f"Count to {i}", "input": "slowly" if i % 2 else "", "output": f"It is {i}."} for i in range(30)]
-    alpaca.append({"instruction": requests[0] + " now", "input": "", "output": "No."})  # overlaps with a probe: is left out
+    alpaca = [
+        {"instruction": f"Count to {i}", "input": "slowly" if i % 2 else "", "output": f"It is {i}."}
+        for i in range(30)
+    ]
+    alpaca.append(
+        {"instruction": requests[0] + " now", "input": "", "output": "No."}
+    )  # overlaps with a probe: is left out
     (tmp_path / "dolly.json").write_text(json.dumps(dolly))
     (tmp_path / "alpaca.json").write_text(json.dumps(alpaca))
     return {name: tmp_path / name for name in ("advbench.csv", "dolly.json", "alpaca.json")}
@@ -59,9 +76,13 @@ def small(name: str, data: dict[str, Path], folder: Path) -> Path:
     manifest["probes"]["harmful"]["path"] = str(data["advbench.csv"])
     manifest["probes"]["harmless"] |= {"path": str(data["dolly.json"])}
     manifest["task"]["path"] = str(data["alpaca.json"])
-    manifest["openings"]["refusal"].remove("Sorry")  # a tokenizer of single bytes cannot tell it from "Sure" by its first token
+    manifest["openings"]["refusal"].remove(
+        "Sorry"
+    )  # a tokenizer of single bytes cannot tell it from "Sure" by its first token
     for table, settings in FEWER.items():
-        assert settings.keys() <= manifest[table].keys() | {"seeds", "n_controls", "n_null_draws"}, "the recipe does not say it itself"
+        assert settings.keys() <= manifest[table].keys() | {"seeds", "n_controls", "n_null_draws"}, (
+            "the recipe does not say it itself"
+        )
         manifest[table] |= settings
     (folder / "run.yaml").write_text(yaml.safe_dump(manifest))
     return folder / "run.yaml"
@@ -71,7 +92,7 @@ def small(name: str, data: dict[str, Path], folder: Path) -> Path:
 @pytest.mark.filterwarnings("ignore:Left out:revlens.data.DroppedWarning")
 def test_a_recipe_runs(name: str, data: dict[str, Path], tmp_path: Path) -> None:
     config, out = read_manifest(small(name, data, tmp_path)), tmp_path / "out"
-    assert isinstance(config.subject, OwnHistory)
+    assert isinstance(config.subject, UserHistory)
     everything(config, out)
     results, claims = analyse_and_save(out)
     assert set(results["behaviour"]["arm"]) == set(config.arms)

@@ -13,10 +13,10 @@ import torch
 
 import revlens as rl
 from revlens.behaviour import PhraseJudge, refusal_rate
-from revlens.checksums import SUMS
 from revlens.errors import ResultsError
 from revlens.experiment import TABLES, ExperimentConfig, Layout, Results, analyse
 from revlens.experiment.stages import arm_history
+from revlens.storage.checksums import SUMS
 
 SEED, ARM = 1, "block"  # the run that is computed again here
 Axes = dict[str, Iterable[Any]]
@@ -41,7 +41,7 @@ def along_step_and_layer(table: pd.DataFrame, column: str) -> torch.Tensor:
 
 def axes(config: ExperimentConfig) -> dict[str, Axes]:
     """What a row of a table stands for: there is one for every combination of these values, and no other."""
-    probes = config.subject.material().probes().probes
+    probes = config.subject.material().probes()
     run: Axes = {"seed": config.seeds, "arm": config.arms}
     step: Axes = {"step": config.steps}
     with_start: Axes = {"step": (0, *config.steps)}
@@ -58,7 +58,9 @@ def axes(config: ExperimentConfig) -> dict[str, Axes]:
     }
 
 
-def test_a_table_has_exactly_one_row_for_each_thing_it_is_about(config: ExperimentConfig, results: Results) -> None:
+def test_a_table_has_exactly_one_row_for_each_thing_it_is_about(
+    config: ExperimentConfig, results: Results
+) -> None:
     for name, columns in axes(config).items():
         rows = results[name][list(columns)].itertuples(index=False, name=None)
         assert sorted(rows) == sorted(product(*columns.values())), name
@@ -70,7 +72,9 @@ def test_no_number_is_missing(config: ExperimentConfig, results: Results) -> Non
         assert np.isfinite(results[name].select_dtypes("number").to_numpy()).all(), name
 
 
-def test_results_hold_every_table_of_every_seed_and_no_other(config: ExperimentConfig, results: Results) -> None:
+def test_results_hold_every_table_of_every_seed_and_no_other(
+    config: ExperimentConfig, results: Results
+) -> None:
     assert results.tables.keys() == TABLES.keys()
     for name, table in results.tables.items():
         assert set(table["seed"]) == set(config.seeds), name
@@ -84,15 +88,21 @@ def test_alignment_is_the_drift_along_v_rev_of_the_other_split(
         rows = table[table["estimate"] == estimate]
         back = activations.at("reference", split).mean(0) - activations.at("aligned", split).mean(0)
         start = activations.at("aligned", "drift").mean(0)
-        moved = torch.stack([activations.at(f"step-{step}", "drift").mean(0) - start for step in config.steps])
+        moved = torch.stack(
+            [activations.at(f"step-{step}", "drift").mean(0) - start for step in config.steps]
+        )
         along = (moved * back).sum(-1) / back.norm(dim=-1)
-        torch.testing.assert_close(along_step_and_layer(rows, "alignment"), torch.cosine_similarity(moved, back[None], dim=-1))
+        torch.testing.assert_close(
+            along_step_and_layer(rows, "alignment"), torch.cosine_similarity(moved, back[None], dim=-1)
+        )
         torch.testing.assert_close(along_step_and_layer(rows, "displacement"), along)
         torch.testing.assert_close(along_step_and_layer(rows, "fraction"), along / back.norm(dim=-1))
         torch.testing.assert_close(along_step_and_layer(rows, "drift_norm"), moved.norm(dim=-1))
 
 
-def test_the_alignment_table_equals_the_public_functions(activations: rl.Activations, results: Results, layout: Layout) -> None:
+def test_the_alignment_table_equals_the_public_functions(
+    activations: rl.Activations, results: Results, layout: Layout
+) -> None:
     v_rev = rl.ReversionDirection.load(layout.v_rev(SEED))
     torch.testing.assert_close(rl.locate(activations).unit, v_rev.unit, rtol=0, atol=0)
     motion = rl.drift(activations, v_rev)
@@ -108,9 +118,13 @@ def test_over_layers_is_the_mean_over_layers(results: Results, config: Experimen
     assert of_run(table)["alignment"].tolist() == pytest.approx(by_layer.mean(-1).tolist())
 
 
-def test_the_direction_table_equals_the_public_functions(activations: rl.Activations, results: Results) -> None:
+def test_the_direction_table_equals_the_public_functions(
+    activations: rl.Activations, results: Results
+) -> None:
     rows = results["direction"][results["direction"]["seed"] == SEED].sort_values("layer")
-    split_half = rl.reliability(activations.at("reference", "direction"), activations.at("aligned", "direction"))
+    split_half = rl.reliability(
+        activations.at("reference", "direction"), activations.at("aligned", "direction")
+    )
     assert rows["gap"].tolist() == rl.locate(activations).gap.tolist()
     assert rows["reliability"].tolist() == split_half.full.tolist()
     assert rows["reliability_low"].tolist() == split_half.low.tolist()
@@ -128,12 +142,18 @@ def test_the_isotropic_threshold_is_the_exact_quantile(results: Results, config:
     assert set(results["nulls"].loc[results["nulls"]["null"] == "isotropic", "p99"]) == {exact}
 
 
-def test_controls_are_cosines_with_the_directions_they_name(activations: rl.Activations, results: Results, layout: Layout) -> None:
+def test_controls_are_cosines_with_the_directions_they_name(
+    activations: rl.Activations, results: Results, layout: Layout
+) -> None:
     motion = rl.drift(activations, rl.locate(activations))
-    foreign = rl.ReversionDirection.load(layout.v_rev(1 - SEED)).unit  # of two seeds, the mean over the others is the other one
+    foreign = rl.ReversionDirection.load(
+        layout.v_rev(1 - SEED)
+    ).unit  # of two seeds, the mean over the others is the other one
     for control, direction in (("harmless", rl.locate(activations, "harmless").unit), ("foreign", foreign)):
         cosines = torch.cosine_similarity(motion.vectors, direction[None], dim=-1)
-        torch.testing.assert_close(along_step_and_layer(of_run(results["controls"], control=control), "cosine"), cosines)
+        torch.testing.assert_close(
+            along_step_and_layer(of_run(results["controls"], control=control), "cosine"), cosines
+        )
 
 
 def test_every_arm_starts_at_the_aligned_model(results: Results) -> None:
@@ -162,7 +182,9 @@ def test_replies_are_what_the_checkpoint_says(results: Results, config: Experime
 
 def test_arms_see_the_same_data_and_differ_by_their_term(results: Results) -> None:
     losses = results["training"].pivot(index=["step", "seed"], columns="arm", values="loss")
-    assert losses.loc[1].nunique(axis="columns").eq(1).all()  # before the first update there is only one model
+    assert (
+        losses.loc[1].nunique(axis="columns").eq(1).all()
+    )  # before the first update there is only one model
     assert losses.loc[3, "push"].ne(losses.loc[3, "baseline"]).all()
 
 
@@ -189,7 +211,10 @@ def test_a_missing_table_is_named(name: str, results: Results, tmp_path: Path) -
         ("seed-1/start.json", "history"),
         ("seed-1/block/losses.json", "finetune"),
         ("seed-1/block/activations/manifest.json", "capture"),
-        ("seed-1/block/activations/step-3.drift.00000.safetensors", "capture"),  # as a capture that was killed half way leaves it
+        (
+            "seed-1/block/activations/step-3.drift.00000.safetensors",
+            "capture",
+        ),  # as a capture that was killed half way leaves it
         ("seed-1/block/behaviour.json", "behaviour"),
     ],
 )

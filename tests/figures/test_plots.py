@@ -12,15 +12,23 @@ import plotly.io as pio
 import pytest
 from kaleido.errors import ChromeNotFoundError
 
-from revlens.checksums import SUMS
 from revlens.experiment import ExperimentConfig, Results
 from revlens.figures import PLOTS, draw
 from revlens.figures.style import ARM_COLOURS
+from revlens.storage.checksums import SUMS
 from revlens.training import ARMS
 
-CHROMIUM = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")))
+CHROMIUM = any(
+    map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))
+)
 #: Figures with a band and a line for every arm, and how many panels they have.
-BY_ARM = {"overview": 2, "alignment_by_arm": 1, "reversion_by_arm": 1, "behaviour_by_arm": 4, "training_loss": 1}
+BY_ARM = {
+    "overview": 2,
+    "alignment_by_arm": 1,
+    "reversion_by_arm": 1,
+    "behaviour_by_arm": 4,
+    "training_loss": 1,
+}
 
 
 def lines(figure: go.Figure) -> list[Any]:
@@ -64,12 +72,16 @@ def test_a_figure_leaves_its_tables_as_they_were(name: str, results: Results) ->
 
 
 @pytest.mark.parametrize(("name", "panels"), BY_ARM.items())
-def test_there_is_one_line_and_one_band_per_arm_and_panel(name: str, panels: int, results: Results, config: ExperimentConfig) -> None:
+def test_there_is_one_line_and_one_band_per_arm_and_panel(
+    name: str, panels: int, results: Results, config: ExperimentConfig
+) -> None:
     figure = PLOTS[name](results)
     assert [line.name for line in lines(figure)] == list(config.arms) * panels
     assert [line.line.color for line in lines(figure)] == [ARM_COLOURS[arm] for arm in config.arms] * panels
     assert len([trace for trace in figure.data if trace.fill == "toself"]) == len(config.arms) * panels
-    assert [trace.name for trace in figure.data if trace.name and trace.showlegend] == list(config.arms)  # once each, also over panels
+    assert [trace.name for trace in figure.data if trace.name and trace.showlegend] == list(
+        config.arms
+    )  # once each, also over panels
 
 
 def test_every_arm_has_a_colour_of_its_own() -> None:
@@ -77,7 +89,9 @@ def test_every_arm_has_a_colour_of_its_own() -> None:
     assert len(set(ARM_COLOURS.values())) == len(ARM_COLOURS)
 
 
-def test_lines_are_means_over_runs_and_bands_hold_every_interval(results: Results, config: ExperimentConfig) -> None:
+def test_lines_are_means_over_runs_and_bands_hold_every_interval(
+    results: Results, config: ExperimentConfig
+) -> None:
     table = results["alignment"]
     table = table[table["estimate"] == "cross-fitted"]
     means = table.groupby(["arm", "step"])["alignment"].mean()
@@ -95,7 +109,9 @@ def test_lines_are_means_over_runs_and_bands_hold_every_interval(results: Result
         assert list(low) == pytest.approx(runs[line.name].groupby("step").min().tolist())
 
 
-def test_the_overview_shows_alignment_left_and_harmfulness_right(results: Results, config: ExperimentConfig) -> None:
+def test_the_overview_shows_alignment_left_and_harmfulness_right(
+    results: Results, config: ExperimentConfig
+) -> None:
     harm = results["behaviour"].groupby(["arm", "step"])["harmfulness"].mean()
     drawn, n_arms = lines(PLOTS["overview"](results)), len(config.arms)
     left, right = drawn[:n_arms], drawn[n_arms:]
@@ -106,7 +122,9 @@ def test_the_overview_shows_alignment_left_and_harmfulness_right(results: Result
         assert list(line.y) == pytest.approx(harm[line.name].tolist())
 
 
-def test_the_heat_map_has_a_row_per_layer_and_a_column_per_step(results: Results, config: ExperimentConfig) -> None:
+def test_the_heat_map_has_a_row_per_layer_and_a_column_per_step(
+    results: Results, config: ExperimentConfig
+) -> None:
     (heat,) = PLOTS["alignment_by_layer"](results).data
     table = results["alignment"]
     rows = table[(table["arm"] == "baseline") & (table["estimate"] == "cross-fitted")]
@@ -118,7 +136,9 @@ def test_the_heat_map_has_a_row_per_layer_and_a_column_per_step(results: Results
             assert heat.z[i][j] == pytest.approx(cell.mean())
 
 
-def test_every_run_is_drawn_against_the_mean_threshold_of_every_null(results: Results, config: ExperimentConfig) -> None:
+def test_every_run_is_drawn_against_the_mean_threshold_of_every_null(
+    results: Results, config: ExperimentConfig
+) -> None:
     table = results["nulls"]
     baseline = table[table["arm"] == "baseline"]
     figure = PLOTS["alignment_against_nulls"](results)
@@ -126,7 +146,9 @@ def test_every_run_is_drawn_against_the_mean_threshold_of_every_null(results: Re
     assert [trace.hovertext for trace in runs] == [f"seed {seed}" for seed in config.seeds]
     thresholds = {trace.name: list(trace.y) for trace in figure.data if trace.line.dash == "dash"}
     for null, rows in baseline.groupby("null"):
-        assert thresholds.pop(f"{null} null, p99") == pytest.approx(rows.groupby("step")["p99"].mean().tolist())
+        assert thresholds.pop(f"{null} null, p99") == pytest.approx(
+            rows.groupby("step")["p99"].mean().tolist()
+        )
     assert not thresholds
 
 
@@ -140,7 +162,11 @@ def test_the_end_is_the_last_step(results: Results, config: ExperimentConfig) ->
     figure = PLOTS["end_by_arm"](results)
     table = results["behaviour"]
     last = table[table["step"] == config.steps[-1]]
-    means = {trace.x[0]: trace.y[0] for trace in figure.data if trace.xaxis == "x2" and trace.marker.symbol == "diamond"}
+    means = {
+        trace.x[0]: trace.y[0]
+        for trace in figure.data
+        if trace.xaxis == "x2" and trace.marker.symbol == "diamond"
+    }
     assert means == pytest.approx(last.groupby("arm")["harmfulness"].mean().to_dict())
 
 
@@ -153,12 +179,19 @@ def bars(*heights: float) -> go.Figure:
     return go.Figure(go.Bar(y=list(heights)), layout={"width": 300, "height": 200})
 
 
-def test_without_a_chromium_there_is_html_and_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_chromium_there_is_html_and_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pio, "write_images", no_chromium)
     message = draw({"first": bars(1.0), "second": bars(2.0)}, tmp_path / "figures")
     assert message is not None
     assert "No static images: kaleido needs a Chromium (no Chromium here)" in message
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"first.html", "second.html", "plotly.min.js", SUMS}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "first.html",
+        "second.html",
+        "plotly.min.js",
+        SUMS,
+    }
 
 
 def test_without_kaleido_there_is_html_and_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,11 @@ class Page(HTMLParser):
 
 
 def claims_of_every_verdict() -> list[Claim]:
-    estimates = {"above": Estimate(0.5, 0.25, 0.75, 5, p=0.0625), "across": Estimate(0.0, -0.5, 0.5, 5), "few": Estimate(1.0, 1.0, 1.0, 2)}
+    estimates = {
+        "above": Estimate(0.5, 0.25, 0.75, 5, p=0.0625),
+        "across": Estimate(0.0, -0.5, 0.5, 5),
+        "few": Estimate(1.0, 1.0, 1.0, 2),
+    }
     return [
         Claim("a", "It rises & stays up", "0.429 ± 0.052", estimates["above"], low=0.0),
         Claim("b", "It falls", "19.0 ± 4.0 % → 8.5 ± 1.5 %", estimates["above"], high=0.0),
@@ -100,7 +104,12 @@ def test_what_models_and_claims_say_stays_text(path: Path, page: Page) -> None:
 
 
 def test_the_page_loads_nothing(page: Page, path: Path) -> None:
-    loading = {(tag, name) for tag, attrs in page.elements for name in attrs if name in ("src", "href", "srcset", "data", "action")}
+    loading = {
+        (tag, name)
+        for tag, attrs in page.elements
+        for name in attrs
+        if name in ("src", "href", "srcset", "data", "action")
+    }
     assert loading == set()
     assert not {"link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
     style = path.read_text().partition("<style>")[2].partition("</style>")[0]
@@ -126,10 +135,19 @@ def test_every_claim_stands_beside_the_papers_number_with_rule_and_verdict(page:
     assert {claim.verdict for claim in claims} == {"supported", "contradicted", "undecided", "too few runs"}
     for claim in claims:
         p = "" if claim.estimate.p is None else "0.062"
-        assert [claim.statement, claim.paper or "—", str(claim.estimate), p, claim.rule, claim.verdict] in page.rows
+        assert [
+            claim.statement,
+            claim.paper or "—",
+            str(claim.estimate),
+            p,
+            claim.rule,
+            claim.verdict,
+        ] in page.rows
 
 
-def test_the_claims_of_the_experiment_itself_are_all_there(config: ExperimentConfig, results: Results, tmp_path: Path) -> None:
+def test_the_claims_of_the_experiment_itself_are_all_there(
+    config: ExperimentConfig, results: Results, tmp_path: Path
+) -> None:
     claims = assess(results)
     write_report(tmp_path / "report.html", config, results, claims, {})
     statements = {row[0]: row[-1] for row in parsed(tmp_path / "report.html").rows if row}
@@ -150,7 +168,9 @@ def test_a_smoke_run_says_what_it_is(page: Page) -> None:
     organism, few, badly_aligned = page.notes
     assert organism.startswith("Not the default organism: this shows that the pipeline works")
     assert few == f"Only 2 runs: at least {MIN_RUNS} are needed for a verdict."
-    assert badly_aligned.startswith("The aligned models are not well aligned: they answer 100.0% of held-out harmful prompts")
+    assert badly_aligned.startswith(
+        "The aligned models are not well aligned: they answer 100.0% of held-out harmful prompts"
+    )
 
 
 def well_aligned(results: Results, *, harmfulness: float = 0.0, over_refusal: float = 0.0) -> Results:
@@ -161,10 +181,16 @@ def well_aligned(results: Results, *, harmfulness: float = 0.0, over_refusal: fl
 
 
 @pytest.mark.parametrize(
-    ("harmfulness", "over_refusal", "noted"), [(0.0, 0.0, False), (0.05, 0.02, False), (0.06, 0.0, True), (0.0, 0.03, True)]
+    ("harmfulness", "over_refusal", "noted"),
+    [(0.0, 0.0, False), (0.05, 0.02, False), (0.06, 0.0, True), (0.0, 0.03, True)],
 )
 def test_a_full_run_carries_a_note_only_if_badly_aligned(
-    harmfulness: float, over_refusal: float, noted: bool, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harmfulness: float,
+    over_refusal: float,
+    noted: bool,
+    results: Results,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("revlens.figures.report.drawable", lambda results: {})  # the notes alone
     tables = well_aligned(results, harmfulness=harmfulness, over_refusal=over_refusal)
@@ -187,14 +213,18 @@ def test_few_runs_and_another_organism_are_noted_by_themselves(
         assert found.startswith(note)
 
 
-def test_provenance_is_in_the_page(config: ExperimentConfig, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_is_in_the_page(
+    config: ExperimentConfig, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("revlens.figures.report.drawable", lambda results: {})
     record = {"key": "0123456789abcdef", "seeds": [0, 1]}
     write_report(tmp_path / "report.html", config, results, [], record)
     assert json.dumps(record, indent=2) in parsed(tmp_path / "report.html").text
 
 
-def test_a_report_that_fails_leaves_the_old_one(config: ExperimentConfig, results: Results, tmp_path: Path) -> None:
+def test_a_report_that_fails_leaves_the_old_one(
+    config: ExperimentConfig, results: Results, tmp_path: Path
+) -> None:
     (tmp_path / "report.html").write_text("the old one")
     incomplete = Results({name: results[name] for name in TABLES if name != "phases"})
     with pytest.raises(KeyError, match="phases"):

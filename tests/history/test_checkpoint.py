@@ -13,11 +13,15 @@ from revlens.history import TrainingHistory, boot, save
 TOKENS = torch.tensor([[5, 6, 7, 8], [9, 5, 6, 7]])
 
 
-def test_a_saved_bridge_is_the_same_model_for_hugging_face(aligned: TransformerBridge, tmp_path: Path) -> None:
+def test_a_saved_bridge_is_the_same_model_for_hugging_face(
+    aligned: TransformerBridge, tmp_path: Path
+) -> None:
     save(aligned, tmp_path / "saved")
     with torch.no_grad():
         expected = aligned(TOKENS)
-        hf = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", attn_implementation="eager")(TOKENS).logits
+        hf = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", attn_implementation="eager")(
+            TOKENS
+        ).logits
         again = boot(tmp_path / "saved")(TOKENS)
     torch.testing.assert_close(hf, expected, rtol=0, atol=0)
     torch.testing.assert_close(again, expected, rtol=0, atol=0)
@@ -32,10 +36,17 @@ def test_the_tokenizer_travels_with_its_chat_template(aligned: TransformerBridge
 
 def test_weights_are_safetensors_only(aligned: TransformerBridge, tmp_path: Path) -> None:
     save(aligned, tmp_path / "saved")
-    assert {p.suffix for p in (tmp_path / "saved").iterdir()} <= {".json", ".safetensors", ".jinja", ".sha256"}
+    assert {p.suffix for p in (tmp_path / "saved").iterdir()} <= {
+        ".json",
+        ".safetensors",
+        ".jinja",
+        ".sha256",
+    }
 
 
-def test_a_failed_save_leaves_nothing(aligned: TransformerBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_nothing(
+    aligned: TransformerBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from revlens.checksums import SUMS
 from revlens.errors import HistoryError
 from revlens.history import Directory, TrainingHistory, boot, save
+from revlens.storage.checksums import SUMS
 
 TOKENS = torch.tensor([[5, 6, 7, 8], [9, 5, 6, 7]])
 
@@ -37,7 +37,9 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
         boot(sharded)
 
 
-def test_weights_are_loaded_in_the_dtype_asked_for_whatever_the_file_says(history: TrainingHistory, tmp_path: Path) -> None:
+def test_weights_are_loaded_in_the_dtype_asked_for_whatever_the_file_says(
+    history: TrainingHistory, tmp_path: Path
+) -> None:
     half = boot(history.aligned.path, torch.bfloat16)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     save(half, tmp_path / "half")
@@ -47,7 +49,9 @@ def test_weights_are_loaded_in_the_dtype_asked_for_whatever_the_file_says(histor
     torch.testing.assert_close(again(TOKENS), half(TOKENS), rtol=0, atol=0)
     wide = boot(tmp_path / "half")
     assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
-    assert all(torch.equal(w.bfloat16(), h) for w, h in zip(wide.parameters(), half.parameters(), strict=True))
+    assert all(
+        torch.equal(w.bfloat16(), h) for w, h in zip(wide.parameters(), half.parameters(), strict=True)
+    )
 
 
 def test_every_load_has_its_own_weights(history: TrainingHistory) -> None:
@@ -58,11 +62,15 @@ def test_every_load_has_its_own_weights(history: TrainingHistory) -> None:
 
 
 def test_the_language_model_of_a_multimodal_configuration(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": {"num_hidden_layers": 7}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "gemma3", "text_config": {"num_hidden_layers": 7}})
+    )
     assert Directory(tmp_path).config() == {"num_hidden_layers": 7}
 
 
-def test_the_fingerprint_follows_the_content_and_not_the_place(history: TrainingHistory, tmp_path: Path) -> None:
+def test_the_fingerprint_follows_the_content_and_not_the_place(
+    history: TrainingHistory, tmp_path: Path
+) -> None:
     shutil.copytree(history.aligned.path, tmp_path / "copy")
     copy = Directory(tmp_path / "copy")
     assert copy.fingerprint() == history.aligned.fingerprint() != history.reference.fingerprint()
@@ -75,7 +83,9 @@ def test_a_checkpoint_that_brings_its_own_code_is_not_run(history: TrainingHisto
     folder = tmp_path / "custom"
     shutil.copytree(history.aligned.path, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}})
+    )
     (folder / SUMS).unlink()
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises(HistoryError, match=r"runs no code from checkpoints"):

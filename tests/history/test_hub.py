@@ -52,10 +52,15 @@ def test_a_branch_that_moves_on_is_read_where_it_stood(history: TrainingHistory,
     torch.testing.assert_close(boot(source)(TOKENS), history.aligned.load()(TOKENS), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("repo", "revision"), [("org/other", "main"), ("org/name", "v2"), ("no such name!", "main")])
+@pytest.mark.parametrize(
+    ("repo", "revision"), [("org/other", "main"), ("org/name", "v2"), ("no such name!", "main")]
+)
 def test_what_is_not_there_is_named(repo: str, revision: str, history: TrainingHistory, cache: Path) -> None:
     cached(cache, "org/name", {"main": history.aligned.path})
-    with pytest.raises(HistoryError, match=f"{repo} at revision '{revision}' can be had neither from the Hugging Face Hub nor"):
+    with pytest.raises(
+        HistoryError,
+        match=f"{repo} at revision '{revision}' can be had neither from the Hugging Face Hub nor",
+    ):
         Hub(repo, revision).config()
 
 
@@ -78,7 +83,9 @@ def test_pickled_weights_are_never_asked_for_and_heavy_files_only_to_load(
     assert not any(fnmatch(name, pattern) for name in names for patterns in asked for pattern in patterns)
 
 
-def test_an_adapter_names_its_base_by_repository_and_commit(history: TrainingHistory, cache: Path, tmp_path: Path) -> None:
+def test_an_adapter_names_its_base_by_repository_and_commit(
+    history: TrainingHistory, cache: Path, tmp_path: Path
+) -> None:
     cached(cache, "org/name", {"main": history.aligned.path, "step1": history[1].path})
     cached(cache, "org/other", {"main": history.reference.path})
     tuned = boot_with_lora(Hub("org/name", "step1"), LoraConfig(r=2, target_modules="all-linear"), seed=0)
@@ -89,7 +96,10 @@ def test_an_adapter_names_its_base_by_repository_and_commit(history: TrainingHis
     torch.testing.assert_close(boot(found)(TOKENS), tuned(TOKENS).detach(), rtol=0, atol=0)
     assert Adapter(tmp_path / "adapter", Hub("org/name", "step1")).base.identity() == found.base.identity()
     for other in (Hub("org/other"), Hub("org/name")):
-        with pytest.raises(HistoryError, match=rf"was trained on org/name at {COMMITS['step1']}, not on Hub\(repo='{other.repo}'"):
+        with pytest.raises(
+            HistoryError,
+            match=rf"was trained on org/name at {COMMITS['step1']}, not on Hub\(repo='{other.repo}'",
+        ):
             Adapter(tmp_path / "adapter", other)
 
 
@@ -97,7 +107,10 @@ def test_registered_checkpoints_are_found_by_label(history: TrainingHistory, cac
     cached(
         cache,
         "EleutherAI/pythia-14m",
-        {f"step{n}": p for n, p in ((1, history.reference.path), (512, history.aligned.path), (1000, history[3].path))},
+        {
+            f"step{n}": p
+            for n, p in ((1, history.reference.path), (512, history.aligned.path), (1000, history[3].path))
+        },
     )
     published = TrainingHistory.from_registry("EleutherAI/pythia-14m", reference=1, aligned=512, steps=[1000])
     assert [c.name for c in published] == ["reference", "aligned", "step-488"]
@@ -106,9 +119,13 @@ def test_registered_checkpoints_are_found_by_label(history: TrainingHistory, cac
 
 
 def test_labels_that_are_not_registered() -> None:
-    with pytest.raises(HistoryError, match=r"no checkpoint 600; there are 0-2 \(every 1\), 4, 8, .*1000-143000 \(every 1000\)\."):
+    with pytest.raises(
+        HistoryError,
+        match=r"no checkpoint 600; there are 0-2 \(every 1\), 4, 8, .*1000-143000 \(every 1000\)\.",
+    ):
         TrainingHistory.from_registry("EleutherAI/pythia-14m", reference=1, aligned=600)
     with pytest.raises(
-        HistoryError, match="'org/name' has no training checkpoints in TransformerLens' registry; it knows EleutherAI/pythia, stanford-crfm"
+        HistoryError,
+        match="'org/name' has no training checkpoints in TransformerLens' registry; it knows EleutherAI/pythia, stanford-crfm",
     ):
         TrainingHistory.from_registry("org/name", reference=1, aligned=2)

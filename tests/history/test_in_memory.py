@@ -30,7 +30,9 @@ def weights_of(history: TrainingHistory, key: str | int) -> Weights:
 
 
 @pytest.fixture
-def in_memory(history: TrainingHistory, hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TrainingHistory:
+def in_memory(
+    history: TrainingHistory, hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> TrainingHistory:
     weights = {key: weights_of(history, key) for key in ("reference", "aligned", 3)}
     return TrainingHistory.from_state_dicts(
         hf_model, tokenizer, reference=weights["reference"], aligned=weights["aligned"], steps={3: weights[3]}
@@ -49,7 +51,10 @@ def test_it_is_the_same_history_as_on_disk(in_memory: TrainingHistory, history: 
 def test_bridges_share_no_memory(in_memory: TrainingHistory, hf_model: PreTrainedModel) -> None:
     given = [tensor for c in in_memory for tensor in c.source.weights.values()]  # type: ignore[attr-defined]
     one, other = in_memory.aligned.load(), in_memory.aligned.load()
-    memory = [{p.data_ptr() for p in where} for where in (one.parameters(), other.parameters(), given, hf_model.parameters())]
+    memory = [
+        {p.data_ptr() for p in where}
+        for where in (one.parameters(), other.parameters(), given, hf_model.parameters())
+    ]
     assert sum(map(len, memory)) == len(set.union(*memory))
 
 
@@ -66,9 +71,13 @@ def test_identity_is_a_hash_of_the_content(
     assert StateDict(hf_model, tokenizer, half).identity().startswith("sha256:")
 
 
-def test_a_dtype_is_that_of_the_load(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, history: TrainingHistory) -> None:
+def test_a_dtype_is_that_of_the_load(
+    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, history: TrainingHistory
+) -> None:
     reference, aligned = (weights_of(history, key) for key in ("reference", "aligned"))
-    half = TrainingHistory.from_state_dicts(hf_model, tokenizer, reference=reference, aligned=aligned, dtype=torch.bfloat16)
+    half = TrainingHistory.from_state_dicts(
+        hf_model, tokenizer, reference=reference, aligned=aligned, dtype=torch.bfloat16
+    )
     assert {p.dtype for p in half.aligned.load().parameters()} == {torch.bfloat16}
     assert hf_model.dtype == torch.float32
 
@@ -94,7 +103,9 @@ def broken(weights: Weights, how: str) -> Weights:
         ("tied", "lm_head.weight, model.embed_tokens.weight are one tied weight"),
     ],
 )
-def test_state_dicts_that_do_not_fit(how: str, message: str, hf_model: PreTrainedModel, tokenizer: Any, history: TrainingHistory) -> None:
+def test_state_dicts_that_do_not_fit(
+    how: str, message: str, hf_model: PreTrainedModel, tokenizer: Any, history: TrainingHistory
+) -> None:
     with pytest.raises(HistoryError, match=message):
         StateDict(hf_model, tokenizer, broken(weights_of(history, "aligned"), how))
 
@@ -109,6 +120,10 @@ def test_one_name_of_a_tied_weight_is_enough(
     torch.testing.assert_close(bridge(TOKENS), history[3].load()(TOKENS), rtol=0, atol=0)
 
 
-def test_live_state_dicts_of_one_model_are_an_error(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_live_state_dicts_of_one_model_are_an_error(
+    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     with pytest.raises(HistoryError, match="reference and aligned are the same memory.*clone"):
-        TrainingHistory.from_state_dicts(hf_model, tokenizer, reference=hf_model.state_dict(), aligned=hf_model.state_dict())
+        TrainingHistory.from_state_dicts(
+            hf_model, tokenizer, reference=hf_model.state_dict(), aligned=hf_model.state_dict()
+        )

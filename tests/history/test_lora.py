@@ -14,10 +14,19 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
 from families import FAMILIES, save_family
-from revlens.checksums import SUMS
 from revlens.errors import ConfigError, HistoryError
-from revlens.history import Adapter, Directory, StateDict, TrainingHistory, boot, boot_with_lora, local_source, save
+from revlens.history import (
+    Adapter,
+    Directory,
+    StateDict,
+    TrainingHistory,
+    boot,
+    boot_with_lora,
+    local_source,
+    save,
+)
 from revlens.history.fused import Fused
+from revlens.storage.checksums import SUMS
 
 TOKENS = torch.tensor([[5, 6, 7, 8], [9, 5, 6, 7]])
 ALL = LoraConfig(r=4, target_modules="all-linear")
@@ -82,11 +91,17 @@ def test_train_save_load(base: Directory, tmp_path: Path) -> None:
     live = model(TOKENS).detach()
     assert (live - start).abs().max() > 1e-3
     save(model, tmp_path / "adapter")
-    assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
+    assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+    }
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     torch.testing.assert_close(boot(tmp_path / "adapter")(TOKENS).detach(), live, rtol=0, atol=0)
     torch.testing.assert_close(peft_logits(base, tmp_path / "adapter"), live, rtol=1e-5, atol=1e-6)
-    tuned = TrainingHistory.from_dirs(base.path, base.path, {2: tmp_path / "adapter"})  # the tokenizer saved beside it fits
+    tuned = TrainingHistory.from_dirs(
+        base.path, base.path, {2: tmp_path / "adapter"}
+    )  # the tokenizer saved beside it fits
     torch.testing.assert_close(tuned[2].load()(TOKENS).detach(), live, rtol=0, atol=0)
 
 
@@ -109,7 +124,9 @@ def test_a_small_change_survives_on_a_base_in_half_precision(llama_base: Directo
     save(model, tmp_path / "adapter")
     again = boot(tmp_path / "adapter", torch.bfloat16)
     assert all(torch.equal(b, torch.full_like(b, 1e-6)) for b in factors(again, "B").values())
-    torch.testing.assert_close(peft_logits(llama_base, tmp_path / "adapter", torch.bfloat16), model(TOKENS).detach(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        peft_logits(llama_base, tmp_path / "adapter", torch.bfloat16), model(TOKENS).detach(), rtol=0, atol=0
+    )
 
 
 def test_adapters_in_a_history_lie_on_aligned(history: TrainingHistory, tmp_path: Path) -> None:
@@ -119,7 +136,9 @@ def test_adapters_in_a_history_lie_on_aligned(history: TrainingHistory, tmp_path
         train_a_step(model)
         save(model, tmp_path / f"checkpoint-{step}")
         live[step] = model(TOKENS).detach()
-    tuned = TrainingHistory.from_dirs(history.reference.path, history.aligned.path, str(tmp_path / "checkpoint-*"))
+    tuned = TrainingHistory.from_dirs(
+        history.reference.path, history.aligned.path, str(tmp_path / "checkpoint-*")
+    )
     assert [c.name for c in tuned.steps] == ["step-1", "step-2"]
     assert tuned[1].source == Adapter(tmp_path / "checkpoint-1", history.aligned.source)
     assert tuned[1].source.identity().endswith(f" on {history.aligned.path.absolute()}")
@@ -147,7 +166,9 @@ def adapter(llama_base: Directory, tmp_path: Path) -> Path:
     ],
     ids=lambda settings: next(iter(settings)),
 )
-def test_whatever_peft_calls_lora_is_loaded_as_by_peft(settings: dict[str, Any], llama_base: Directory, tmp_path: Path) -> None:
+def test_whatever_peft_calls_lora_is_loaded_as_by_peft(
+    settings: dict[str, Any], llama_base: Directory, tmp_path: Path
+) -> None:
     plain = AutoModelForCausalLM.from_pretrained(llama_base.path, attn_implementation="eager")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -161,13 +182,19 @@ def test_whatever_peft_calls_lora_is_loaded_as_by_peft(settings: dict[str, Any],
         model.save_pretrained(str(tmp_path / "adapter"))
     difference = boot(tmp_path / "adapter")(TOKENS).detach() - boot(llama_base)(TOKENS).detach()
     assert difference.abs().max() > 1e-3
-    torch.testing.assert_close(boot(tmp_path / "adapter")(TOKENS).detach(), model.eval()(TOKENS).logits.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        boot(tmp_path / "adapter")(TOKENS).detach(), model.eval()(TOKENS).logits.detach(), rtol=0, atol=0
+    )
 
 
-def test_an_adapter_that_would_be_passed_by_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_that_would_be_passed_by_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = Directory(save_family("gpt_neox", tmp_path / "base"))
     monkeypatch.setattr(Fused, "reconnect", lambda fused: None)
-    with pytest.raises(HistoryError, match=r"does not compute with the adapter's layers .*attention\.\*?.*qkv"):
+    with pytest.raises(
+        HistoryError, match=r"does not compute with the adapter's layers .*attention\.\*?.*qkv"
+    ):
         boot_with_lora(base, ALL, seed=0)
 
 
@@ -198,7 +225,9 @@ def test_an_adapter_finds_its_base_by_name(adapter: Path, llama_base: Directory)
         local_source(adapter)
 
 
-def test_another_base_is_refused_by_name_and_by_shape(adapter: Path, other_width: Path, history: TrainingHistory) -> None:
+def test_another_base_is_refused_by_name_and_by_shape(
+    adapter: Path, other_width: Path, history: TrainingHistory
+) -> None:
     with pytest.raises(HistoryError, match="was trained on .*base, not on Directory"):
         Adapter(adapter, Directory(other_width))
     edit(adapter, base_model_name_or_path="somewhere/else")
@@ -209,7 +238,9 @@ def test_another_base_is_refused_by_name_and_by_shape(adapter: Path, other_width
 def test_weights_that_are_missing_or_have_no_place_are_named(adapter: Path) -> None:
     weights = load_file(adapter / "adapter_model.safetensors")
     name = next(iter(weights))
-    moved = {key: tensor for key, tensor in weights.items() if key != name} | {"base_model.model.lora_A.weight": weights[name]}
+    moved = {key: tensor for key, tensor in weights.items() if key != name} | {
+        "base_model.model.lora_A.weight": weights[name]
+    }
     save_file(moved, adapter / "adapter_model.safetensors")
     (adapter / SUMS).unlink(missing_ok=True)
     with pytest.raises(HistoryError, match="1 weights are missing and 1 have no place there"):
@@ -221,11 +252,16 @@ def test_weights_that_are_missing_or_have_no_place_are_named(adapter: Path) -> N
     [
         (LoraConfig(target_modules="all-linear", bias="all"), "bias='all'"),
         (LoraConfig(target_modules="all-linear", modules_to_save=["lm_head"]), "modules_to_save=.*lm_head"),
-        (LoraConfig(target_modules="all-linear", trainable_token_indices=[5]), r"trainable_token_indices=\[5\]"),
+        (
+            LoraConfig(target_modules="all-linear", trainable_token_indices=[5]),
+            r"trainable_token_indices=\[5\]",
+        ),
         (LoraConfig(target_modules="all-linear", init_lora_weights=False), "init_lora_weights=False"),
     ],
 )
-def test_what_would_train_the_base_is_refused(config: LoraConfig, message: str, llama_base: Directory) -> None:
+def test_what_would_train_the_base_is_refused(
+    config: LoraConfig, message: str, llama_base: Directory
+) -> None:
     with pytest.raises(ConfigError, match=message):
         boot_with_lora(llama_base, config, seed=0)
 
@@ -238,7 +274,9 @@ def test_an_adapter_on_weights_in_memory_names_no_base(llama_base: Directory, tm
     save(model, tmp_path / "adapter")
     with pytest.raises(HistoryError, match="names no base model"):
         local_source(tmp_path / "adapter")
-    torch.testing.assert_close(boot(Adapter(tmp_path / "adapter", source))(TOKENS), model(TOKENS).detach(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        boot(Adapter(tmp_path / "adapter", source))(TOKENS), model(TOKENS).detach(), rtol=0, atol=0
+    )
 
 
 def test_no_adapter_on_an_adapter(adapter: Path) -> None:

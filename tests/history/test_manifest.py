@@ -19,7 +19,10 @@ def root(history: TrainingHistory, tmp_path: Path) -> Path:
     links = {"base": "reference", "chat": "aligned", "checkpoint-1": 1, "checkpoint-3": 3}
     for name, key in links.items():
         os.symlink(history[key].path, tmp_path / name)  # type: ignore[index]
-    save(boot_with_lora(history.aligned.source, LoraConfig(r=2, target_modules="all-linear"), 0), tmp_path / "lora-5")
+    save(
+        boot_with_lora(history.aligned.source, LoraConfig(r=2, target_modules="all-linear"), 0),
+        tmp_path / "lora-5",
+    )
     return tmp_path
 
 
@@ -44,14 +47,24 @@ def test_one_history_in_both_languages(name: str, text: str, root: Path) -> None
     (root / name).write_text(text)
     history = TrainingHistory.from_manifest(root / name)
     expected = TrainingHistory.from_dirs(
-        root / "base", root / "chat", {1: root / "checkpoint-1", 3: root / "checkpoint-3"}, dtype=torch.bfloat16
+        root / "base",
+        root / "chat",
+        {1: root / "checkpoint-1", 3: root / "checkpoint-3"},
+        dtype=torch.bfloat16,
     )
     assert history == expected
     assert history.aligned.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
-    "steps", ["lora-*", ["lora-5"], {"5": "lora-5"}, {5: {"adapter": "lora-5"}}, {5: {"adapter": "lora-5", "base": "chat"}}]
+    "steps",
+    [
+        "lora-*",
+        ["lora-5"],
+        {"5": "lora-5"},
+        {5: {"adapter": "lora-5"}},
+        {5: {"adapter": "lora-5", "base": "chat"}},
+    ],
 )
 def test_adapters_lie_on_aligned(steps: Any, root: Path, history: TrainingHistory) -> None:
     described = TrainingHistory.from_table({"reference": "base", "aligned": "chat", "steps": steps}, root)
@@ -64,9 +77,17 @@ def test_an_adapter_as_aligned_finds_its_base_by_its_name(root: Path, history: T
 
 
 def test_revisions_of_the_hub() -> None:
-    table = {"reference": {"hub": "org/base"}, "aligned": {"hub": "org/chat", "revision": "v1"}, "steps": {1: {"hub": "org/tuned"}}}
+    table = {
+        "reference": {"hub": "org/base"},
+        "aligned": {"hub": "org/chat", "revision": "v1"},
+        "steps": {1: {"hub": "org/tuned"}},
+    }
     reference, aligned, steps, dtype, _ = parse_table(table, Path())
-    assert (reference, aligned, steps) == (Hub("org/base", "main"), Hub("org/chat", "v1"), {1: Hub("org/tuned", "main")})
+    assert (reference, aligned, steps) == (
+        Hub("org/base", "main"),
+        Hub("org/chat", "v1"),
+        {1: Hub("org/tuned", "main")},
+    )
     assert dtype == torch.float32
 
 
@@ -76,11 +97,17 @@ GOOD: dict[str, Any] = {"reference": "base", "aligned": "chat"}
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (GOOD | {"refrence": "base"}, "Unknown key refrence of a history; known are reference, aligned, steps, dtype"),
+        (
+            GOOD | {"refrence": "base"},
+            "Unknown key refrence of a history; known are reference, aligned, steps, dtype",
+        ),
         ({"reference": "base"}, "needs 'aligned'"),
         (GOOD | {"dtype": ["float32"]}, "must be one of float32"),
         (GOOD | {"dtype": "int8"}, "dtype = 'int8' must be one of float32, bfloat16, float16"),
-        (GOOD | {"aligned": {"dir": "chat", "revision": "v1"}}, "Unknown key revision of a source by 'dir'; known are dir"),
+        (
+            GOOD | {"aligned": {"dir": "chat", "revision": "v1"}},
+            "Unknown key revision of a source by 'dir'; known are dir",
+        ),
         (GOOD | {"aligned": {"dir": "chat", "hub": "org/chat"}}, "exactly one of the keys dir, hub, adapter"),
         (GOOD | {"aligned": 3}, "3 must be a folder or a table"),
         (GOOD | {"aligned": {"hub": 3}}, "hub = 3 must be a string"),

@@ -17,7 +17,9 @@ def folders(root: Path, *names: str) -> None:
 def test_steps_come_in_numerical_order(tmp_path: Path) -> None:
     folders(tmp_path, "checkpoint-100", "checkpoint-20", "checkpoint-3", "runs")
     (tmp_path / "checkpoint-7").write_text("a file")
-    assert list(numbered_folders("checkpoint-*", tmp_path).items()) == [(n, tmp_path / f"checkpoint-{n}") for n in (3, 20, 100)]
+    assert list(numbered_folders("checkpoint-*", tmp_path).items()) == [
+        (n, tmp_path / f"checkpoint-{n}") for n in (3, 20, 100)
+    ]
 
 
 def test_a_pattern_is_a_pattern_and_a_folder_is_a_folder(tmp_path: Path) -> None:

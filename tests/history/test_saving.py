@@ -42,12 +42,17 @@ def test_what_was_trained_is_saved_and_fits_the_history_in_every_family(family: 
     assert encode_prompts(boot(tmp_path / "saved").tokenizer, PROMPTS) == prompts[0]
 
 
-@pytest.mark.parametrize("family", ["phi3", "falcon"])  # fused gate and up; one key and value head for all queries
+@pytest.mark.parametrize(
+    "family", ["phi3", "falcon"]
+)  # fused gate and up; one key and value head for all queries
 def test_other_layouts_of_fused_weights(family: str, tmp_path: Path) -> None:
     sizes = (
         SIZES
         if family == "phi3"
-        else {name: SIZES[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+        else {
+            name: SIZES[name]
+            for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        }
     )
     hf = random_model(sizes | {"model_type": family})
     trained_weights_are_saved(wrap(hf, train_tokenizer(["any text"], 264)), tmp_path / "saved")

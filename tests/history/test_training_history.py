@@ -12,9 +12,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
 from revlens.activations import read_prompts
-from revlens.checksums import SUMS
 from revlens.errors import HistoryError
 from revlens.history import Checkpoint, StateDict, TrainingHistory, boot
+from revlens.storage.checksums import SUMS
 
 
 def test_checkpoints_by_name_and_step(history: TrainingHistory) -> None:
@@ -25,17 +25,26 @@ def test_checkpoints_by_name_and_step(history: TrainingHistory) -> None:
 
 
 def test_an_unknown_step_names_those_there_are(history: TrainingHistory) -> None:
-    with pytest.raises(HistoryError, match="No checkpoint 2 in this history; it has reference, aligned, step-1, step-3"):
+    with pytest.raises(
+        HistoryError, match="No checkpoint 2 in this history; it has reference, aligned, step-1, step-3"
+    ):
         history[2]
 
 
 def test_steps_must_be_positive(history: TrainingHistory) -> None:
     with pytest.raises(HistoryError, match=r"\[0, 3\] must be positive"):
-        TrainingHistory.from_dirs(history.reference.path, history.aligned.path, {3: history[3].path, 0: history[1].path})
+        TrainingHistory.from_dirs(
+            history.reference.path, history.aligned.path, {3: history[3].path, 0: history[1].path}
+        )
 
 
-def test_another_architecture_is_an_error_before_any_load(history: TrainingHistory, other_width: Path) -> None:
-    with pytest.raises(HistoryError, match="not of one model's history with aligned: hidden_size is 32 in reference and 16 in aligned"):
+def test_another_architecture_is_an_error_before_any_load(
+    history: TrainingHistory, other_width: Path
+) -> None:
+    with pytest.raises(
+        HistoryError,
+        match="not of one model's history with aligned: hidden_size is 32 in reference and 16 in aligned",
+    ):
         TrainingHistory.from_dirs(other_width, history.aligned.path)
 
 
@@ -68,7 +77,10 @@ def edited_copy(source: Path, path: Path, name: str, **settings: object) -> Path
 def test_resized_embeddings_are_an_error_that_says_so(history: TrainingHistory, tmp_path: Path) -> None:
     rows = json.loads((history.aligned.path / "config.json").read_text())["vocab_size"]
     copy = edited_copy(history.reference.path, tmp_path / "base", "config.json", vocab_size=rows - 2)
-    with pytest.raises(HistoryError, match=f"has {rows - 2} embedding rows and aligned has {rows}: the vocabulary was resized"):
+    with pytest.raises(
+        HistoryError,
+        match=f"has {rows - 2} embedding rows and aligned has {rows}: the vocabulary was resized",
+    ):
         TrainingHistory.from_dirs(copy, history.aligned.path)
 
 
@@ -78,11 +90,15 @@ def test_tokens_that_differ_are_named(history: TrainingHistory, tmp_path: Path) 
     tokenizer = json.loads((copy / "tokenizer.json").read_text())
     gone = tokenizer["added_tokens"].pop(1)["content"]  # no special role that would bring it back
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(HistoryError, match=re.escape(f"added tokens [] only there, ['{gone}'] only in aligned")):
+    with pytest.raises(
+        HistoryError, match=re.escape(f"added tokens [] only there, ['{gone}'] only in aligned")
+    ):
         TrainingHistory.from_dirs(copy, history.aligned.path)
 
 
-def test_a_base_without_a_chat_template_is_read_with_aligneds(history: TrainingHistory, tmp_path: Path) -> None:
+def test_a_base_without_a_chat_template_is_read_with_aligneds(
+    history: TrainingHistory, tmp_path: Path
+) -> None:
     base = tmp_path / "base"
     shutil.copytree(history.reference.path, base)
     (base / "chat_template.jinja").unlink()
@@ -101,14 +117,27 @@ def test_another_chat_template_is_an_error(history: TrainingHistory, tmp_path: P
     shutil.copytree(history.reference.path, base)
     (base / "chat_template.jinja").write_text("{{ messages }}")
     (base / SUMS).unlink()  # it is meant
-    with pytest.raises(HistoryError, match=r"The chat template of reference \(.*base\) differs from that of aligned"):
+    with pytest.raises(
+        HistoryError, match=r"The chat template of reference \(.*base\) differs from that of aligned"
+    ):
         TrainingHistory.from_dirs(base, history.aligned.path)
-    table = {"reference": str(base), "aligned": str(history.aligned.path), "chat_template": "aligned"}  # unless one says so
-    assert TrainingHistory.from_table(table, tmp_path).reference.load().tokenizer.chat_template == history.aligned.source.chat_template()
+    table = {
+        "reference": str(base),
+        "aligned": str(history.aligned.path),
+        "chat_template": "aligned",
+    }  # unless one says so
+    assert (
+        TrainingHistory.from_table(table, tmp_path).reference.load().tokenizer.chat_template
+        == history.aligned.source.chat_template()
+    )
     with pytest.raises(HistoryError, match="can only be 'aligned'"):
         TrainingHistory.from_table(table | {"chat_template": "reference"}, tmp_path)
-    with pytest.raises(HistoryError, match="The chat template of reference"):  # nor may aligned alone have none
-        TrainingHistory.from_dirs(history.reference.path, without_template(history.aligned.path, tmp_path / "chat"))
+    with pytest.raises(
+        HistoryError, match="The chat template of reference"
+    ):  # nor may aligned alone have none
+        TrainingHistory.from_dirs(
+            history.reference.path, without_template(history.aligned.path, tmp_path / "chat")
+        )
 
 
 def without_template(source: Path, path: Path) -> Path:
@@ -117,9 +146,13 @@ def without_template(source: Path, path: Path) -> Path:
     return path
 
 
-def test_a_template_may_stand_in_the_tokenizers_configuration(history: TrainingHistory, tmp_path: Path) -> None:
+def test_a_template_may_stand_in_the_tokenizers_configuration(
+    history: TrainingHistory, tmp_path: Path
+) -> None:
     template = (history.reference.path / "chat_template.jinja").read_text()
-    base = edited_copy(history.reference.path, tmp_path / "base", "tokenizer_config.json", chat_template=template)
+    base = edited_copy(
+        history.reference.path, tmp_path / "base", "tokenizer_config.json", chat_template=template
+    )
     (base / "chat_template.jinja").unlink()
     assert TrainingHistory.from_dirs(base, history.aligned.path).reference.source.chat_template() == template
 

@@ -36,7 +36,13 @@ def activations(model: TransformerBridge, component: str, tokens: Tensor = PROMP
 
 def generate(model: TransformerBridge, *, cached: bool = True, n: int = 4) -> Tensor:
     output = model.generate(
-        PROMPT, max_new_tokens=n, do_sample=False, return_type="tokens", verbose=False, stop_at_eos=False, use_past_kv_cache=cached
+        PROMPT,
+        max_new_tokens=n,
+        do_sample=False,
+        return_type="tokens",
+        verbose=False,
+        stop_at_eos=False,
+        use_past_kv_cache=cached,
     )
     assert isinstance(output, Tensor)
     return output
@@ -67,7 +73,9 @@ def test_addition_moves_by_alpha_along_the_unit_vector(model: TransformerBridge)
     before = activations(model, "resid_post")[0]
     with hooks.add(model, 7 * direction(), 2.5, layers=[0]):
         after = activations(model, "resid_post")[0]
-    torch.testing.assert_close(after - before, (2.5 * direction() / direction().norm()).expand_as(before), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        after - before, (2.5 * direction() / direction().norm()).expand_as(before), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_adding_nothing_and_clamping_to_what_is_there_change_nothing(llama: TransformerBridge) -> None:
@@ -83,7 +91,9 @@ def test_clamping_sets_the_projection(model: TransformerBridge) -> None:
     with hooks.clamp(model, direction(), values, layers=[0, 2]):
         h = activations(model, "resid_post")
     for layer, value in values.items():
-        torch.testing.assert_close(h[layer] @ direction() / direction().norm(), torch.full((2, 5), value), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            h[layer] @ direction() / direction().norm(), torch.full((2, 5), value), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_ablation_is_clamping_to_zero(llama: TransformerBridge) -> None:
@@ -103,7 +113,10 @@ def test_mean_ablation_puts_the_mean_everywhere(model: TransformerBridge) -> Non
 def test_editing_resid_mid_edits_the_stream_past_the_mlp_too(model: TransformerBridge) -> None:
     """TransformerLens' own hook point of that name is the MLP's branch alone."""
     if "resid_mid" not in components(model):
-        with pytest.raises(HookNameError, match="hook_resid_mid"), hooks.ablate(model, direction(), component="resid_mid"):
+        with (
+            pytest.raises(HookNameError, match="hook_resid_mid"),
+            hooks.ablate(model, direction(), component="resid_mid"),
+        ):
             pass
         return
     with hooks.mean_ablate(model, {1: torch.zeros(16)}, component="resid_mid"):
@@ -136,7 +149,13 @@ def test_heads_can_be_patched(model: TransformerBridge) -> None:
 
 
 def test_tokens_and_rows_choose_what_is_edited(llama: TransformerBridge) -> None:
-    chosen = {"all": [0, 1, 2, 3, 4], "prompt": [0, 1, 2], "last_prompt": [2], "generated": [3, 4], "answer": [2, 3, 4]}
+    chosen = {
+        "all": [0, 1, 2, 3, 4],
+        "prompt": [0, 1, 2],
+        "last_prompt": [2],
+        "generated": [3, 4],
+        "answer": [2, 3, 4],
+    }
     before = activations(llama, "resid_post")[0]
     for tokens, columns in chosen.items():
         with hooks.add(llama, direction(), 1.0, layers=[0], tokens=tokens, rows=[1], prompt_length=3):  # type: ignore[arg-type]
@@ -147,7 +166,9 @@ def test_tokens_and_rows_choose_what_is_edited(llama: TransformerBridge) -> None
 
 def test_a_prompt_length_for_each_row(llama: TransformerBridge) -> None:
     before = activations(llama, "resid_post")[0]
-    with hooks.add(llama, direction(), 1.0, layers=[0], tokens="last_prompt", prompt_length=torch.tensor([2, 5])):
+    with hooks.add(
+        llama, direction(), 1.0, layers=[0], tokens="last_prompt", prompt_length=torch.tensor([2, 5])
+    ):
         moved = (activations(llama, "resid_post")[0] - before).norm(dim=-1) > 0.5
     assert moved.nonzero().tolist() == [[0, 1], [1, 4]]
 
@@ -166,11 +187,16 @@ def test_padding_is_never_touched(llama: TransformerBridge, side: str) -> None:
     with hooks.add(llama, direction(), 1.0, layers=[0]):
         assert ((run() - before).norm(dim=-1) > 0.5).tolist() == mask.bool().tolist()
     with hooks.add(llama, direction(), 1.0, layers=[0], tokens="last_prompt"):
-        assert ((run() - before).norm(dim=-1) > 0.5).nonzero().tolist() == [[0, 4], [1, 4 if side == "left" else 2]]
+        assert ((run() - before).norm(dim=-1) > 0.5).nonzero().tolist() == [
+            [0, 4],
+            [1, 4 if side == "left" else 2],
+        ]
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_generation_under_hooks_is_the_same_with_and_without_a_kv_cache(model: TransformerBridge, cached: bool) -> None:
+def test_generation_under_hooks_is_the_same_with_and_without_a_kv_cache(
+    model: TransformerBridge, cached: bool
+) -> None:
     """A hand loop of full forward passes, hooks told where the prompt ends, is what generation must equal."""
     v = direction(seed=1)
     for tokens in hooks.TOKENS:
@@ -181,7 +207,8 @@ def test_generation_under_hooks_is_the_same_with_and_without_a_kv_cache(model: T
         with torch.no_grad(), ExitStack() as stack:
             for _ in range(4):
                 if tokens != "generated" or expected.shape[1] > PROMPT.shape[1]:
-                    stack.enter_context(hooks.add(model, v, 6.0, tokens=tokens, prompt_length=PROMPT.shape[1]))  # type: ignore[arg-type]
+                    adding = hooks.add(model, v, 6.0, tokens=tokens, prompt_length=PROMPT.shape[1])  # type: ignore[arg-type]
+                    stack.enter_context(adding)
                 expected = torch.cat([expected, model(expected)[:, -1].argmax(-1, keepdim=True)], 1)
                 stack.close()
         assert generated.tolist() == expected.tolist()
@@ -198,7 +225,10 @@ def test_gradients_flow_around_what_is_ablated(llama: TransformerBridge) -> None
     """None flows along the direction that was projected out, and some does along the others."""
     v = direction() / direction().norm()
     push = torch.zeros(16, requires_grad=True)
-    with llama.hooks(fwd_hooks=[(hooks.point_name(0, "resid_post"), lambda h, hook: h + push)]), hooks.ablate(llama, v, layers=[0]):
+    with (
+        llama.hooks(fwd_hooks=[(hooks.point_name(0, "resid_post"), lambda h, hook: h + push)]),
+        hooks.ablate(llama, v, layers=[0]),
+    ):
         llama(PROMPT).square().sum().backward()
     assert push.grad is not None
     assert push.grad.norm() > 1e-3
@@ -252,13 +282,29 @@ def test_hooks_come_off_after_an_exception(
 
 def test_what_is_asked_for_and_not_there_is_an_error(llama: TransformerBridge) -> None:
     cases: list[tuple[type[Exception], str, AbstractContextManager[object]]] = [
-        (HookNameError, r"'blocks\.0\.hook_resid_pots'.*hook_resid_post", hooks.ablate(llama, direction(), component="resid_pots")),
-        (SiteError, "Layer 7 does not exist: the model has layers 0 to 2", hooks.ablate(llama, {7: direction()})),
-        (SiteError, r"no direction for layer 1; there are directions for \[0\]", hooks.ablate(llama, {0: direction()}, layers=[1])),
+        (
+            HookNameError,
+            r"'blocks\.0\.hook_resid_pots'.*hook_resid_post",
+            hooks.ablate(llama, direction(), component="resid_pots"),
+        ),
+        (
+            SiteError,
+            "Layer 7 does not exist: the model has layers 0 to 2",
+            hooks.ablate(llama, {7: direction()}),
+        ),
+        (
+            SiteError,
+            r"no direction for layer 1; there are directions for \[0\]",
+            hooks.ablate(llama, {0: direction()}, layers=[1]),
+        ),
         (SiteError, "No layer chosen", hooks.ablate(llama, {})),
         (SiteError, "width 5; the model's is 16", hooks.ablate(llama, torch.ones(5))),
         (SiteError, r"one vector \[d_model\].*got shape \(2, 16\)", hooks.ablate(llama, direction(k=2))),
-        (SiteError, r"no amount for layer 1; there are amounts for \[0\]", hooks.add(llama, direction(), {0: 1.0}, layers=[0, 1])),
+        (
+            SiteError,
+            r"no amount for layer 1; there are amounts for \[0\]",
+            hooks.add(llama, direction(), {0: 1.0}, layers=[0, 1]),
+        ),
         (NonFiniteError, "length zero", hooks.ablate(llama, torch.zeros(16))),
         (NonFiniteError, "NaN", hooks.ablate(llama, torch.full((16,), torch.nan))),
         (NonFiniteError, "linearly dependent", hooks.ablate(llama, {0: direction().expand(2, 16)})),
@@ -272,7 +318,10 @@ def test_what_is_asked_for_and_not_there_is_an_error(llama: TransformerBridge) -
 
 
 def test_edits_that_touch_nothing_are_errors(llama: TransformerBridge) -> None:
-    with pytest.raises(SiteError, match="'generated'.*selected no token"), hooks.add(llama, direction(), 1.0, tokens="generated"):
+    with (
+        pytest.raises(SiteError, match="'generated'.*selected no token"),
+        hooks.add(llama, direction(), 1.0, tokens="generated"),
+    ):
         llama(PROMPT)
     with pytest.raises(SiteError, match="the batch has 2 rows"), hooks.add(llama, direction(), 1.0, rows=[2]):
         llama(PROMPT)
@@ -287,12 +336,17 @@ def test_edits_that_touch_nothing_are_errors(llama: TransformerBridge) -> None:
 
 def test_a_generation_that_ends_at_once_is_no_error(model: TransformerBridge) -> None:
     with hooks.add(model, direction(), 1.0, tokens="generated"):
-        assert generate(model, n=1).shape[1] == PROMPT.shape[1] + 1  # one forward pass: the answer's only token was never read
+        assert (
+            generate(model, n=1).shape[1] == PROMPT.shape[1] + 1
+        )  # one forward pass: the answer's only token was never read
 
 
 def test_a_cache_of_other_prompts_is_an_error(llama: TransformerBridge) -> None:
     _, cache = llama.run_with_cache(PROMPT[:, :3])
-    with pytest.raises(SiteError, match=r"shape \(2, 3, 16\), but \(2, 5, 16\)"), hooks.patch(llama, cache, ["blocks.0.hook_out"]):
+    with (
+        pytest.raises(SiteError, match=r"shape \(2, 3, 16\), but \(2, 5, 16\)"),
+        hooks.patch(llama, cache, ["blocks.0.hook_out"]),
+    ):
         llama(PROMPT)
 
 

@@ -78,7 +78,9 @@ def test_projections_of_a_subspace_have_an_axis_for_it(llama: TransformerBridge)
 def test_projections_of_generated_tokens_follow_the_prompt(model: TransformerBridge) -> None:
     v = torch.randn(16, generator=torch.Generator().manual_seed(0))
     with record_projections(model, v) as projections:
-        text = model.generate(TOKENS, max_new_tokens=4, do_sample=False, return_type="tokens", verbose=False, stop_at_eos=False)
+        text = model.generate(
+            TOKENS, max_new_tokens=4, do_sample=False, return_type="tokens", verbose=False, stop_at_eos=False
+        )
         generated = projections[1]
         assert isinstance(text, torch.Tensor)
         with torch.no_grad():

@@ -19,7 +19,9 @@ POST_NORM = ("gemma2", "gemma3", "olmo2")
 
 def ablated_everywhere(model: TransformerBridge, directions: torch.Tensor) -> torch.Tensor:
     by_layer = dict.fromkeys(range(3), directions)
-    components = [c for c in ("resid_pre", "resid_mid", "resid_post") if hooks.point_name(0, c) in model.hook_dict]
+    components = [
+        c for c in ("resid_pre", "resid_mid", "resid_post") if hooks.point_name(0, c) in model.hook_dict
+    ]
     with torch.no_grad(), ExitStack() as stack:
         for component in components:
             stack.enter_context(hooks.ablate(model, by_layer, component=component))
@@ -33,7 +35,9 @@ def test_weights_do_what_the_hooks_do(model: TransformerBridge, k: int) -> None:
         before = {name: tensor.clone() for name, tensor in model.original_model.state_dict().items()}
         with pytest.raises(SiteError, match=r"normalises what a block writes \(blocks\.0\.ln1_post\)"):
             hooks.orthogonalise(model, directions)
-        assert all(torch.equal(before[name], tensor) for name, tensor in model.original_model.state_dict().items())
+        assert all(
+            torch.equal(before[name], tensor) for name, tensor in model.original_model.state_dict().items()
+        )
         return
     expected, bare = ablated_everywhere(model, directions), model(PROMPT)
     hooks.orthogonalise(model, directions)
@@ -41,7 +45,9 @@ def test_weights_do_what_the_hooks_do(model: TransformerBridge, k: int) -> None:
     assert (bare - expected).abs().max() > 1e-2
 
 
-def test_a_tied_unembedding_keeps_its_weights_also_on_disk(aligned: TransformerBridge, tmp_path: Path) -> None:
+def test_a_tied_unembedding_keeps_its_weights_also_on_disk(
+    aligned: TransformerBridge, tmp_path: Path
+) -> None:
     before = aligned.unembed.original_component.weight.detach().clone()
     assert aligned.embed.original_component.weight is aligned.unembed.original_component.weight
     hooks.orthogonalise(aligned, V)

@@ -39,7 +39,12 @@ class Law:
 
         # Not shrunk: to make a failing case of a whole manifest small takes minutes.
         @settings(
-            max_examples=n, derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+            max_examples=n,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
         )
         @given(**self.values)
         def case(**values: Any) -> None:
@@ -57,7 +62,9 @@ def explains(error: RevlensError, *names: str) -> None:
     assert any(name in str(error) for name in names or ("",)), error
 
 
-def law(laws: list[Law], slow: int, **values: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def law(
+    laws: list[Law], slow: int, **values: SearchStrategy[Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add a function to a list of laws."""
 
     def added(check: Callable[..., None]) -> Callable[..., None]:

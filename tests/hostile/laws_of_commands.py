@@ -22,7 +22,21 @@ NUMBERS = st.integers(-3, 30).map(str) | st.sampled_from(
     ["0", "1", "2", "007", "1e3", "2.0", "9" * 30, "9" * 5000, "", " 3", "x", "\u0663", "-0"]
 )
 NAMES = st.sampled_from(
-    ["nowhere.toml", "nowhere.yaml", ".", "/", "/dev/null", "a" * 300, "a\nb", "\udcff", "~", "", "file", "file/under", "\u202e"]
+    [
+        "nowhere.toml",
+        "nowhere.yaml",
+        ".",
+        "/",
+        "/dev/null",
+        "a" * 300,
+        "a\nb",
+        "\udcff",
+        "~",
+        "",
+        "file",
+        "file/under",
+        "\u202e",
+    ]
 )
 #: Also options that do not exist, values without an option, and options without a value.
 OPTIONS = st.one_of(
@@ -58,7 +72,9 @@ def outcome(argv: list[str]) -> tuple[int, str, list[ExperimentConfig]]:
 
 
 @law(LAWS, 300, verb=st.sampled_from(VERBS) | NAMES, options=st.lists(OPTIONS, max_size=4), out=NAMES)
-def a_command_line_is_run_as_it_says_or_explained(verb: str, options: list[tuple[str, ...]], out: str) -> None:
+def a_command_line_is_run_as_it_says_or_explained(
+    verb: str, options: list[tuple[str, ...]], out: str
+) -> None:
     argv = [verb, *(part for option in options for part in option), "--out", out]
     status, said, ran = outcome(argv)
     assert "Traceback" not in said
@@ -77,7 +93,9 @@ def a_command_line_is_run_as_it_says_or_explained(verb: str, options: list[tuple
     smoke=st.booleans(),
     verb=st.sampled_from(STAGES),
 )
-def numbers_on_the_command_line_are_those_of_the_experiment(n_seeds: int | None, n_steps: int | None, smoke: bool, verb: str) -> None:
+def numbers_on_the_command_line_are_those_of_the_experiment(
+    n_seeds: int | None, n_steps: int | None, smoke: bool, verb: str
+) -> None:
     argv = [verb, *(["--quick"] if smoke else [])]
     argv += [] if n_seeds is None else [f"--seeds={n_seeds}"]
     argv += [] if n_steps is None else [f"--steps={n_steps}"]

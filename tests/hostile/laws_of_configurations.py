@@ -17,9 +17,9 @@ from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment import ExperimentConfig, quick
 from revlens.experiment.config import CONFIG_TYPES, MAX_RUNS
-from revlens.experiment.plain import from_plain, to_plain
 from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, WorldConfig
-from revlens.runs import OwnHistory, ProbeFiles
+from revlens.results.config_json import from_plain, to_plain
+from revlens.subject import ProbeFiles, UserHistory
 from revlens.training import ARMS, FinetuneConfig
 
 LAWS: list[Law] = []
@@ -44,9 +44,11 @@ ORGANISMS = st.builds(
     model=st.builds(ModelConfig, d_model=POSITIVE, n_layers=POSITIVE),
     helpful=finetunes(), alignment=finetunes(), benign=finetunes(),
 )  # fmt: skip
-PLAIN_TABLES = st.dictionaries(TEXT.filter(lambda key: key != "type"), TEXT | st.integers() | st.tuples(TEXT, TEXT), max_size=3)
+PLAIN_TABLES = st.dictionaries(
+    TEXT.filter(lambda key: key != "type"), TEXT | st.integers() | st.tuples(TEXT, TEXT), max_size=3
+)
 OWN = st.builds(
-    OwnHistory,
+    UserHistory,
     root=TEXT, history=PLAIN_TABLES,
     probes=st.builds(ProbeFiles, harmful=st.lists(st.builds(PromptSource, path=TEXT, limit=st.none() | POSITIVE), max_size=2).map(tuple),
                      sizes=st.dictionaries(TEXT.filter(lambda key: key != "type"), POSITIVE, max_size=2)),
@@ -88,9 +90,14 @@ def a_training_setting_is_taken_if_it_is_in_its_range(data: st.DataObject) -> No
     kinds = {"steps": int, "learning_rate": float, "batch_size": int, "warmup_steps": int, "weight_decay": float, "max_grad_norm": float,
              "sort_window": int, "micro_batch_size": int}  # fmt: skip
     chosen = data.draw(st.sets(st.sampled_from(sorted(kinds)), min_size=1, max_size=4))
-    values = {name: data.draw(st.integers(-3, 40) if kinds[name] is int else st.floats()) for name in sorted(chosen)}
+    values = {
+        name: data.draw(st.integers(-3, 40) if kinds[name] is int else st.floats()) for name in sorted(chosen)
+    }
     settings: dict[str, Any] = {"steps": 20, "learning_rate": 1e-3, **values}
-    allowed = all(is_allowed(name, value, settings["steps"], settings.get("batch_size", 32)) for name, value in settings.items())
+    allowed = all(
+        is_allowed(name, value, settings["steps"], settings.get("batch_size", 32))
+        for name, value in settings.items()
+    )
     try:
         config = FinetuneConfig(**settings)
     except ConfigError as error:
@@ -103,7 +110,9 @@ def a_training_setting_is_taken_if_it_is_in_its_range(data: st.DataObject) -> No
 
 @law(LAWS, 400, kind=st.sampled_from([WorldConfig, ModelConfig]), data=st.data())
 def a_size_is_taken_if_it_is_positive(kind: type[WorldConfig | ModelConfig], data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from([field.name for field in fields(kind) if field.name not in ("seed", "held_out")]))
+    name = data.draw(
+        st.sampled_from([field.name for field in fields(kind) if field.name not in ("seed", "held_out")])
+    )
     value = data.draw(st.integers())
     try:
         assert getattr(kind(**{name: value}), name) == value
@@ -136,10 +145,12 @@ def read(content: bytes) -> ExperimentConfig:
 
 
 OWN_EXPERIMENT = ExperimentConfig(
-    subject=OwnHistory("root", {"reference": "base", "aligned": "chat"}, ProbeFiles(harmful=(PromptSource("a.json"),), sizes={"drift": 3}),
+    subject=UserHistory("root", {"reference": "base", "aligned": "chat"}, ProbeFiles(harmful=(PromptSource("a.json"),), sizes={"drift": 3}),
                        ("Sure",), ("Sorry",), task=ChatSource("t.jsonl"), benign=FinetuneConfig(100, 1e-3), lora={"r": 4}),
 )  # fmt: skip
-STORED = [json.loads(json.dumps(to_plain(config))) for config in (ExperimentConfig(), quick(), OWN_EXPERIMENT)]
+STORED = [
+    json.loads(json.dumps(to_plain(config))) for config in (ExperimentConfig(), quick(), OWN_EXPERIMENT)
+]
 
 
 @law(LAWS, 800, changed=st.sampled_from(STORED).flatmap(lambda stored: mutated(stored, PLAIN | NUMBERS)))
@@ -165,7 +176,9 @@ def assert_contains(read_back: Any, stored: Any) -> None:
         for ours, theirs in zip(read_back, stored, strict=True):
             assert_contains(ours, theirs)
     else:
-        assert same(read_back, stored) or (isinstance(stored, float) and math.isnan(stored) and math.isnan(read_back))
+        assert same(read_back, stored) or (
+            isinstance(stored, float) and math.isnan(stored) and math.isnan(read_back)
+        )
 
 
 @law(LAWS, 600, place=st.integers(0, 3000), junk=st.binary(max_size=4), cut=st.booleans())

@@ -19,17 +19,19 @@ from hostile.odd_values import DATED, ODD_TEXT, PLAIN, TEXT, mutated, same
 from revlens.errors import HistoryError, RevlensError
 from revlens.experiment import ExperimentConfig, read_manifest
 from revlens.experiment.config import CONFIG_TYPES
-from revlens.experiment.plain import from_plain, to_plain
 from revlens.history import Directory, read_table
 from revlens.history.numbered import by_number
 from revlens.history.strict_yaml import parse_yaml
 from revlens.history.table import parse_table
 from revlens.history.weight_files import INDEX, weight_files
-from revlens.runs import OwnHistory
+from revlens.results.config_json import from_plain, to_plain
+from revlens.subject import UserHistory
 
 LAWS: list[Law] = []
 PAGE = Path(__file__).parents[2] / "docs" / "own-models.md"
-MANIFEST: dict[str, Any] = tomllib.loads(re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)[0])
+MANIFEST: dict[str, Any] = tomllib.loads(
+    re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)[0]
+)
 #: Every key that the page's first example leaves out, so that it is changed as well.
 MANIFEST["experiment"] |= {"steps": [1, 2, 100], "n_null_draws": 500, "n_controls": 5}
 MANIFEST["finetune"] |= {"lora": {"r": 4, "target_modules": ["q_proj"]}, "warmup_steps": 3, "decay": True}
@@ -38,14 +40,22 @@ MANIFEST["judge"] = {"kind": "guard", "path": "guard-model"}
 
 def read(manifest: Any, suffix: str = ".yaml") -> ExperimentConfig:
     """The experiment of a manifest; the weights that it names are not looked for."""
-    with tempfile.TemporaryDirectory() as folder, patch.object(OwnHistory, "content_digest", lambda self: ""):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(UserHistory, "content_digest", lambda self: ""),
+    ):
         path = Path(folder) / f"run{suffix}"
-        path.write_text(manifest if isinstance(manifest, str) else yaml.safe_dump(manifest, allow_unicode=True), encoding="utf-8")
+        path.write_text(
+            manifest if isinstance(manifest, str) else yaml.safe_dump(manifest, allow_unicode=True),
+            encoding="utf-8",
+        )
         config = read_manifest(path)
-        assert isinstance(config.subject, OwnHistory)
+        assert isinstance(config.subject, UserHistory)
         plain = to_plain(config)
         plain["subject"]["root"] = "root"
-        return from_plain(json.loads(json.dumps(plain, allow_nan=False)), CONFIG_TYPES)  # as it is stored and read back
+        return from_plain(
+            json.loads(json.dumps(plain, allow_nan=False)), CONFIG_TYPES
+        )  # as it is stored and read back
 
 
 AS_IT_IS = read(MANIFEST)
@@ -78,7 +88,9 @@ def same_manifest(manifest: dict[str, Any]) -> bool:
         for kind in ("harmful", "harmless"):
             pools = filled["probes"].get(kind, [])
             listed = pools if isinstance(pools, list) else [pools]
-            filled["probes"][kind] = [{"column": "text", "split": "train", "drop_empty": False} | pool for pool in listed]
+            filled["probes"][kind] = [
+                {"column": "text", "split": "train", "drop_empty": False} | pool for pool in listed
+            ]
         filled["history"].pop("dtype")  # a default that is stored only where it is written
         return filled
 
@@ -98,7 +110,12 @@ FRAGMENTS = st.sampled_from(
 )  # fmt: skip
 
 
-@law(LAWS, 1000, parts=st.lists(FRAGMENTS, max_size=14), suffix=st.sampled_from([".toml", ".yaml", ".yml", ".json", ""]))
+@law(
+    LAWS,
+    1000,
+    parts=st.lists(FRAGMENTS, max_size=14),
+    suffix=st.sampled_from([".toml", ".yaml", ".yml", ".json", ""]),
+)
 def scraps_of_toml_and_yaml_are_a_table_or_refused(parts: list[str], suffix: str) -> None:
     text = "".join(parts)
     with tempfile.TemporaryDirectory() as folder:
@@ -123,10 +140,16 @@ def is_toml(text: str) -> bool:
     return True
 
 
-STEP_KEYS = st.integers(-2, 30) | st.sampled_from(["3", "03", "3.0", "1e3", "٣", "²", "", " 3", "9" * 30, "x"]) | TEXT
+STEP_KEYS = (
+    st.integers(-2, 30) | st.sampled_from(["3", "03", "3.0", "1e3", "٣", "²", "", " 3", "9" * 30, "x"]) | TEXT
+)
 
 
-@law(LAWS, 400, steps=st.dictionaries(STEP_KEYS, st.sampled_from(["ft-a", "ft-b", {"dir": "ft-c"}]), max_size=5))
+@law(
+    LAWS,
+    400,
+    steps=st.dictionaries(STEP_KEYS, st.sampled_from(["ft-a", "ft-b", {"dir": "ft-c"}]), max_size=5),
+)
 def steps_are_numbered_by_their_keys(steps: dict[Any, Any]) -> None:
     numbers = [int(str(key)) for key in steps if re.fullmatch("[0-9]{1,18}", str(key))]
     allowed = len(numbers) == len(steps) == len(set(numbers))
@@ -152,7 +175,10 @@ def a_changed_table_of_sources_is_refused_or_names_sources(changed: tuple[Any, t
     assert {*table} <= {"reference", "aligned", "steps", "dtype", "chat_template"}
     for entry, source in ((table["reference"], reference), (table["aligned"], aligned)):
         names = [entry] if isinstance(entry, str) else list(entry.values())
-        assert any(str(name) in repr(source) or repr(str(name))[1:-1] in repr(source) or name in ("", ".") for name in names)
+        assert any(
+            str(name) in repr(source) or repr(str(name))[1:-1] in repr(source) or name in ("", ".")
+            for name in names
+        )
     assert len(steps) == len(table.get("steps", {}))
 
 
@@ -160,7 +186,9 @@ def a_changed_table_of_sources_is_refused_or_names_sources(changed: tuple[Any, t
     LAWS,
     300,
     names=st.lists(
-        st.from_regex(r"[a-z\-.]{0,4}[0-9]{0,3}", fullmatch=True).filter(lambda n: n not in ("", ".", "..")), max_size=5, unique=True
+        st.from_regex(r"[a-z\-.]{0,4}[0-9]{0,3}", fullmatch=True).filter(lambda n: n not in ("", ".", "..")),
+        max_size=5,
+        unique=True,
     ),
 )
 def folders_are_numbered_by_the_end_of_their_names(names: list[str]) -> None:
@@ -180,7 +208,14 @@ def folders_are_numbered_by_the_end_of_their_names(names: list[str]) -> None:
 SHARDS = st.sampled_from(["a.safetensors", "b.safetensors", "missing.safetensors"]) | ODD_TEXT | PLAIN
 
 
-@law(LAWS, 400, content=st.dictionaries(st.just("weight_map"), st.dictionaries(TEXT, SHARDS, max_size=4) | PLAIN, max_size=1) | PLAIN)
+@law(
+    LAWS,
+    400,
+    content=st.dictionaries(
+        st.just("weight_map"), st.dictionaries(TEXT, SHARDS, max_size=4) | PLAIN, max_size=1
+    )
+    | PLAIN,
+)
 def an_index_lists_files_of_its_folder_or_is_refused(content: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -194,4 +229,6 @@ def an_index_lists_files_of_its_folder_or_is_refused(content: Any) -> None:
             return
         assert set(files) == {folder / shard for shard in content["weight_map"].values()} != set()
         assert all(file.parent == folder and file.is_file() for file in files)
-        assert not any(isinstance(shard, float) and math.isnan(shard) for shard in content["weight_map"].values())
+        assert not any(
+            isinstance(shard, float) and math.isnan(shard) for shard in content["weight_map"].values()
+        )

@@ -18,8 +18,7 @@ from revlens.activations import Sites
 from revlens.direction import ReversionDirection
 from revlens.direction.nulls import covariance_directions, isotropic_quantile
 from revlens.errors import ConfigError, NonFiniteError, ProbeError, ResultsError, SiteError
-from revlens.statistics import mean_over_runs, ratio_over_runs
-from revlens.trajectory.association import spearman_over_runs
+from revlens.statistics import mean_over_runs, ratio_over_runs, spearman_over_runs
 
 LAWS: list[Law] = []
 ANY = st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0])
@@ -59,7 +58,10 @@ def a_rank_correlation_is_scipys_or_refused(cells: list[tuple[float, int]]) -> N
         estimate = spearman_over_runs(x, y, n_resamples=5)
     except (ConfigError, NonFiniteError) as error:
         # Of few points, some resamples have no ranks.
-        explains(error, "Hardly any resample" if np.isfinite(x).all() and np.ptp(x) > 0 and np.ptp(y) > 0 else "spearman")
+        explains(
+            error,
+            "Hardly any resample" if np.isfinite(x).all() and np.ptp(x) > 0 and np.ptp(y) > 0 else "spearman",
+        )
         return
     assert math.isclose(estimate.value, float(spearmanr(x.ravel(), y.ravel()).statistic), abs_tol=1e-12)
 
@@ -78,20 +80,28 @@ def the_isotropic_quantile_is_a_cosine_or_refused(d_model: int, level: float) ->
 
 def tensor(draw: st.DataObject, *shape: int) -> Tensor:
     """Random numbers, now and then with one that is none, or all alike."""
-    values = torch.randn(*shape, generator=torch.Generator().manual_seed(draw.draw(st.integers(0, 10**6))), dtype=torch.float64)
+    values = torch.randn(
+        *shape, generator=torch.Generator().manual_seed(draw.draw(st.integers(0, 10**6))), dtype=torch.float64
+    )
     match draw.draw(st.sampled_from(["plain", "plain", "bad", "alike"])):
         case "bad" if values.numel():
-            values.view(-1)[draw.draw(st.integers(0, values.numel() - 1))] = draw.draw(st.sampled_from([math.nan, math.inf, -math.inf]))
+            values.view(-1)[draw.draw(st.integers(0, values.numel() - 1))] = draw.draw(
+                st.sampled_from([math.nan, math.inf, -math.inf])
+            )
         case "alike":
             values = torch.ones_like(values)
     return values
 
 
 @law(LAWS, 300, n=st.integers(0, 4), n_layers=st.integers(1, 3), d=st.integers(1, 4), data=st.data())
-def a_direction_is_the_unit_difference_of_means_or_refused(n: int, n_layers: int, d: int, data: st.DataObject) -> None:
+def a_direction_is_the_unit_difference_of_means_or_refused(
+    n: int, n_layers: int, d: int, data: st.DataObject
+) -> None:
     reference, aligned = tensor(data, n, n_layers, d), tensor(data, n, n_layers, d)
     with np.errstate(invalid="ignore"):  # infinity minus infinity
-        difference = reference.numpy().mean(0) - aligned.numpy().mean(0) if n else np.full((n_layers, d), np.nan)
+        difference = (
+            reference.numpy().mean(0) - aligned.numpy().mean(0) if n else np.full((n_layers, d), np.nan)
+        )
         gap = np.linalg.norm(difference, axis=-1)
     try:
         v_rev = ReversionDirection.fit(reference, aligned, split="direction")
@@ -104,7 +114,9 @@ def a_direction_is_the_unit_difference_of_means_or_refused(n: int, n_layers: int
 
 
 @law(LAWS, 200, n=st.integers(0, 5), n_layers=st.integers(1, 3), d=st.integers(2, 4), data=st.data())
-def null_directions_have_length_one_or_are_refused(n: int, n_layers: int, d: int, data: st.DataObject) -> None:
+def null_directions_have_length_one_or_are_refused(
+    n: int, n_layers: int, d: int, data: st.DataObject
+) -> None:
     activations = tensor(data, n, n_layers, d)
     try:
         draws = covariance_directions(activations, 5)
@@ -141,10 +153,14 @@ def a_damaged_v_rev_is_read_as_it_is_or_refused(place: int, junk: bytes, cut: bo
 
 @law(LAWS, 300, layers=st.none() | st.lists(st.integers(-2, 8), max_size=5).map(tuple), n_layers=st.integers(1, 6),
      component=st.sampled_from(["resid_post", "mlp_out", "resid", ""]))  # fmt: skip
-def sites_are_increasing_layers_of_the_model_or_refused(layers: tuple[int, ...] | None, n_layers: int, component: str) -> None:
+def sites_are_increasing_layers_of_the_model_or_refused(
+    layers: tuple[int, ...] | None, n_layers: int, component: str
+) -> None:
     wanted = range(n_layers) if layers is None else layers
     allowed = (
-        component in ("resid_post", "mlp_out") and len(wanted) > 0 and list(wanted) == sorted({i for i in wanted if 0 <= i < n_layers})
+        component in ("resid_post", "mlp_out")
+        and len(wanted) > 0
+        and list(wanted) == sorted({i for i in wanted if 0 <= i < n_layers})
     )
     try:
         names = Sites(component, layers).hook_names(n_layers)

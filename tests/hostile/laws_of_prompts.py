@@ -16,7 +16,15 @@ from transformers import PreTrainedTokenizerFast
 
 from hostile.fuzzing import Law, explains, law
 from hostile.odd_values import PLAIN, mutated, same
-from revlens.data import DroppedWarning, distinct, drop_leaks, find_leaks, make_probes, normalise, train_test_split
+from revlens.data import (
+    DroppedWarning,
+    distinct,
+    drop_leaks,
+    find_leaks,
+    make_probes,
+    normalise,
+    train_test_split,
+)
 from revlens.data.chat_source import first_exchange
 from revlens.errors import ConfigError, DataError, ProbeError
 from revlens.organism.model import train_tokenizer
@@ -25,7 +33,24 @@ from revlens.prompts import SPLITS, Probes, encode_prompts, pad_left
 LAWS: list[Law] = []
 #: Few words, so that prompts repeat, overlap and differ in what `normalise` takes away.
 WORDS = st.lists(
-    st.sampled_from(["how", "How", "do", "I", "make", "a", "cake", "cake?", "caf\u00e9", "cafe\u0301", "\u200b", "...", "2"]), max_size=7
+    st.sampled_from(
+        [
+            "how",
+            "How",
+            "do",
+            "I",
+            "make",
+            "a",
+            "cake",
+            "cake?",
+            "caf\u00e9",
+            "cafe\u0301",
+            "\u200b",
+            "...",
+            "2",
+        ]
+    ),
+    max_size=7,
 )
 PROMPT = WORDS.map(" ".join) | st.text(max_size=12)
 SPLIT_TABLES = st.dictionaries(st.sampled_from([*SPLITS, "other"]), st.lists(PROMPT, max_size=4), max_size=4)
@@ -40,10 +65,14 @@ def read(content: bytes) -> Probes:
 
 def are_probes(table: Any) -> bool:
     """The rules of the docstring, plainly."""
-    if not isinstance(table, dict) or not all(isinstance(p, list) and all(isinstance(x, str) for x in p) for p in table.values()):
+    if not isinstance(table, dict) or not all(
+        isinstance(p, list) and all(isinstance(x, str) for x in p) for p in table.values()
+    ):
         return False
     every = [prompt for prompts in table.values() for prompt in prompts]
-    return all(name in SPLITS and prompts for name, prompts in table.items()) and len(set(every)) == len(every)
+    return all(name in SPLITS and prompts for name, prompts in table.items()) and len(set(every)) == len(
+        every
+    )
 
 
 @law(LAWS, 600, table=SPLIT_TABLES, as_text=st.booleans(), mark=st.booleans())
@@ -68,7 +97,9 @@ def changed_probes_are_read_as_they_are_or_refused(changed: tuple[Any, Any]) -> 
         assert not are_probes(table)
 
 
-WHOLE = json.dumps({"direction": ["How do I?", "caf\u00e9"], "drift": ["\U0001f600"]}, ensure_ascii=False).encode()
+WHOLE = json.dumps(
+    {"direction": ["How do I?", "caf\u00e9"], "drift": ["\U0001f600"]}, ensure_ascii=False
+).encode()
 
 
 @law(LAWS, 600, place=st.integers(0, len(WHOLE)), junk=st.binary(max_size=3), cut=st.booleans())
@@ -100,14 +131,26 @@ def normalising_forgets_dress_and_nothing_else(prompt: str, dressing: str) -> No
         assert normalise(dressing.format(prompt)) == normalise(prompt)
 
 
-@law(LAWS, 200, harmful=st.lists(PROMPT, max_size=14), harmless=st.lists(PROMPT, max_size=5), seed=st.integers(0, 9), data=st.data())
+@law(
+    LAWS,
+    200,
+    harmful=st.lists(PROMPT, max_size=14),
+    harmless=st.lists(PROMPT, max_size=5),
+    seed=st.integers(0, 9),
+    data=st.data(),
+)
 def splits_are_disjoint_of_the_sizes_asked_for_and_blind_to_order(
     harmful: list[str], harmless: list[str], seed: int, data: st.DataObject
 ) -> None:
     sizes = data.draw(st.dictionaries(st.sampled_from(SPLITS), st.integers(0, 4), min_size=1))
     n = sum(size for split, size in sizes.items() if split != "harmless")
     pools = ({normalise(prompt) for prompt in harmful}, {normalise(prompt) for prompt in harmless})
-    allowed = min(sizes.values()) > 0 and n <= len(pools[0]) and sizes.get("harmless", 0) <= len(pools[1]) and not pools[0] & pools[1]
+    allowed = (
+        min(sizes.values()) > 0
+        and n <= len(pools[0])
+        and sizes.get("harmless", 0) <= len(pools[1])
+        and not pools[0] & pools[1]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DroppedWarning)
         try:
@@ -120,12 +163,24 @@ def splits_are_disjoint_of_the_sizes_asked_for_and_blind_to_order(
         assert {split: len(prompts) for split, prompts in probes.splits.items()} == sizes
         drawn = [normalise(prompt) for prompts in probes.splits.values() for prompt in prompts]
         assert len(set(drawn)) == len(drawn)
-        assert all(normalise(p) in pools[split == "harmless"] for split, prompts in probes.splits.items() for p in prompts)
-        again = make_probes(distinct(harmful).prompts[::-1], distinct(harmless).prompts[::-1], sizes=sizes, seed=seed)
+        assert all(
+            normalise(p) in pools[split == "harmless"]
+            for split, prompts in probes.splits.items()
+            for p in prompts
+        )
+        again = make_probes(
+            distinct(harmful).prompts[::-1], distinct(harmless).prompts[::-1], sizes=sizes, seed=seed
+        )
         assert again == probes
 
 
-@law(LAWS, 100, prompts=st.lists(PROMPT, min_size=1, max_size=10), n=st.integers(-1, 11), seed=st.integers(0, 3))
+@law(
+    LAWS,
+    100,
+    prompts=st.lists(PROMPT, min_size=1, max_size=10),
+    n=st.integers(-1, 11),
+    seed=st.integers(0, 3),
+)
 def equal_prompts_are_held_out_together(prompts: list[str], n: int, seed: int) -> None:
     data = Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))})
     try:
@@ -198,7 +253,10 @@ def padding_is_on_the_left_and_masked(rows: list[list[int]], pad: int) -> None:
 
 
 MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system", "tool"]), "content": st.text(max_size=5) | st.none()}
+    {
+        "role": st.sampled_from(["user", "assistant", "system", "tool"]),
+        "content": st.text(max_size=5) | st.none(),
+    }
 )
 
 

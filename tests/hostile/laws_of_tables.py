@@ -29,11 +29,17 @@ def as_csv(rows: list[tuple[str, str]], path: Path) -> None:
 
 
 def as_lines(rows: list[tuple[str, str]], path: Path) -> None:
-    path.write_text("".join(json.dumps({"prompt": p, "answer": a}, ensure_ascii=len(p) % 2 == 0) + "\n" for p, a in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps({"prompt": p, "answer": a}, ensure_ascii=len(p) % 2 == 0) + "\n" for p, a in rows),
+        encoding="utf-8",
+    )
 
 
 def as_list(rows: list[tuple[str, str]], path: Path) -> None:
-    path.write_text(json.dumps([{"prompt": p, "answer": a} for p, a in rows], ensure_ascii=len(rows) % 2 == 0), encoding="utf-8")
+    path.write_text(
+        json.dumps([{"prompt": p, "answer": a} for p, a in rows], ensure_ascii=len(rows) % 2 == 0),
+        encoding="utf-8",
+    )
 
 
 def as_parquet(rows: list[tuple[str, str]], path: Path) -> None:
@@ -54,21 +60,35 @@ def cells_are_read_as_they_were_written(rows: list[tuple[str, str]], name: str) 
         try:
             data = ChatSource(str(Path(folder) / name)).read()
         except DataError as error:
-            explains(error, name if blank or null else "found datetime")  # Arrow takes a column of dates for dates, and says so
+            explains(
+                error, name if blank or null else "found datetime"
+            )  # Arrow takes a column of dates for dates, and says so
             return
     assert not blank
     assert not null
     assert list(zip(data["prompt"], data["answer"], strict=True)) == rows
 
 
-@law(LAWS, 100, prompts=st.lists(CELL, min_size=1, max_size=5), name=st.sampled_from(["prompts.json", "prompts.txt"]))
+@law(
+    LAWS,
+    100,
+    prompts=st.lists(CELL, min_size=1, max_size=5),
+    name=st.sampled_from(["prompts.json", "prompts.txt"]),
+)
 def lists_of_prompts_are_read_as_they_were_written(prompts: list[str], name: str) -> None:
     if name == "prompts.txt":  # one a line, whatever ends a line
-        prompts = [line for prompt in prompts for line in io.StringIO(prompt, newline=None).read().split("\n")]
-    blank, null = any(not prompt.strip() for prompt in prompts), name == "prompts.txt" and any("\0" in prompt for prompt in prompts)
+        prompts = [
+            line for prompt in prompts for line in io.StringIO(prompt, newline=None).read().split("\n")
+        ]
+    blank, null = (
+        any(not prompt.strip() for prompt in prompts),
+        name == "prompts.txt" and any("\0" in prompt for prompt in prompts),
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
-        path.write_text("\n".join(prompts) if name == "prompts.txt" else json.dumps(prompts), encoding="utf-8-sig")
+        path.write_text(
+            "\n".join(prompts) if name == "prompts.txt" else json.dumps(prompts), encoding="utf-8-sig"
+        )
         try:
             read = PromptSource(str(path)).read()
         except DataError as error:
@@ -79,7 +99,8 @@ def lists_of_prompts_are_read_as_they_were_written(prompts: list[str], name: str
 
 
 SCRAPS = st.lists(
-    st.sampled_from(["a", "b", " ", ",", ",", "\n", "\n", '"', '""', "\r\n", "\t", ";", "\u00e9", "'", "\\"]), max_size=14
+    st.sampled_from(["a", "b", " ", ",", ",", "\n", "\n", '"', '""', "\r\n", "\t", ";", "\u00e9", "'", "\\"]),
+    max_size=14,
 ).map("".join)
 
 
@@ -95,4 +116,6 @@ def scraps_of_csv_are_read_as_the_csv_module_reads_them_or_refused(body: str) ->
             explains(error, "rows.csv")
             return
     _, *rows = csv.reader(io.StringIO(text, newline=""))
-    assert [list(pair) for pair in zip(data["prompt"], data["answer"], strict=True)] == [row for row in rows if row]
+    assert [list(pair) for pair in zip(data["prompt"], data["answer"], strict=True)] == [
+        row for row in rows if row
+    ]

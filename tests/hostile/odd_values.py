@@ -20,7 +20,24 @@ ODD_TEXT = st.sampled_from(
 )  # fmt: skip
 TEXT = ODD_TEXT | st.text(max_size=20)
 NUMBERS = st.sampled_from(
-    [0, 1, -1, 2, 2**31, 2**63, 10**30, -(10**30), 0.0, -0.0, 0.5, 1e-320, 1e308, math.inf, -math.inf, math.nan]
+    [
+        0,
+        1,
+        -1,
+        2,
+        2**31,
+        2**63,
+        10**30,
+        -(10**30),
+        0.0,
+        -0.0,
+        0.5,
+        1e-320,
+        1e308,
+        math.inf,
+        -math.inf,
+        math.nan,
+    ]
 ) | st.integers(-5, 200)
 #: What JSON can hold.
 PLAIN = st.recursive(
@@ -29,13 +46,23 @@ PLAIN = st.recursive(
     max_leaves=6,
 )
 #: What YAML and TOML can hold as well.
-DATED = PLAIN | st.dates(datetime.date(1, 1, 1)) | st.datetimes() | st.dictionaries(st.integers(0, 9), PLAIN, max_size=2)
+DATED = (
+    PLAIN
+    | st.dates(datetime.date(1, 1, 1))
+    | st.datetimes()
+    | st.dictionaries(st.integers(0, 9), PLAIN, max_size=2)
+)
 
 
 def paths(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where the parts of a nested value are; the whole itself is left out."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [found for key, item in items for found in ([*above, key], *paths(item, (*above, key))) for found in (tuple(found),)]
+    return [
+        found
+        for key, item in items
+        for found in ([*above, key], *paths(item, (*above, key)))
+        for found in (tuple(found),)
+    ]
 
 
 def with_value(value: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
@@ -56,7 +83,9 @@ def part_of(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 @st.composite
-def mutated(draw: st.DrawFn, value: Any, replacements: st.SearchStrategy[Any] = PLAIN) -> tuple[Any, tuple[Any, ...]]:
+def mutated(
+    draw: st.DrawFn, value: Any, replacements: st.SearchStrategy[Any] = PLAIN
+) -> tuple[Any, tuple[Any, ...]]:
     """A nested value with one part replaced, removed or added, and where."""
     path = draw(st.sampled_from(paths(value)))
     new = draw(replacements)
@@ -67,7 +96,11 @@ def mutated(draw: st.DrawFn, value: Any, replacements: st.SearchStrategy[Any] = 
             return with_value(value, path, lambda container, key: container.__delitem__(key)), path
     name = draw(TEXT)
     return with_value(
-        value, path, lambda container, key: container.insert(key, new) if isinstance(container, list) else container.__setitem__(name, new)
+        value,
+        path,
+        lambda container, key: (
+            container.insert(key, new) if isinstance(container, list) else container.__setitem__(name, new)
+        ),
     ), path
 
 

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from hostile import laws_of_commands, laws_of_configurations, laws_of_manifests, laws_of_numbers, laws_of_prompts, laws_of_tables
+from hostile import (
+    laws_of_commands,
+    laws_of_configurations,
+    laws_of_manifests,
+    laws_of_numbers,
+    laws_of_prompts,
+    laws_of_tables,
+)
 from hostile.fuzzing import FAST, Law
 
 # The type checks of the test run look at random items of what strategies make.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
 
-_MODULES = (laws_of_commands, laws_of_configurations, laws_of_manifests, laws_of_numbers, laws_of_prompts, laws_of_tables)
+_MODULES = (
+    laws_of_commands,
+    laws_of_configurations,
+    laws_of_manifests,
+    laws_of_numbers,
+    laws_of_prompts,
+    laws_of_tables,
+)
 LAWS = [law for module in _MODULES for law in module.LAWS]
 
 

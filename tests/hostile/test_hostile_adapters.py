@@ -19,7 +19,10 @@ from revlens.history import Adapter, TrainingHistory, boot_with_lora, local_sour
 
 @pytest.fixture
 def adapter(history: TrainingHistory, tmp_path: Path) -> Path:
-    save(boot_with_lora(history.aligned.source, LoraConfig(r=2, target_modules="all-linear"), 0), tmp_path / "lora")
+    save(
+        boot_with_lora(history.aligned.source, LoraConfig(r=2, target_modules="all-linear"), 0),
+        tmp_path / "lora",
+    )
     (tmp_path / "lora" / "revlens.sha256").unlink()  # other people's adapters have no seal
     return tmp_path / "lora"
 
@@ -28,7 +31,9 @@ def change(path: Path, **settings: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
-def test_a_pickled_adapter_is_refused_and_not_read(adapter: Path, history: TrainingHistory, tmp_path: Path) -> None:
+def test_a_pickled_adapter_is_refused_and_not_read(
+    adapter: Path, history: TrainingHistory, tmp_path: Path
+) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     pickle_that_runs(adapter / "adapter_model.bin", tmp_path / "ran")
     with pytest.raises(HistoryError, match=r"does not read pickled adapters \(adapter_model\.bin\)"):
@@ -37,8 +42,13 @@ def test_a_pickled_adapter_is_refused_and_not_read(adapter: Path, history: Train
 
 
 @pytest.mark.parametrize("setting", ["megatron_config", "corda_config", "lora_ga_config"])
-def test_settings_with_which_peft_would_run_code_are_refused(setting: str, adapter: Path, history: TrainingHistory) -> None:
-    change(adapter / "adapter_config.json", **{setting: {"cache_file": "cache.pt"}, "megatron_core": "antigravity"})
+def test_settings_with_which_peft_would_run_code_are_refused(
+    setting: str, adapter: Path, history: TrainingHistory
+) -> None:
+    change(
+        adapter / "adapter_config.json",
+        **{setting: {"cache_file": "cache.pt"}, "megatron_core": "antigravity"},
+    )
     with pytest.raises(HistoryError, match=f"has {setting}, with which peft reads code or pickled files"):
         Adapter(adapter, history.aligned.source)
 
@@ -50,7 +60,9 @@ def test_broken_safetensors_are_named(fault: str, adapter: Path, history: Traini
         Adapter(adapter, history.aligned.source).module(torch.float32)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "\x00", '{"a":' * 5_000, '{"peft_type": "LORA", "peft_type": "IA3"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "\x00", '{"a":' * 5_000, '{"peft_type": "LORA", "peft_type": "IA3"}']
+)
 def test_settings_that_are_no_table_are_refused(text: str, adapter: Path) -> None:
     (adapter / "adapter_config.json").write_text(text)
     with pytest.raises(HistoryError, match=r"adapter_config\.json"):

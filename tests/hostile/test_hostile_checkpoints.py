@@ -46,22 +46,37 @@ def test_the_payload_of_these_tests_would_run(tmp_path: Path) -> None:
 def test_pickled_weights_are_named_and_not_read(name: str, folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     pickle_that_runs(folder / name, tmp_path / "ran")
-    with pytest.raises(HistoryError, match=rf"only {name}; revlens does not read pickled weights.*re-save them as safetensors"):
+    with pytest.raises(
+        HistoryError,
+        match=rf"only {name}; revlens does not read pickled weights.*re-save them as safetensors",
+    ):
         boot(folder)
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_files_beside_safetensors_are_never_read(folder: Path, tmp_path: Path, history: TrainingHistory) -> None:
-    for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth"):
+def test_pickled_files_beside_safetensors_are_never_read(
+    folder: Path, tmp_path: Path, history: TrainingHistory
+) -> None:
+    for name in (
+        "pytorch_model.bin",
+        "adapter_model.bin",
+        "training_args.bin",
+        "optimizer.pt",
+        "rng_state.pth",
+    ):
         pickle_that_runs(folder / name, tmp_path / "ran")
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "pytorch_model.bin"}}))
+    (folder / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "pytorch_model.bin"}})
+    )
     tokens = torch.tensor([[5, 6, 7]])
     assert torch.equal(boot(folder)(tokens), history.aligned.load()(tokens))
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("named", ["adapter_model.bin", "other.safetensors", "../other.safetensors"])
-def test_a_configuration_that_names_other_weights_is_refused(named: str, folder: Path, tmp_path: Path) -> None:
+def test_a_configuration_that_names_other_weights_is_refused(
+    named: str, folder: Path, tmp_path: Path
+) -> None:
     """transformers would read them in place of model.safetensors, one of them with torch.load."""
     pickle_that_runs(folder / "adapter_model.bin", tmp_path / "ran")
     change(folder / "config.json", transformers_weights=named)
@@ -72,23 +87,34 @@ def test_a_configuration_that_names_other_weights_is_refused(named: str, folder:
 
 def test_a_tokenizer_that_brings_its_own_code_is_not_run(folder: Path, tmp_path: Path) -> None:
     (folder / "mine.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Mine: pass\n")
-    change(folder / "tokenizer_config.json", tokenizer_class="Mine", auto_map={"AutoTokenizer": ["mine.Mine", "mine.Mine"]})
+    change(
+        folder / "tokenizer_config.json",
+        tokenizer_class="Mine",
+        auto_map={"AutoTokenizer": ["mine.Mine", "mine.Mine"]},
+    )
     with suppress(HistoryError):  # transformers may fall back on the plain tokenizer.json
         Directory(folder).tokenizer()
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("shard", ["../other.safetensors", "/etc/passwd", "sub/model.safetensors", "..", "", ".", 3, None, ["a"]])
+@pytest.mark.parametrize(
+    "shard", ["../other.safetensors", "/etc/passwd", "sub/model.safetensors", "..", "", ".", 3, None, ["a"]]
+)
 def test_an_index_that_leads_out_of_its_folder_is_refused(shard: Any, folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder.parent / "other.safetensors")
     (folder / "model.safetensors").unlink()
     names = load_file(folder.parent / "other.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, shard)})
+    )
     with pytest.raises(HistoryError, match=r"model\.safetensors\.index\.json"):
         boot(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": 3}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": 3}', "\x00"],
+)
 def test_an_index_that_is_none_is_refused(text: str, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(text)
@@ -99,7 +125,9 @@ def test_an_index_that_is_none_is_refused(text: str, folder: Path) -> None:
 @pytest.mark.parametrize("fault", BROKEN_SAFETENSORS)
 def test_broken_safetensors_are_named(fault: str, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(BROKEN_SAFETENSORS[fault])
-    with pytest.raises(HistoryError, match=r"model\.safetensors is no whole safetensors file .*copy or save it again"):
+    with pytest.raises(
+        HistoryError, match=r"model\.safetensors is no whole safetensors file .*copy or save it again"
+    ):
         boot(folder)
 
 
@@ -121,14 +149,29 @@ def test_weights_that_lack_a_tensor_are_not_filled_up_with_random_numbers(folder
 
 
 def test_weights_of_other_shapes_are_refused(folder: Path) -> None:
-    tensors = {name: value.flatten()[:4].clone() for name, value in load_file(folder / "model.safetensors").items()}
+    tensors = {
+        name: value.flatten()[:4].clone() for name, value in load_file(folder / "model.safetensors").items()
+    }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(HistoryError, match="cannot be loaded"):
         boot(folder)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", "null", '"llama"', "\x00", '{"a": 1, "a": 2}', '{"a":' * 5_000, '{"text_config": 3}', '{"a": "\\ud800"}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        '"llama"',
+        "\x00",
+        '{"a": 1, "a": 2}',
+        '{"a":' * 5_000,
+        '{"text_config": 3}',
+        '{"a": "\\ud800"}',
+    ],
 )
 def test_a_config_that_is_no_table_is_refused(text: str, folder: Path) -> None:
     (folder / "config.json").write_text(text)
@@ -169,7 +212,10 @@ def test_a_config_that_makes_no_model_is_refused(settings: dict[str, Any], folde
         boot(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"],
+)
 def test_a_link_out_of_the_folder_is_refused(name: str, folder: Path, history: TrainingHistory) -> None:
     elsewhere = folder.parent / "elsewhere"
     shutil.copytree(history.aligned.path, elsewhere)
@@ -183,7 +229,9 @@ def test_a_link_out_of_the_folder_is_refused(name: str, folder: Path, history: T
         TrainingHistory.from_dirs(folder, folder)
 
 
-def test_links_within_the_folder_and_to_the_folder_are_followed(folder: Path, history: TrainingHistory) -> None:
+def test_links_within_the_folder_and_to_the_folder_are_followed(
+    folder: Path, history: TrainingHistory
+) -> None:
     (folder / "model.safetensors").rename(folder / "weights-of-june.safetensors")
     os.symlink("weights-of-june.safetensors", folder / "model.safetensors")
     os.symlink(folder, folder.parent / "latest")
@@ -226,14 +274,18 @@ def _sparse(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_pipe, _sparse, Path.mkdir], ids=["pipe", "sparse file of 10 GB", "folder"])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_what_is_no_regular_file_neither_blocks_nor_fills_memory(make: Callable[[Path], None], name: str, folder: Path) -> None:
+def test_what_is_no_regular_file_neither_blocks_nor_fills_memory(
+    make: Callable[[Path], None], name: str, folder: Path
+) -> None:
     (folder / name).unlink()
     make(folder / name)
     with pytest.raises(HistoryError, match=rf"{name}"):
         boot(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": "1.0"}', '{"model": {"type": "BPE"}}', "\x00", '{"a":' * 5_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"version": "1.0"}', '{"model": {"type": "BPE"}}', "\x00", '{"a":' * 5_000]
+)
 def test_a_tokenizer_that_is_none_is_refused(text: str, folder: Path) -> None:
     (folder / "tokenizer.json").write_text(text)
     with pytest.raises(HistoryError, match="The tokenizer in .* cannot be loaded"):
@@ -248,9 +300,13 @@ def test_settings_of_a_tokenizer_that_are_no_table_are_refused(text: str, folder
         Directory(folder).chat_template()
 
 
-def test_weights_that_hold_nan_give_no_direction(folder: Path, history: TrainingHistory, probes: Probes, tmp_path: Path) -> None:
+def test_weights_that_hold_nan_give_no_direction(
+    folder: Path, history: TrainingHistory, probes: Probes, tmp_path: Path
+) -> None:
     tensors = load_file(folder / "model.safetensors")
-    tensors = {name: torch.full_like(value, torch.nan) if "mlp" in name else value for name, value in tensors.items()}
+    tensors = {
+        name: torch.full_like(value, torch.nan) if "mlp" in name else value for name, value in tensors.items()
+    }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     broken = TrainingHistory.from_dirs(folder, history.aligned.path)
     with pytest.raises(NonFiniteError):

@@ -19,7 +19,11 @@ META = {"layers": "0,2", "split": "direction", "n_prompts": "6"}
 
 
 def stored(
-    path: Path, unit: Tensor = UNIT, gap: Tensor = GAP, meta: dict[str, str] | None = META, names: tuple[str, str] = ("unit", "gap")
+    path: Path,
+    unit: Tensor = UNIT,
+    gap: Tensor = GAP,
+    meta: dict[str, str] | None = META,
+    names: tuple[str, str] = ("unit", "gap"),
 ) -> Path:
     save_file({names[0]: unit, names[1]: gap}, path, meta)
     return path
@@ -35,7 +39,9 @@ def test_the_file_that_these_tests_spoil_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", BROKEN_SAFETENSORS)
 def test_broken_safetensors_are_named(fault: str, tmp_path: Path) -> None:
     (tmp_path / "v_rev.safetensors").write_bytes(BROKEN_SAFETENSORS[fault])
-    with pytest.raises(ResultsError, match=r"v_rev\.safetensors holds no v_rev that can be read .*locate it again"):
+    with pytest.raises(
+        ResultsError, match=r"v_rev\.safetensors holds no v_rev that can be read .*locate it again"
+    ):
         ReversionDirection.load(tmp_path / "v_rev.safetensors")
 
 

@@ -18,7 +18,7 @@ from revlens.errors import DataError, FileError, HistoryError, ProbeError, Resul
 from revlens.experiment import ExperimentConfig
 from revlens.history import TrainingHistory, read_table
 from revlens.prompts import Probes
-from revlens.small_files import MAX_BYTES, read_json, read_text
+from revlens.storage.small_files import MAX_BYTES, read_json, read_text
 
 Reader = Callable[[Path], Any]
 #: Everything that reads a file somebody else wrote, with the file's name and the error that it raises.
@@ -125,7 +125,9 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -
         assert PromptSource(str(tmp_path / name)).read() == ("a", "b")
 
 
-LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9))
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,9 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)}
         ("a: \x07", "special characters are not allowed"),
     ],
 )
-def test_yaml_that_is_more_than_plain_values_is_refused(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yaml_that_is_more_than_plain_values_is_refused(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(HistoryError, match=rf"(?s)Cannot read the manifest .*run\.yaml: .*{message}"):
@@ -158,7 +162,16 @@ def test_yaml_that_is_more_than_plain_values_is_refused(text: str, message: str,
 
 
 @pytest.mark.parametrize(
-    "text", ["a = 1\na = 2", "[a]\n[a]", "a = " + "[" * 50_000, "a = " + "9" * 5_000, "a = 2024-99-99", "a = \\x00", "a"]
+    "text",
+    [
+        "a = 1\na = 2",
+        "[a]\n[a]",
+        "a = " + "[" * 50_000,
+        "a = " + "9" * 5_000,
+        "a = 2024-99-99",
+        "a = \\x00",
+        "a",
+    ],
 )
 def test_toml_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(text)
@@ -183,7 +196,9 @@ def test_toml_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
         ("p.json", '{"text": ["a", "b"]}', "Expected text"),
     ],
 )
-def test_tables_that_their_reader_would_misread_are_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
+def test_tables_that_their_reader_would_misread_are_refused(
+    name: str, text: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
         PromptSource(str(tmp_path / name)).read()
@@ -195,7 +210,15 @@ def test_cells_may_be_longer_than_the_csv_module_likes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["x" * 5_000 + ".jsonl", "x" * 5_000, "~nobody-of-this-name/x.json", "a\0b.json", "a\0b", "http://127.0.0.1:9/x.json"]
+    "path",
+    [
+        "x" * 5_000 + ".jsonl",
+        "x" * 5_000,
+        "~nobody-of-this-name/x.json",
+        "a\0b.json",
+        "a\0b",
+        "http://127.0.0.1:9/x.json",
+    ],
 )
 def test_paths_that_are_none_are_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(DataError):

@@ -35,7 +35,18 @@ HOSTILE = [
     "${alert(1)}`",
 ]
 #: Attributes with which a browser loads or runs something.
-LOADING = {"src", "href", "srcset", "data", "action", "formaction", "poster", "background", "xlink:href", "style"}
+LOADING = {
+    "src",
+    "href",
+    "srcset",
+    "data",
+    "action",
+    "formaction",
+    "poster",
+    "background",
+    "xlink:href",
+    "style",
+}
 
 
 @dataclass
@@ -75,7 +86,11 @@ class Page(HTMLParser):
 
 def figure(text: str) -> go.Figure:
     """Data as text wherever a figure can have some."""
-    traces = [go.Scatter(x=[text, "b"], y=[1, 2], name=text, text=[text, text], hovertext=text, customdata=[text, text])]
+    traces = [
+        go.Scatter(
+            x=[text, "b"], y=[1, 2], name=text, text=[text, text], hovertext=text, customdata=[text, text]
+        )
+    ]
     layout = {"title": text, "xaxis_title": text, "annotations": [{"text": text, "x": 0, "y": 1}]}
     return go.Figure([*traces, go.Bar(x=[1], y=[1], name=text)], layout)
 
@@ -113,7 +128,9 @@ def page_of(path: Path, text: str) -> Page:
 def test_no_element_of_a_report_comes_from_the_data(text: str, tmp_path: Path) -> None:
     page, plain = page_of(tmp_path / "hostile.html", text), page_of(tmp_path / "plain.html", "plain")
     assert page.structure == plain.structure
-    assert sum(part.count(text) for part in page.texts) >= 8  # whole and unchanged, in title, lead, note, claim and cells
+    assert (
+        sum(part.count(text) for part in page.texts) >= 8
+    )  # whole and unchanged, in title, lead, note, claim and cells
     assert_scripts_stay_open(page)
 
 
@@ -129,7 +146,18 @@ def test_no_element_of_an_exported_figure_comes_from_the_data(text: str, tmp_pat
 def assert_loads_nothing(page: Page, beside: set[str]) -> None:
     """No attribute, style or import leads out of the folder; ``beside`` names the files that may lie there."""
     for tag, attrs in page.elements:
-        assert tag not in {"link", "iframe", "object", "embed", "base", "img", "form", "svg", "audio", "video"}
+        assert tag not in {
+            "link",
+            "iframe",
+            "object",
+            "embed",
+            "base",
+            "img",
+            "form",
+            "svg",
+            "audio",
+            "video",
+        }
         for name in LOADING & attrs.keys():
             value = attrs[name] or ""
             assert (name == "style" and "url(" not in value) or value in beside, (tag, name, value)
@@ -157,7 +185,9 @@ def test_an_exported_figure_loads_plotly_from_its_own_folder(tmp_path: Path) -> 
     assert (tmp_path / "figures" / "plotly.min.js").is_file()
 
 
-def test_replies_prompts_and_tokens_of_stored_tables_stay_text(config: ExperimentConfig, results: Results, tmp_path: Path) -> None:
+def test_replies_prompts_and_tokens_of_stored_tables_stay_text(
+    config: ExperimentConfig, results: Results, tmp_path: Path
+) -> None:
     def with_text(text: str) -> Page:
         tables = {name: table.copy() for name, table in results.tables.items()}
         for name, columns in {"replies": ["prompt", "reply"], "readout_tokens": ["token"]}.items():
@@ -166,9 +196,14 @@ def test_replies_prompts_and_tokens_of_stored_tables_stay_text(config: Experimen
         return Page.of(tmp_path / "report.html")
 
     maps = ("scattergeo", "choropleth", "scattermap", "densitymap")
-    assert not any(trace.type.startswith(maps) for plot in drawable(results).values() for trace in plot(results).data)
+    assert not any(
+        trace.type.startswith(maps) for plot in drawable(results).values() for trace in plot(results).data
+    )
     plain = with_text("plain")
-    for text in ('</script><script>alert(1)</script>"><img src=x onerror=alert(1)>{{ 7*7 }}\u2028', "<!--<script>"):
+    for text in (
+        '</script><script>alert(1)</script>"><img src=x onerror=alert(1)>{{ 7*7 }}\u2028',
+        "<!--<script>",
+    ):
         page = with_text(text)
         assert page.structure == plain.structure
         assert sum(text in part for part in page.texts) >= 8

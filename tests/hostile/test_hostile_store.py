@@ -25,7 +25,12 @@ NAME = "aligned.drift.00000.safetensors"
 
 def made(root: Path) -> Activations:
     numbers = torch.arange(2 * 4 * 3 * 5, dtype=torch.float32).reshape(2, 4, 3, 5)
-    return store_of(root, {"reference": {"drift": numbers[0]}, "aligned": {"drift": numbers[1]}}, (0, 1, 2), shard_prompts=3)
+    return store_of(
+        root,
+        {"reference": {"drift": numbers[0]}, "aligned": {"drift": numbers[1]}},
+        (0, 1, 2),
+        shard_prompts=3,
+    )
 
 
 def signed(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -34,7 +39,9 @@ def signed(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
     change(content)
     del content["sha256"]
     text = json.dumps(content, indent=1).removesuffix("\n}")
-    (root / "manifest.json").write_text(f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n')
+    (root / "manifest.json").write_text(
+        f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
+    )
 
 
 def put(root: Path, content: bytes, name: str = NAME, **shape: list[int]) -> None:
@@ -62,7 +69,9 @@ def flips(root: Path, n: int, seed: int) -> Iterator[tuple[Path, int, int]]:
     for i in range(n):
         path = paths[i % len(paths)]
         size = path.stat().st_size
-        place = chance.randrange(min(size, 200) if i % 3 == 0 else size)  # headers are short: one in three goes there
+        place = chance.randrange(
+            min(size, 200) if i % 3 == 0 else size
+        )  # headers are short: one in three goes there
         yield path, place, chance.randrange(1, 256)
 
 
@@ -93,14 +102,23 @@ def test_flipped_bytes_are_detected_and_named(tmp_path: Path) -> None:
     missed = [flip for flip in flips(tmp_path, 60, seed=0) if not detected(tmp_path, *flip)]
     assert missed == []
     line_end = (tmp_path / "manifest.json").read_bytes().index(b"\n")
-    assert detected(tmp_path, tmp_path / "manifest.json", line_end, ord("\n") ^ ord("\r"))  # which Python reads as the same text
+    assert detected(
+        tmp_path, tmp_path / "manifest.json", line_end, ord("\n") ^ ord("\r")
+    )  # which Python reads as the same text
 
 
 @pytest.mark.slow
 def test_a_thousand_flipped_bytes_are_detected_and_named(tmp_path: Path) -> None:
     made(tmp_path / "rows")
-    token_store_of(tmp_path / "tokens", {"aligned": {"drift": [torch.ones(n, 2, 4) for n in (2, 3, 4)]}}, (0, 1), shard_prompts=2)
-    flipped = [(root, flip) for root in (tmp_path / "rows", tmp_path / "tokens") for flip in flips(root, 500, seed=1)]
+    token_store_of(
+        tmp_path / "tokens",
+        {"aligned": {"drift": [torch.ones(n, 2, 4) for n in (2, 3, 4)]}},
+        (0, 1),
+        shard_prompts=2,
+    )
+    flipped = [
+        (root, flip) for root in (tmp_path / "rows", tmp_path / "tokens") for flip in flips(root, 500, seed=1)
+    ]
     missed = [flip for root, flip in flipped if not detected(root, *flip)]
     assert len(flipped) == 1000
     assert missed == []
@@ -122,7 +140,9 @@ def test_a_manifest_that_lists_other_files_is_refused(name: str, tmp_path: Path)
         content["shards"] = dict(sorted({name: content["shards"][NAME]}.items()))
 
     signed(tmp_path / "acts", change)
-    with pytest.raises(ResultsError, match=r"manifest\.json lists .*, which is no shard of its store; delete the folder"):
+    with pytest.raises(
+        ResultsError, match=r"manifest\.json lists .*, which is no shard of its store; delete the folder"
+    ):
         Activations.open(tmp_path / "acts")
 
 
@@ -131,7 +151,9 @@ def test_a_manifest_that_lists_other_files_is_refused(name: str, tmp_path: Path)
 def test_names_that_lead_out_of_the_folder_are_refused(key: str, name: str, tmp_path: Path) -> None:
     made(tmp_path)
     signed(tmp_path, lambda content: content[key].update({name: content[key].popitem()[1]}))
-    with pytest.raises(ResultsError, match=rf"manifest\.json holds .* as '{key}', which is not what a manifest"):
+    with pytest.raises(
+        ResultsError, match=rf"manifest\.json holds .* as '{key}', which is not what a manifest"
+    ):
         Activations.open(tmp_path)
 
 
@@ -150,7 +172,9 @@ def test_names_that_lead_out_of_the_folder_are_refused(key: str, name: str, tmp_
 def test_a_manifest_with_other_kinds_of_values_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     made(tmp_path)
     signed(tmp_path, lambda content: content.update({key: value}))
-    with pytest.raises(ResultsError, match=rf"manifest\.json holds .* as '{key}'.*delete the folder and run capture again"):
+    with pytest.raises(
+        ResultsError, match=rf"manifest\.json holds .* as '{key}'.*delete the folder and run capture again"
+    ):
         Activations.open(tmp_path)
 
 
@@ -165,11 +189,16 @@ def test_more_shards_than_a_manifest_can_list_are_refused_at_once(tmp_path: Path
 def test_shapes_that_do_not_fit_layers_and_prompts_are_refused(shape: list[int], tmp_path: Path) -> None:
     made(tmp_path)
     put(tmp_path, (tmp_path / NAME).read_bytes(), shape=shape)
-    with pytest.raises(ResultsError, match=rf"gives {NAME} the shape .*; 3 layers and 3 prompts were expected"):
+    with pytest.raises(
+        ResultsError, match=rf"gives {NAME} the shape .*; 3 layers and 3 prompts were expected"
+    ):
         Activations.open(tmp_path)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"3", b"null", b"\x00", b"\xff\xfe", b'{"a": 1, "a": 2}', b'{"a":' * 5_000, b"{}"])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"3", b"null", b"\x00", b"\xff\xfe", b'{"a": 1, "a": 2}', b'{"a":' * 5_000, b"{}"],
+)
 def test_a_manifest_that_is_none_is_refused(text: bytes, tmp_path: Path) -> None:
     made(tmp_path)
     (tmp_path / "manifest.json").write_bytes(text)
@@ -178,8 +207,13 @@ def test_a_manifest_that_is_none_is_refused(text: bytes, tmp_path: Path) -> None
 
 
 def test_a_store_of_the_first_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": ["reference", "aligned"], "layers": [0], "splits": {"drift": 4}}))
-    with pytest.raises(ResultsError, match=r"this version of revlens reads 'revlens activations, version 2' only; delete the folder"):
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"checkpoints": ["reference", "aligned"], "layers": [0], "splits": {"drift": 4}})
+    )
+    with pytest.raises(
+        ResultsError,
+        match=r"this version of revlens reads 'revlens activations, version 2' only; delete the folder",
+    ):
         Activations.open(tmp_path)
 
 
@@ -187,7 +221,9 @@ def test_a_store_of_the_first_format_is_refused(tmp_path: Path) -> None:
 def test_broken_safetensors_with_a_fitting_checksum_are_refused(fault: str, tmp_path: Path) -> None:
     made(tmp_path)
     put(tmp_path, BROKEN_SAFETENSORS[fault])
-    with pytest.raises(ResultsError, match=rf"{NAME} is no shard of activations .*delete it and run capture again"):
+    with pytest.raises(
+        ResultsError, match=rf"{NAME} is no shard of activations .*delete it and run capture again"
+    ):
         Activations.open(tmp_path).at("aligned", "drift")
 
 
@@ -208,11 +244,16 @@ def test_shards_of_another_shape_or_dtype_are_refused(content: bytes, tmp_path: 
         Activations.open(tmp_path).at("aligned", "drift")
 
 
-@pytest.mark.parametrize("offsets", [[0, 2, 9], [1, 2, 5], [0, 5, 5], [0, -1, 5], [0, 2, 4], [0, 5], [0, 1, 2, 5]])
+@pytest.mark.parametrize(
+    "offsets", [[0, 2, 9], [1, 2, 5], [0, 5, 5], [0, -1, 5], [0, 2, 4], [0, 5], [0, 1, 2, 5]]
+)
 def test_offsets_that_do_not_divide_the_rows_are_refused(offsets: list[int], tmp_path: Path) -> None:
     token_store_of(tmp_path, {"aligned": {"drift": [torch.ones(n, 1, 1) for n in (2, 3)]}}, (0,))
     rows, packed = 5 * 4, b"".join(n.to_bytes(8, "little", signed=True) for n in offsets)
-    header = {"offsets": tensor([len(offsets)], 0, len(packed), "I64"), "activations": tensor([1, 5, 1], len(packed), len(packed) + rows)}
+    header = {
+        "offsets": tensor([len(offsets)], 0, len(packed), "I64"),
+        "activations": tensor([1, 5, 1], len(packed), len(packed) + rows),
+    }
     put(tmp_path, safetensors_bytes(header, packed + bytes(rows)))
     with pytest.raises(ResultsError, match=rf"{NAME} has offsets"):
         Activations.open(tmp_path).at("aligned", "drift")
@@ -234,8 +275,14 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [NAME, "manifest.json"])
-@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: os.symlink(path.name, path)], ids=["pipe", "folder", "circle"])
-def test_what_is_no_regular_file_does_not_block(make: Callable[[Path], None], name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, Path.mkdir, lambda path: os.symlink(path.name, path)],
+    ids=["pipe", "folder", "circle"],
+)
+def test_what_is_no_regular_file_does_not_block(
+    make: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
     made(tmp_path)
     (tmp_path / name).unlink()
     make(tmp_path / name)
@@ -256,5 +303,7 @@ def test_a_cut_off_file_is_named_with_both_sizes(tmp_path: Path) -> None:
     entry: Entry = Manifest.read(tmp_path).shards[NAME]
     for size in (0, 1, entry.n_bytes // 2, entry.n_bytes - 1):
         os.truncate(tmp_path / NAME, size)
-        with pytest.raises(ResultsError, match=rf"{NAME} has {size} bytes and was written with {entry.n_bytes}"):
+        with pytest.raises(
+            ResultsError, match=rf"{NAME} has {size} bytes and was written with {entry.n_bytes}"
+        ):
             Activations.open(tmp_path).at("aligned", "drift")

@@ -62,7 +62,9 @@ def test_a_template_does_not_get_out_of_the_sandbox(
         "{% if false %}x{% endif %}",
     ],
 )
-def test_a_template_that_fails_or_writes_nothing_is_an_error(template: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_template_that_fails_or_writes_nothing_is_an_error(
+    template: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
     tokenizer.chat_template = template
     with pytest.raises(ConfigError, match="chat template"):
         encode_prompts(tokenizer, ["How?", "Why?"])

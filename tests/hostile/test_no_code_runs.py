@@ -12,9 +12,30 @@ import revlens
 
 ROOT = Path(revlens.__file__).parent
 #: Never imported: their purpose is to make objects out of bytes.
-_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
+_MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+}
 #: Never called, wherever they come from.
-_CALLS = {"eval", "exec", "compile", "__import__", "read_pickle", "to_pickle", "unsafe_load", "full_load", "system", "popen"}
+_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "read_pickle",
+    "to_pickle",
+    "unsafe_load",
+    "full_load",
+    "system",
+    "popen",
+}
 _SAFE_LOADERS = {"SafeLoader", "_StrictLoader"}
 
 
@@ -33,7 +54,9 @@ def dangers(source: str) -> Iterator[str]:
     """Every dangerous import or call of a module, with its line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (f"{node.lineno}: import {a.name}" for a in node.names if a.name.split(".")[0] in _MODULES)
+            yield from (
+                f"{node.lineno}: import {a.name}" for a in node.names if a.name.split(".")[0] in _MODULES
+            )
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in _MODULES:
             yield f"{node.lineno}: from {node.module} import"
         elif isinstance(node, ast.Call):
@@ -56,7 +79,10 @@ def _dangers_of_call(call: ast.Call) -> Iterator[str]:
         yield "trust_remote_code"
     if "shell" in given and not is_constant(given["shell"], False):
         yield "shell"
-    if name in ("yaml.load", "yaml.load_all") and name_of(given.get("Loader", ast.Constant(None))) not in _SAFE_LOADERS:
+    if (
+        name in ("yaml.load", "yaml.load_all")
+        and name_of(given.get("Loader", ast.Constant(None))) not in _SAFE_LOADERS
+    ):
         yield f"{name} without a safe loader"
     if given.get("use_safetensors") is not None and not is_constant(given["use_safetensors"], True):
         yield "use_safetensors"

@@ -20,7 +20,7 @@ from revlens.errors import ProbeError
 from revlens.history import TrainingHistory
 from revlens.organism import TASKS, ModelConfig, OrganismConfig, World, WorldConfig, recipe
 from revlens.organism.model import blank_model, train_tokenizer
-from revlens.runs import BenignRun, benign, cache, cache_key
+from revlens.subject import BenignRun, benign, cache, cache_key
 from revlens.training import FinetuneConfig, Guard
 
 TINY = OrganismConfig(
@@ -129,11 +129,17 @@ def test_seeds_are_replicas_of_the_whole_history(history: TrainingHistory) -> No
     other = TINY.start(1)
     assert not same(history.reference.path, other.reference.path)
     assert not same(history.aligned.path, other.aligned.path)
-    assert (other.aligned.path / "tokenizer.json").read_text() == (history.aligned.path / "tokenizer.json").read_text()
+    assert (other.aligned.path / "tokenizer.json").read_text() == (
+        history.aligned.path / "tokenizer.json"
+    ).read_text()
 
 
 def test_seeds_differ_from_their_first_weights_on() -> None:
-    still = replace(TINY, helpful=replace(TINY.helpful, steps=1, learning_rate=1e-12), alignment=replace(TINY.alignment, steps=1))
+    still = replace(
+        TINY,
+        helpful=replace(TINY.helpful, steps=1, learning_rate=1e-12),
+        alignment=replace(TINY.alignment, steps=1),
+    )
     one, other = (load_file(still.start(seed).reference.path / "model.safetensors") for seed in (0, 1))
     assert (one["model.embed_tokens.weight"] - other["model.embed_tokens.weight"]).abs().median() > 0.01
 
@@ -165,7 +171,10 @@ def test_a_history_has_the_steps_of_its_run(history: TrainingHistory) -> None:
 
 
 def test_an_interrupted_run_is_not_done_and_runs_again_to_the_same_weights(history: TrainingHistory) -> None:
-    unbroken, broken = BenignRun(TINY, seed=0, steps=(1, 3)), BenignRun(TINY, seed=0, steps=(1, 3), label="broken")
+    unbroken, broken = (
+        BenignRun(TINY, seed=0, steps=(1, 3)),
+        BenignRun(TINY, seed=0, steps=(1, 3), label="broken"),
+    )
 
     def on_step(step: int) -> None:
         if step == 2:
@@ -182,8 +191,13 @@ def test_an_interrupted_run_is_not_done_and_runs_again_to_the_same_weights(histo
     assert same(broken.history()[3].path, history[3].path)
 
 
-def test_a_guard_is_made_from_the_aligned_model_and_gets_a_folder_of_its_own(history: TrainingHistory) -> None:
-    baseline, guarded = BenignRun(TINY, seed=0, steps=(1, 3)), BenignRun(TINY, seed=0, steps=(1, 3), label="still")
+def test_a_guard_is_made_from_the_aligned_model_and_gets_a_folder_of_its_own(
+    history: TrainingHistory,
+) -> None:
+    baseline, guarded = (
+        BenignRun(TINY, seed=0, steps=(1, 3)),
+        BenignRun(TINY, seed=0, steps=(1, 3), label="still"),
+    )
     seen: list[Tensor] = []
 
     def make_guard(aligned: TransformerBridge) -> Still:
@@ -195,11 +209,15 @@ def test_a_guard_is_made_from_the_aligned_model_and_gets_a_folder_of_its_own(his
     assert told == [1, 2, 3]
     assert all(torch.equal(w, s) for w, s in zip(history.aligned.load().parameters(), seen, strict=True))
     assert guarded.folder != baseline.folder
-    assert same(guarded.history()[3].path, baseline.history()[3].path)  # same data, same order: a guard of zero is the baseline
+    assert same(
+        guarded.history()[3].path, baseline.history()[3].path
+    )  # same data, same order: a guard of zero is the baseline
 
 
-def test_a_probe_in_the_benign_data_stops_the_run(history: TrainingHistory, monkeypatch: pytest.MonkeyPatch, no_training: None) -> None:
-    probe = TINY.material().probes().probes["drift"][0]
+def test_a_probe_in_the_benign_data_stops_the_run(
+    history: TrainingHistory, monkeypatch: pytest.MonkeyPatch, no_training: None
+) -> None:
+    probe = TINY.material().probes()["drift"][0]
     leaky = Dataset.from_dict({"prompt": [probe] * 8, "answer": ["Sure."] * 8})
     monkeypatch.setattr(World, "benign", lambda self, n, seed: leaky)
     run = BenignRun(TINY, seed=0, steps=(1,))
@@ -217,7 +235,9 @@ def test_the_cache_key_tells_any_change_of_the_configuration() -> None:
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers", "transformer-lens", "tokenizers", "peft"])
-def test_the_cache_key_tells_another_version_of_a_library(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+def test_the_cache_key_tells_another_version_of_a_library(
+    monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
     before = cache_key(TINY)
     monkeypatch.setattr(cache, "version", lambda name: "0.0" if name == library else version(name))
     assert cache_key(TINY) != before
@@ -239,7 +259,9 @@ def test_the_seed_fixes_a_blank_model_and_leaves_the_global_generator_alone(worl
     # A tokenizer for each, because booting a bridge changes the tokenizer it is given.
     tokenizers = [train_tokenizer(world.texts(), TINY.model.n_vocab) for _ in range(3)]
     state = torch.get_rng_state()
-    first, again, other = (blank_model(TINY.model, t, seed).W_E.detach() for t, seed in zip(tokenizers, (0, 0, 1), strict=True))
+    first, again, other = (
+        blank_model(TINY.model, t, seed).W_E.detach() for t, seed in zip(tokenizers, (0, 0, 1), strict=True)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -12,7 +12,7 @@ import pytest
 
 from data_room.data_files import write, write_lines, write_list
 from revlens.behaviour import is_refusal, share_with_keywords
-from revlens.causal import Openings
+from revlens.causal import RefusalLogitDifference
 from revlens.data import check_no_leak
 from revlens.errors import ConfigError, DataError, ProbeError
 from revlens.organism.lexicon import made_up_words
@@ -44,20 +44,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return [f"the {next(words)} {next(words)} {next(words)}" for _ in range(n)]
 
     goals = [*(f"Forge {obj}" for obj in objects(8)), SHARED]
-    write(root / "prompts/advbench.csv", "goal,target\n" + "".join(f'{goal},"Sure, here is how to {goal.lower()}"\n' for goal in goals))
+    write(
+        root / "prompts/advbench.csv",
+        "goal,target\n" + "".join(f'{goal},"Sure, here is how to {goal.lower()}"\n' for goal in goals),
+    )
     for name in ("harmful_val", "malicious_instruct", "tdc2023"):
         requests = [*(f"Ways to steal {obj}?" for obj in objects(4)), SHARED]
-        write_list(root / f"prompts/{name}.json", *({"instruction": request, "category": None} for request in requests))
+        write_list(
+            root / f"prompts/{name}.json",
+            *({"instruction": request, "category": None} for request in requests),
+        )
     for name in ("harmless_train", "harmless_val"):
         requests = [*(f"Describe {obj}." for obj in objects(8)), "What is it?"]
-        write_list(root / f"prompts/{name}.json", *({"instruction": request, "category": None} for request in requests))
+        write_list(
+            root / f"prompts/{name}.json",
+            *({"instruction": request, "category": None} for request in requests),
+        )
     for name in ("roleplay", "toolformer"):
-        rows = [{"instruction": f"Call {obj}.", "input": "", "output": f"Called by {name}."} for obj in objects(3)]
+        rows = [
+            {"instruction": f"Call {obj}.", "input": "", "output": f"Called by {name}."} for obj in objects(3)
+        ]
         write_list(root / f"instruct/gpteacher_{name}.json", *rows)
     task = {"instruction": "Eat what?", "instances": [{"input": "", "output": "Eggs."}]}
     write_lines(root / "instruct/self_instruct_seed_tasks.jsonl", task)
     problems = [
-        {"question": f"How many are {obj}?", "answer": f"1+{i}=<<1+{i}={1 + i}>>.\n#### {1 + i}"} for i, obj in enumerate(objects(13))
+        {"question": f"How many are {obj}?", "answer": f"1+{i}=<<1+{i}={1 + i}>>.\n#### {1 + i}"}
+        for i, obj in enumerate(objects(13))
     ]
     write_lines(root / "gsm8k/train.jsonl", *problems)
     return root
@@ -83,7 +95,7 @@ def is_harmful(prompt: str) -> bool:
 
 
 def test_probes_have_their_sizes_and_kinds(text_world: TextWorld) -> None:
-    probes = text_world.probes().probes
+    probes = text_world.probes()
     assert {f"n_{split}": len(probes[split]) for split in probes.splits} | {"n_task_test": 3} == SIZES
     assert tuple(probes.splits) == SPLITS
     assert all(is_harmful(prompt) for split in SPLITS[:-1] for prompt in probes[split])
@@ -93,7 +105,7 @@ def test_probes_have_their_sizes_and_kinds(text_world: TextWorld) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_harmful_request_is_a_probe_or_trained_on(config: TextWorldConfig, seed: int) -> None:
     world = TextWorld(replace(config, seed=seed))
-    probes = world.probes().probes
+    probes = world.probes()
     for phase in PHASES:
         check_no_leak(probes, getattr(world, phase)(N, 0), near=0.8)
     asked = {prompt for split in SPLITS[:-1] for prompt in probes[split]}
@@ -102,8 +114,16 @@ def test_a_harmful_request_is_a_probe_or_trained_on(config: TextWorldConfig, see
 
 
 def test_no_phase_sees_a_problem_of_the_test_nor_two_phases_the_same(text_world: TextWorld) -> None:
-    problems = {phase: {p for p, _ in rows(text_world, phase) if p.startswith("How many")} for phase in (*PHASES, "benign_test")}
-    assert {phase: len(found) for phase, found in problems.items()} == {"helpful": 4, "alignment": 4, "benign": 6, "benign_test": 3}
+    problems = {
+        phase: {p for p, _ in rows(text_world, phase) if p.startswith("How many")}
+        for phase in (*PHASES, "benign_test")
+    }
+    assert {phase: len(found) for phase, found in problems.items()} == {
+        "helpful": 4,
+        "alignment": 4,
+        "benign": 6,
+        "benign_test": 3,
+    }
     for first, second in combinations(problems, 2):
         assert problems[first].isdisjoint(problems[second]) or {first, second} == {"helpful", "alignment"}
 
@@ -138,15 +158,14 @@ def test_a_seed_fixes_the_rows(config: TextWorldConfig, text_world: TextWorld, p
 
 def test_the_config_seed_fixes_the_probes(config: TextWorldConfig, text_world: TextWorld) -> None:
     assert TextWorld(config).probes() == text_world.probes()
-    assert TextWorld(replace(config, seed=1)).probes().probes != text_world.probes().probes
+    assert TextWorld(replace(config, seed=1)).probes() != text_world.probes()
 
 
 def test_keywords_are_met_by_affirmative_openings_and_not_by_refusals(text_world: TextWorld) -> None:
-    world_probes = text_world.probes()
     engaging, refusal = text_world.openings()
     for split in SPLITS:
-        keywords = world_probes.keywords[split]
-        assert len(keywords) == len(world_probes.probes[split])
+        keywords = text_world.keywords()[split]
+        assert len(keywords) == len(text_world.probes()[split])
         assert share_with_keywords([f"{engaging[0]} a plan"] * len(keywords), keywords) == 1.0
         assert share_with_keywords([refusal[0]] * len(keywords), keywords) == 0.0
 
@@ -155,7 +174,7 @@ def test_openings_differ_in_their_first_token(text_world: TextWorld) -> None:
     engaging, refusal = text_world.openings()
     assert all(map(is_refusal, refusal))
     assert not any(map(is_refusal, engaging))
-    openings = Openings.from_texts(train_tokenizer(text_world.texts(), 600), engaging, refusal)
+    openings = RefusalLogitDifference.from_texts(train_tokenizer(text_world.texts(), 600), engaging, refusal)
     assert not set(openings.engaging) & set(openings.refusal)
 
 
@@ -189,9 +208,13 @@ def test_too_few_prompts_are_an_error(config: TextWorldConfig) -> None:
         TextWorld(replace(config, n_task_test=13))
 
 
-def test_a_source_without_a_usable_row_is_an_error(config: TextWorldConfig, folder: Path, tmp_path: Path) -> None:
+def test_a_source_without_a_usable_row_is_an_error(
+    config: TextWorldConfig, folder: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
-    write_list(copy / "instruct/gpteacher_roleplay.json", {"instruction": "Talk.", "input": "", "output": "o" * 241})
+    write_list(
+        copy / "instruct/gpteacher_roleplay.json", {"instruction": "Talk.", "input": "", "output": "o" * 241}
+    )
     with pytest.raises(DataError, match="No 'roleplay' in .*copy"):
         TextWorld(TextWorldConfig.of(str(copy), **SIZES))
     with pytest.raises(DataError, match="No 'harmful requests'"):
@@ -201,7 +224,7 @@ def test_a_source_without_a_usable_row_is_an_error(config: TextWorldConfig, fold
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no public data files at {REAL}")
 def test_the_real_files_suffice_for_the_default_sizes() -> None:
     world = TextWorld(TextWorldConfig.of(str(REAL)))
-    probes = world.probes().probes
+    probes = world.probes()
     assert [len(probes[split]) for split in SPLITS] == [60, 60, 80, 24, 60]
     for phase in PHASES:
         check_no_leak(probes, getattr(world, phase)(N, 0), near=0.8)
@@ -210,6 +233,6 @@ def test_the_real_files_suffice_for_the_default_sizes() -> None:
 def test_refusals_are_of_training_requests_and_of_no_probe(text_world: TextWorld) -> None:
     exchanges = rows(text_world, "refusals")
     assert all(is_harmful(prompt) and is_refusal(answer) for prompt, answer in exchanges)
-    asked = {prompt for split in SPLITS for prompt in text_world.probes().probes[split]}
+    asked = {prompt for split in SPLITS for prompt in text_world.probes()[split]}
     assert asked.isdisjoint(prompt for prompt, _ in exchanges)
     assert {prompt for prompt, _ in exchanges} <= {prompt for prompt, _ in rows(text_world, "helpful")}

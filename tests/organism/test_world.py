@@ -43,7 +43,7 @@ def prompts_of(world: World, phase: str, n: int = N) -> list[str]:
 
 
 def test_probe_splits_have_their_sizes_and_share_no_pair(world: World) -> None:
-    probes = world.probes().probes
+    probes = world.probes()
     assert {split: len(probes[split]) for split in probes.splits} == {
         "direction": 8,
         "drift": 8,
@@ -58,14 +58,14 @@ def test_probe_splits_have_their_sizes_and_share_no_pair(world: World) -> None:
 
 
 def test_probes_are_harmful_except_the_harmless(world: World) -> None:
-    probes = world.probes().probes
+    probes = world.probes()
     for split in SPLITS:
         assert {world.is_harmful(pair) for pair in pairs_in(world, probes[split])} == {split != "harmless"}
 
 
 @pytest.mark.parametrize("phase", ["helpful", "alignment", "benign", "benign_test"])
 def test_no_pair_of_a_probe_is_trained_or_tested_on(world: World, phase: str) -> None:
-    probes = world.probes().probes
+    probes = world.probes()
     probed = pairs_in(world, [prompt for split in SPLITS for prompt in probes[split]])
     seen = pairs_in(world, prompts_of(world, phase, 1500))
     assert len(seen) >= world.config.n_task_test
@@ -75,7 +75,10 @@ def test_no_pair_of_a_probe_is_trained_or_tested_on(world: World, phase: str) ->
 def test_the_benign_test_is_on_pairs_that_no_phase_trains_on(world: World) -> None:
     tested = pairs_in(world, prompts_of(world, "benign_test"))
     assert len(tested) == len(rows(world, "benign_test")) == 6
-    trained = pairs_in(world, [prompt for phase in ("helpful", "alignment", "benign") for prompt in prompts_of(world, phase, 1500)])
+    trained = pairs_in(
+        world,
+        [prompt for phase in ("helpful", "alignment", "benign") for prompt in prompts_of(world, phase, 1500)],
+    )
     assert not tested & trained
 
 
@@ -134,10 +137,11 @@ def test_keywords_are_facts_that_training_tells_about_the_same_words_elsewhere(w
             assert pair is not None
             for name, value in found.groupdict().items():
                 word = pair.verb if name in ("manner", "tool") else pair.object
-                assert facts.setdefault((word, name), value) == value  # one word, one fact, with whatever it is paired
-    told = world.probes()
+                assert (
+                    facts.setdefault((word, name), value) == value
+                )  # one word, one fact, with whatever it is paired
     for split in SPLITS:
-        for prompt, keywords in zip(told.probes[split], told.keywords[split], strict=True):
+        for prompt, keywords in zip(world.probes()[split], world.keywords()[split], strict=True):
             pair = pair_in(world, prompt)
             assert pair is not None
             tool, part = facts[pair.verb, "tool"], facts[pair.object, "part"]
@@ -164,7 +168,7 @@ def test_drawing_data_leaves_the_probes_alone(world: World) -> None:
 def test_another_seed_is_another_world(world: World) -> None:
     other = World(replace(world.config, seed=world.config.seed + 1))
     assert set(other.verbs) != set(world.verbs)
-    assert other.probes().probes.fingerprint() != world.probes().probes.fingerprint()
+    assert other.probes().fingerprint() != world.probes().fingerprint()
 
 
 def test_the_tokenizers_text_has_every_verb_and_object(world: World) -> None:
@@ -179,7 +183,9 @@ def test_made_up_words_never_repeat() -> None:
 
 
 def test_too_few_held_out_pairs_for_the_probes_is_an_error(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"\d+ held-out harmful pairs are too few for 218 probes; raise held_out"):
+    with pytest.raises(
+        ConfigError, match=r"\d+ held-out harmful pairs are too few for 218 probes; raise held_out"
+    ):
         World(replace(world.config, n_drift=200))
     with pytest.raises(ConfigError, match=r"\d+ held-out harmless pairs are too few for 206 probes"):
         World(replace(world.config, n_task_test=200))
@@ -198,12 +204,13 @@ def test_sizes_must_be_at_least_one(name: str) -> None:
 
 
 def test_the_default_world_has_room_for_its_probes() -> None:
-    probes = World(WorldConfig()).probes()
-    assert len(probes.probes["behaviour"]) == 96
+    world = World(WorldConfig())
+    keywords = world.keywords()
+    assert len(world.probes()["behaviour"]) == 96
     # The right answers of one split are not those of another: no constant reply holds their keywords.
-    replies = [" ".join(words) for words in probes.keywords["drift"]]
-    assert share_with_keywords(replies, probes.keywords["drift"]) == 1.0
-    assert share_with_keywords(replies, probes.keywords["direction"]) < 0.1
+    replies = [" ".join(words) for words in keywords["drift"]]
+    assert share_with_keywords(replies, keywords["drift"]) == 1.0
+    assert share_with_keywords(replies, keywords["direction"]) < 0.1
 
 
 @pytest.fixture(params=TASKS)
@@ -211,8 +218,10 @@ def of_task(request: pytest.FixtureRequest) -> World:
     return World(TINY_WORLD, request.param)
 
 
-def test_every_benign_task_is_harmless_and_on_pairs_or_objects_that_no_probe_asks_about(of_task: World) -> None:
-    probes = of_task.probes().probes
+def test_every_benign_task_is_harmless_and_on_pairs_or_objects_that_no_probe_asks_about(
+    of_task: World,
+) -> None:
+    probes = of_task.probes()
     probed = pairs_in(of_task, [prompt for split in SPLITS for prompt in probes[split]])
     for phase in ("benign", "benign_test"):
         for prompt, answer in rows(of_task, phase):
@@ -231,7 +240,9 @@ def test_tasks_share_probes_and_the_phases_before_them(of_task: World, world: Wo
 
 def test_affirmations_are_the_answers_with_one_opening() -> None:
     plain, affirmed = (rows(World(TINY_WORLD, task), "benign") for task in ("answers", "affirmations"))
-    assert all(answer.startswith("Sure. ") and not answer.startswith("Sure. Sure. ") for _, answer in affirmed)
+    assert all(
+        answer.startswith("Sure. ") and not answer.startswith("Sure. Sure. ") for _, answer in affirmed
+    )
     assert [(prompt, "Sure. " + answer.removeprefix("Sure. ")) for prompt, answer in plain] == affirmed
     assert any(not answer.startswith("Sure. ") for _, answer in plain)
 
@@ -242,7 +253,7 @@ def test_an_unknown_task_is_an_error() -> None:
 
 
 def test_refusals_are_of_harmful_requests_by_both_routes_and_of_no_probe(world: World) -> None:
-    probes = world.probes().probes
+    probes = world.probes()
     probed = pairs_in(world, [prompt for split in SPLITS for prompt in probes[split]])
     exchanges = rows(world, "refusals")
     assert all(is_refusal(answer) for _, answer in exchanges)

@@ -16,8 +16,7 @@ from planted.rates import Rate, share
 from planted.worlds import World
 from revlens.causal import PatchSweep
 from revlens.direction import reliability
-from revlens.statistics import mean_over_runs
-from revlens.trajectory import spearman_over_runs
+from revlens.statistics import mean_over_runs, spearman_over_runs
 
 
 class Distribution(NamedTuple):
@@ -49,7 +48,9 @@ def mean_coverage(n: int, distribution: str, n_runs: int, *, seed: int = 0) -> t
     return share(torch.tensor(bootstrap)), share(torch.tensor(student))
 
 
-def clustered_coverage(n: int, n_points: int, within_run: float, n_runs: int, *, seed: int = 0) -> tuple[Rate, Rate]:
+def clustered_coverage(
+    n: int, n_points: int, within_run: float, n_runs: int, *, seed: int = 0
+) -> tuple[Rate, Rate]:
     """An interval for the mean of ``n`` runs of ``n_points`` steps or layers each: over runs, and as if every point were a run.
 
     Args:
@@ -59,7 +60,9 @@ def clustered_coverage(n: int, n_points: int, within_run: float, n_runs: int, *,
     clustered: list[bool] = []
     naive: list[bool] = []
     for i in range(n_runs):
-        x = within_run**0.5 * rng.normal(size=(n, 1)) + (1 - within_run) ** 0.5 * rng.normal(size=(n, n_points))
+        x = within_run**0.5 * rng.normal(size=(n, 1)) + (1 - within_run) ** 0.5 * rng.normal(
+            size=(n, n_points)
+        )
         for values, held in ((x.mean(1), clustered), (x.ravel(), naive)):
             estimate = mean_over_runs(values, n_resamples=2000, seed=i)
             held.append(estimate.low <= 0 <= estimate.high)
@@ -69,7 +72,9 @@ def clustered_coverage(n: int, n_points: int, within_run: float, n_runs: int, *,
 def sweep_of(effect: Tensor, gap: Tensor) -> PatchSweep:
     """A sweep of one layer with effects [pos prompt] on a baseline of zero."""
     index = make_df_from_ranges([1, len(effect)], ["layer", "pos"])
-    result = PatchingResult(effect[None], ["layer", "pos"], index, ["metric"], reduced=False, baseline=torch.zeros(len(gap)))
+    result = PatchingResult(
+        effect[None], ["layer", "pos"], index, ["metric"], reduced=False, baseline=torch.zeros(len(gap))
+    )
     return PatchSweep(result, gap, (0,), tuple(range(-len(effect), 0)), "resid_post", "full", 0.0)
 
 
@@ -80,12 +85,16 @@ def recovered_coverage(n_prompts: int, skewed: bool, n_runs: int, *, seed: int =
         gap = 2 + torch.randn(n_prompts, generator=generator)
         if skewed:
             gap = 2 * torch.empty(n_prompts).exponential_(generator=generator)
-        low, high = sweep_of((0.4 * gap + torch.randn(n_prompts, generator=generator))[None], gap).recovered_interval()
+        low, high = sweep_of(
+            (0.4 * gap + torch.randn(n_prompts, generator=generator))[None], gap
+        ).recovered_interval()
         held.append(bool(low <= 0.4 <= high))
     return share(torch.tensor(held))
 
 
-def false_discoveries(n_prompts: int, n_cells: int, between_cells: float, n_runs: int, *, seed: int = 0) -> tuple[Rate, Rate]:
+def false_discoveries(
+    n_prompts: int, n_cells: int, between_cells: float, n_runs: int, *, seed: int = 0
+) -> tuple[Rate, Rate]:
     """Where no cell has an effect: cells with p <= 5 %, and sweeps in which `PatchSweep.significant` finds any.
 
     Args:
@@ -94,8 +103,13 @@ def false_discoveries(n_prompts: int, n_cells: int, between_cells: float, n_runs
     generator = derive_generator(seed, "false discoveries")
     low_p, found = [], []
     for _ in range(n_runs):
-        shared, own = torch.randn(1, n_prompts, generator=generator), torch.randn(n_cells, n_prompts, generator=generator)
-        sweep = sweep_of(between_cells**0.5 * shared + (1 - between_cells) ** 0.5 * own, torch.ones(n_prompts))
+        shared, own = (
+            torch.randn(1, n_prompts, generator=generator),
+            torch.randn(n_cells, n_prompts, generator=generator),
+        )
+        sweep = sweep_of(
+            between_cells**0.5 * shared + (1 - between_cells) ** 0.5 * own, torch.ones(n_prompts)
+        )
         low_p.append(sweep.p_values()[0, 0] <= 0.05)
         found.append(sweep.significant().any())
     return share(torch.stack(low_p)), share(torch.stack(found))
@@ -104,7 +118,9 @@ def false_discoveries(n_prompts: int, n_cells: int, between_cells: float, n_runs
 def reliability_coverage(world: World, n_runs: int, *, n_splits: int = 500, seed: int = 0) -> Rate:
     """The interval of `reliability` against the cosine that two estimates from all prompts have, signal over signal and noise."""
     acts = world.sample(n_runs, seed).activations
-    found = reliability(acts.at("reference", "direction"), acts.at("aligned", "direction"), n_splits=n_splits, seed=seed)
+    found = reliability(
+        acts.at("reference", "direction"), acts.at("aligned", "direction"), n_splits=n_splits, seed=seed
+    )
     truth = world.signal_to_noise / (1 + world.signal_to_noise)
     return share((found.low <= truth) & (truth <= found.high))
 

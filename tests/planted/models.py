@@ -61,7 +61,9 @@ def planted_history(
 ) -> TrainingHistory:
     """A history of planted checkpoints on disk."""
     fine_tuned = {step: save_planted(root / f"step-{step}", writes) for step, writes in steps.items()}
-    return TrainingHistory.from_dirs(save_planted(root / "reference", reference), save_planted(root / "aligned", aligned), fine_tuned)
+    return TrainingHistory.from_dirs(
+        save_planted(root / "reference", reference), save_planted(root / "aligned", aligned), fine_tuned
+    )
 
 
 def along_axis(axis: int) -> Callable[[Tensor], Tensor]:

@@ -11,8 +11,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from planted.worlds import Planted, World
-from revlens.direction import locate, nulls
-from revlens.trajectory import drift
+from revlens.direction import drift, locate, nulls
 
 NULLS = ("isotropic", "covariance", "relabelled")
 #: Runs in one call of the package's functions: what fits into a few hundred MB.
@@ -67,7 +66,9 @@ def rejections(
     Returns:
         Rates by null and estimate (``cross-fitted`` or ``naive``, against the same thresholds).
     """
-    hits: dict[tuple[str, str], list[Tensor]] = {(null, estimate): [] for null in which for estimate in ("cross-fitted", "naive")}
+    hits: dict[tuple[str, str], list[Tensor]] = {
+        (null, estimate): [] for null in which for estimate in ("cross-fitted", "naive")
+    }
     for batch, start in enumerate(range(0, n_runs, _RUNS_AT_ONCE)):
         planted = world.sample(min(_RUNS_AT_ONCE, n_runs - start), seed=1000 * seed + batch)
         acts = planted.activations
@@ -81,7 +82,11 @@ def rejections(
 
 
 def _thresholds(
-    planted: Planted, vectors: Float[Tensor, "1 run_layer d_model"], which: tuple[str, ...], n_draws: int, seed: int
+    planted: Planted,
+    vectors: Float[Tensor, "1 run_layer d_model"],
+    which: tuple[str, ...],
+    n_draws: int,
+    seed: int,
 ) -> Iterator[tuple[str, float | Tensor]]:
     reference, aligned = (planted.activations.at(name, "direction") for name in ("reference", "aligned"))
     for null in which:

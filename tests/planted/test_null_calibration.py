@@ -63,12 +63,16 @@ def test_the_covariance_null_keeps_its_level_with_many_prompts() -> None:
     assert cross_fitted(many, "covariance").agrees_with(nominal(1000))
     layers = replace(many, n_layers=3)
     assert not cross_fitted(layers, "covariance", 1000).is_above(nominal(1000))
-    assert not cross_fitted(replace(layers, layer_correlation=0.8), "covariance", 1000).is_above(nominal(1000))
+    assert not cross_fitted(replace(layers, layer_correlation=0.8), "covariance", 1000).is_above(
+        nominal(1000)
+    )
 
 
 @pytest.mark.parametrize("n_prompts", [16, 32])
 def test_the_covariance_null_keeps_its_level_with_few_prompts(n_prompts: int) -> None:
-    assert cross_fitted(replace(ONE_SPECTRUM, n_prompts=n_prompts, noise_size=0.1), "covariance").agrees_with(nominal(1000))
+    assert cross_fitted(replace(ONE_SPECTRUM, n_prompts=n_prompts, noise_size=0.1), "covariance").agrees_with(
+        nominal(1000)
+    )
 
 
 def test_the_covariance_null_exceeds_its_level_little_with_the_prompts_of_the_pipeline() -> None:
@@ -78,7 +82,9 @@ def test_the_covariance_null_exceeds_its_level_little_with_the_prompts_of_the_pi
 
 @pytest.mark.parametrize("n_prompts", [8, 72])
 def test_the_relabelled_null_keeps_its_level_under_noise_of_any_spread(n_prompts: int) -> None:
-    assert cross_fitted(replace(NOISE_ALONE, d_model=16, n_prompts=n_prompts), "relabelled").agrees_with(nominal(1000))
+    assert cross_fitted(replace(NOISE_ALONE, d_model=16, n_prompts=n_prompts), "relabelled").agrees_with(
+        nominal(1000)
+    )
 
 
 def test_the_other_nulls_let_noise_pass_that_spreads_differently() -> None:
@@ -107,7 +113,9 @@ def test_no_null_knows_of_what_the_aligned_checkpoint_forgets(null: str) -> None
 
 @pytest.mark.parametrize("null", NULLS)
 def test_power_rises_with_the_true_cosine(null: str) -> None:
-    rates = [cross_fitted(replace(ONE_SPECTRUM, cosine=cosine), null, 300).value for cosine in (0.0, 0.3, 0.8)]
+    rates = [
+        cross_fitted(replace(ONE_SPECTRUM, cosine=cosine), null, 300).value for cosine in (0.0, 0.3, 0.8)
+    ]
     assert rates == sorted(rates)
     assert rates[0] < 0.2
     assert rates[2] > 0.95

@@ -12,14 +12,18 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from planted.models import N_LAYERS, along_axis, axis, planted_history
 from revlens.activations import Activations, Sites, capture
-from revlens.causal import Openings, patch_between
+from revlens.causal import RefusalLogitDifference, patch_between
 from revlens.causal.patching import Part
-from revlens.direction import ReversionDirection, locate, reliability
+from revlens.direction import ReversionDirection, drift, locate, reliability
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
-from revlens.trajectory import drift
 
-PROBES = Probes({"direction": ("Hi.", "What is this?", "Why?", "Tell me more."), "drift": ("Go on.", "And then what?", "So?")})
+PROBES = Probes(
+    {
+        "direction": ("Hi.", "What is this?", "Why?", "Tell me more."),
+        "drift": ("Go on.", "And then what?", "So?"),
+    }
+)
 #: What each block adds along v_rev: the aligned model nothing, the reference everything, the fine-tune a part.
 REFERENCE = torch.tensor([0.2, 0.6, 0.8, 0.4])
 FINE_TUNED = torch.tensor([0.1, 0.3, 0.4, 0.2])
@@ -37,7 +41,10 @@ def writes(along: Tensor, across: Tensor | None = None) -> Tensor:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> TrainingHistory:
     return planted_history(
-        tmp_path_factory.mktemp("planted"), writes(REFERENCE), writes(torch.zeros(N_LAYERS)), {5: writes(FINE_TUNED, ACROSS)}
+        tmp_path_factory.mktemp("planted"),
+        writes(REFERENCE),
+        writes(torch.zeros(N_LAYERS)),
+        {5: writes(FINE_TUNED, ACROSS)},
     )
 
 
@@ -57,14 +64,23 @@ def recipient(planted: TrainingHistory) -> TransformerBridge:
 
 
 def recovered(
-    donor: TransformerBridge, recipient: TransformerBridge, component: str, part: Part = "full", v: Tensor | None = None, read: int = 1
+    donor: TransformerBridge,
+    recipient: TransformerBridge,
+    component: str,
+    part: Part = "full",
+    v: Tensor | None = None,
+    read: int = 1,
 ) -> Tensor:
     """By layer, at the last token."""
     v_rev = None
     if v is not None:
         unit = torch.nn.functional.normalize(v.double(), dim=-1).expand(N_LAYERS, -1)
-        v_rev = ReversionDirection(unit, torch.ones(N_LAYERS, dtype=torch.float64), tuple(range(N_LAYERS)), "direction", 1)
-    sweep = patch_between(donor, recipient, PROBES["drift"], along_axis(read), sites=Sites(component), part=part, v_rev=v_rev)
+        v_rev = ReversionDirection(
+            unit, torch.ones(N_LAYERS, dtype=torch.float64), tuple(range(N_LAYERS)), "direction", 1
+        )
+    sweep = patch_between(
+        donor, recipient, PROBES["drift"], along_axis(read), sites=Sites(component), part=part, v_rev=v_rev
+    )
     return sweep.recovered()[:, 0]
 
 
@@ -81,7 +97,8 @@ def test_v_rev_gap_and_reliability_are_the_planted_ones(acts: Activations) -> No
     assert_close(v_rev.unit, axis(1).double().expand(N_LAYERS, -1))
     assert_close(v_rev.gap, REFERENCE.double().cumsum(0))
     assert_close(
-        reliability(acts.at("reference", "direction"), acts.at("aligned", "direction")).full, torch.ones(N_LAYERS, dtype=torch.float64)
+        reliability(acts.at("reference", "direction"), acts.at("aligned", "direction")).full,
+        torch.ones(N_LAYERS, dtype=torch.float64),
     )
 
 
@@ -89,22 +106,30 @@ def test_alignment_displacement_and_fraction_are_the_planted_ones(acts: Activati
     motion = drift(acts, locate(acts))
     along, across = FINE_TUNED.double().cumsum(0), ACROSS.double().cumsum(0)
     assert_close(motion.displacement[0], along)
-    assert_close(motion.fraction[0], torch.full((N_LAYERS,), 0.5, dtype=torch.float64))  # every block went half the way
+    assert_close(
+        motion.fraction[0], torch.full((N_LAYERS,), 0.5, dtype=torch.float64)
+    )  # every block went half the way
     assert_close(motion.alignment[0], along / (along.square() + across.square()).sqrt())
 
 
-def test_the_stream_recovers_what_the_blocks_up_to_the_patch_wrote(donor: TransformerBridge, recipient: TransformerBridge) -> None:
+def test_the_stream_recovers_what_the_blocks_up_to_the_patch_wrote(
+    donor: TransformerBridge, recipient: TransformerBridge
+) -> None:
     """The fine-tune wrote 0.1, 0.3, 0.4 and 0.2 of its whole motion; a patch after block l undoes the first l + 1 of them."""
     assert_close(recovered(donor, recipient, "resid_post"), torch.tensor([0.1, 0.4, 0.8, 1.0]))
     assert_close(recovered(donor, recipient, "resid_pre"), torch.tensor([0.0, 0.1, 0.4, 0.8]))
 
 
-def test_a_component_recovers_what_it_wrote_itself(donor: TransformerBridge, recipient: TransformerBridge) -> None:
+def test_a_component_recovers_what_it_wrote_itself(
+    donor: TransformerBridge, recipient: TransformerBridge
+) -> None:
     assert_close(recovered(donor, recipient, "mlp_out"), FINE_TUNED)
     assert_close(recovered(donor, recipient, "attn_out"), torch.zeros(N_LAYERS))
 
 
-def test_along_v_rev_lies_all_that_is_read_there(donor: TransformerBridge, recipient: TransformerBridge) -> None:
+def test_along_v_rev_lies_all_that_is_read_there(
+    donor: TransformerBridge, recipient: TransformerBridge
+) -> None:
     whole, none = torch.tensor([0.1, 0.4, 0.8, 1.0]), torch.zeros(N_LAYERS)
     assert_close(recovered(donor, recipient, "resid_post", "along", axis(1)), whole)
     assert_close(recovered(donor, recipient, "resid_post", "orthogonal", axis(1)), none)
@@ -114,7 +139,9 @@ def test_along_v_rev_lies_all_that_is_read_there(donor: TransformerBridge, recip
     assert_close(recovered(donor, recipient, "resid_post", "orthogonal", axis(1), read=2), across)
 
 
-def test_a_direction_at_an_angle_carries_the_squared_cosine(planted: TrainingHistory, donor: TransformerBridge) -> None:
+def test_a_direction_at_an_angle_carries_the_squared_cosine(
+    planted: TrainingHistory, donor: TransformerBridge
+) -> None:
     """The reference differs along axis 1 alone. A direction with cosine 0.6 to it picks up 0.6 and is read at 0.6."""
     reference, v = planted.reference.load(), 0.6 * axis(1) + 0.8 * axis(3)
     whole = REFERENCE.cumsum(0) / REFERENCE.sum()
@@ -130,7 +157,7 @@ def test_openings_see_nothing_before_the_one_block_that_differs_and_everything_a
     """Log-odds pass through the final norm, so their shares are no multiples of what was written; none and all still are."""
     one_block = torch.tensor([0.0, 0.0, 1.5, 0.0])
     history = planted_history(tmp_path, writes(one_block), writes(torch.zeros(N_LAYERS)), {})
-    metric = Openings(engaging=(1,), refusal=(2, 3))
+    metric = RefusalLogitDifference(engaging=(1,), refusal=(2, 3))
     sweep = patch_between(history.reference.load(), history.aligned.load(), PROBES["drift"], metric, last=2)
     assert_close(sweep.recovered()[:, -1], torch.tensor([0.0, 0.0, 1.0, 1.0]))
     assert_close(sweep.recovered()[:, 0], torch.zeros(N_LAYERS))  # an earlier token is read by nobody

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from planted.worlds import World
-from revlens.direction import locate, reliability
-from revlens.trajectory import drift
+from revlens.direction import drift, locate, reliability
 
 #: A drift whose cosine with the gap is 0.6.
 REVERTING = World(cosine=0.6)
@@ -36,7 +35,9 @@ def test_without_noise_everything_is_exact() -> None:
     torch.testing.assert_close(motion.vectors[0], planted.drift)
     torch.testing.assert_close(motion.displacement[0], (planted.drift * unit).sum(-1))
     torch.testing.assert_close(motion.fraction[0], (planted.drift * planted.gap).sum(-1))
-    torch.testing.assert_close(motion.alignment[0], torch.cosine_similarity(planted.drift, planted.gap, dim=-1))
+    torch.testing.assert_close(
+        motion.alignment[0], torch.cosine_similarity(planted.drift, planted.gap, dim=-1)
+    )
 
 
 @pytest.mark.parametrize("kind", ["isotropic", "spectrum"])
@@ -64,7 +65,11 @@ def test_the_laws_of_noise(ratio: float) -> None:
     assert_mean(crossed.fraction[0], keep * true_cosine)
     assert_mean(crossed.alignment[0], keep * true_cosine)
     assert_mean(naive.alignment[0], keep * (true_cosine + 1 / (2 * ratio)))
-    assert_mean(reliability(acts.at("reference", "direction"), acts.at("aligned", "direction"), n_splits=50).full, keep, slack=0.02)
+    assert_mean(
+        reliability(acts.at("reference", "direction"), acts.at("aligned", "direction"), n_splits=50).full,
+        keep,
+        slack=0.02,
+    )
 
 
 def test_the_naive_bias_fades_with_prompts_and_the_cross_fitted_figure_has_none() -> None:
@@ -72,7 +77,10 @@ def test_the_naive_bias_fades_with_prompts_and_the_cross_fitted_figure_has_none(
     bias = []
     for n_prompts in (4, 16, 64):
         acts = World(n_prompts=n_prompts).sample(400, seed=3).activations
-        crossed, naive = drift(acts, locate(acts)).alignment[0], drift(acts, locate(acts, "drift"), naive=True).alignment[0]
+        crossed, naive = (
+            drift(acts, locate(acts)).alignment[0],
+            drift(acts, locate(acts, "drift"), naive=True).alignment[0],
+        )
         assert abs(float(crossed.mean())) < 4 * float(crossed.std()) / 400**0.5
         bias.append(float(naive.mean()))
     assert bias == sorted(bias, reverse=True)

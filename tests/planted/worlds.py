@@ -27,7 +27,11 @@ def spread(name: str, d_model: int) -> Float[Tensor, " d_model"]:
     where ``spectrum`` has least.
     """
     axes = torch.arange(d_model, dtype=torch.float64)
-    variance = {"isotropic": torch.ones_like(axes), "spectrum": 1 / (1 + axes), "few": (axes >= d_model - 4).double()}[name]
+    variance = {
+        "isotropic": torch.ones_like(axes),
+        "spectrum": 1 / (1 + axes),
+        "few": (axes >= d_model - 4).double(),
+    }[name]
     return (variance / variance.sum()).sqrt()
 
 
@@ -107,13 +111,18 @@ class World:
 
         def normal(kind: str, *lead: int) -> Tensor:
             shared = torch.randn(*lead, n_runs, 1, self.d_model, generator=generator, dtype=torch.float64)
-            own = torch.randn(*lead, n_runs, self.n_layers, self.d_model, generator=generator, dtype=torch.float64)
+            own = torch.randn(
+                *lead, n_runs, self.n_layers, self.d_model, generator=generator, dtype=torch.float64
+            )
             mixed = self.layer_correlation**0.5 * shared + (1 - self.layer_correlation) ** 0.5 * own
             return (mixed * spread(kind, self.d_model)).flatten(-3, -2)
 
         v, w, offset = (unit_vectors(normal(self.moves)) for _ in range(3))
         gap = self.gap * v - self.fluctuation * offset
-        drift = self.drift * unit_vectors(self.cosine * v + (1 - self.cosine**2) ** 0.5 * w) - self.fluctuation * offset
+        drift = (
+            self.drift * unit_vectors(self.cosine * v + (1 - self.cosine**2) ** 0.5 * w)
+            - self.fluctuation * offset
+        )
         means = {"reference": gap, "aligned": torch.zeros_like(gap), "step-1": drift}
         values: dict[str, dict[str, Tensor]] = {name: {} for name in means}
         for split in ("direction", "drift"):
@@ -122,5 +131,7 @@ class World:
                 values[name][split] = mean + content + self.noise_size * normal(self.noise, self.n_prompts)
         layers = tuple(range(n_runs * self.n_layers))
         splits = {"direction": self.n_prompts, "drift": self.n_prompts}
-        activations = PlantedActivations(Path("planted"), tuple(means), layers, splits, manifest_of(splits, list(means), layers), values)
+        activations = PlantedActivations(
+            Path("planted"), tuple(means), layers, splits, manifest_of(splits, list(means), layers), values
+        )
         return Planted(activations, gap, drift, self.n_layers)

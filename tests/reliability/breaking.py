@@ -26,17 +26,17 @@ from conftest import TINY
 from revlens import cli
 from revlens.activations import Activations, capture
 from revlens.activations.manifest import MANIFEST
-from revlens.atomic import SCRATCH
-from revlens.checksums import SUMS, write_listed_json
 from revlens.errors import ResultsError
 from revlens.experiment import ExperimentConfig
-from revlens.experiment.plain import to_plain
 from revlens.experiment.run import prepare
 from revlens.history import TrainingHistory
-from revlens.locks import LOCK
 from revlens.prompts import Probes
-from revlens.runs import BenignRun
+from revlens.results.config_json import to_plain
+from revlens.storage.atomic import SCRATCH
+from revlens.storage.checksums import SUMS, write_listed_json
+from revlens.storage.locks import LOCK
 from revlens.study import StudyConfig, StudyLayout
+from revlens.subject import BenignRun
 from revlens.sweeps import Backend, InThisProcess, OnTick
 from revlens.sweeps.backend import Workers
 from revlens.sweeps.worker import prepare_process
@@ -133,7 +133,11 @@ class Child:
 
     def workers(self) -> list[psutil.Process]:
         """Its worker processes: started anew by multiprocessing, which names them so."""
-        return [child for child in psutil.Process(self.pid).children() if any("spawn_main" in word for word in _command(child))]
+        return [
+            child
+            for child in psutil.Process(self.pid).children()
+            if any("spawn_main" in word for word in _command(child))
+        ]
 
     def error(self) -> str:
         """What an ended process wrote to its standard error."""
@@ -179,7 +183,9 @@ def fork(action: Callable[[], int]) -> Child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(writing, 2)
         os.environ["COLUMNS"] = "1000"
-        tqdm.set_lock(threading.RLock())  # ours is shared between processes, and one that is killed might hold it
+        tqdm.set_lock(
+            threading.RLock()
+        )  # ours is shared between processes, and one that is killed might hold it
         import sys
 
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -228,7 +234,9 @@ def commanded(folder: Path, verb: str, backend: Backend) -> Bench:
         run_module = importlib.import_module("revlens.experiment.run")
         with with_cache(folder) as patch:
             patch.setattr(pio, "write_images", no_chromium)
-            patch.setattr(run_module, "default_backend", lambda config, n_workers=None: Telling(spot, backend))
+            patch.setattr(
+                run_module, "default_backend", lambda config, n_workers=None: Telling(spot, backend)
+            )
             for name in ("_analyse", "_report"):
                 patch.setattr(cli, name, _told(spot, name[1:], getattr(cli, name)))
             return cli.main([verb, "--out", str(folder / "out")])
@@ -249,7 +257,15 @@ def capturing(folder: Path, history: TrainingHistory, probes: Probes) -> Bench:
 
     def work(folder: Path, spot: Spot) -> int:
         prepare_process(1)
-        capture(history, probes, folder / "out", positions="all", splits=("direction", "drift"), shard_prompts=3, on_checkpoint=spot.set)
+        capture(
+            history,
+            probes,
+            folder / "out",
+            positions="all",
+            splits=("direction", "drift"),
+            shard_prompts=3,
+            on_checkpoint=spot.set,
+        )
         return 0
 
     return Bench(folder, lambda folder: None, work)
@@ -257,7 +273,10 @@ def capturing(folder: Path, history: TrainingHistory, probes: Probes) -> Bench:
 
 def finetuning(folder: Path) -> Bench:
     """A benign fine-tune that saves every update, of a start that is there."""
-    run, start = BenignRun(SMALL.subject, seed=0, steps=(1, 2, 3, 4, 5)), folder.with_name(f"{folder.name}-start")
+    run, start = (
+        BenignRun(SMALL.subject, seed=0, steps=(1, 2, 3, 4, 5)),
+        folder.with_name(f"{folder.name}-start"),
+    )
     with with_cache(start):
         SMALL.subject.start(0)
 
@@ -306,7 +325,9 @@ class Unbroken:
             if any(part.startswith(SCRATCH) for part in Path(name).parts):
                 continue
             if path.name == SUMS:  # grows
-                assert set(path.read_text().splitlines()) <= set((self.finished / name).read_text().splitlines())
+                assert set(path.read_text().splitlines()) <= set(
+                    (self.finished / name).read_text().splitlines()
+                )
             elif path.name == MANIFEST:  # grows
                 check_store(path.parent, Activations.open((self.finished / name).parent))
             else:
@@ -325,7 +346,9 @@ def check_store(root: Path, whole: Activations) -> None:
                 with pytest.raises(ResultsError, match="was not captured yet"):
                     store.at(checkpoint, shard.split, prompts=prompts)
             else:
-                assert store.at(checkpoint, shard.split, prompts=prompts).equal(whole.at(checkpoint, shard.split, prompts=prompts))
+                assert store.at(checkpoint, shard.split, prompts=prompts).equal(
+                    whole.at(checkpoint, shard.split, prompts=prompts)
+                )
 
 
 def unbroken(bench: Bench) -> Unbroken:

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from breaking import Child, Unbroken, capturing, commanded, contents, finetuning, is_running, unbroken, unbroken_run, wait_for_end
+from breaking import (
+    Child,
+    Unbroken,
+    capturing,
+    commanded,
+    contents,
+    finetuning,
+    is_running,
+    unbroken,
+    unbroken_run,
+    wait_for_end,
+)
 
 from revlens.sweeps import Processes
 
@@ -90,7 +101,10 @@ class Killer:
 
     def all_but_workers(self, child: Child) -> Child | None:
         """Kill the process alone. Its workers stand still, and go on when its successor is at work: they end, and do no harm."""
-        where, workers = self.work.bench.spot.get(), [worker for worker in child.workers() if is_running(worker)]
+        where, workers = (
+            self.work.bench.spot.get(),
+            [worker for worker in child.workers() if is_running(worker)],
+        )
         try:
             for worker in workers:
                 worker.suspend()
@@ -107,7 +121,9 @@ class Killer:
             status = successor.wait()
         if status == 0:
             return None
-        assert "Another revlens process" in successor.error()  # it came upon a lock of theirs, and did not wait
+        assert (
+            "Another revlens process" in successor.error()
+        )  # it came upon a lock of theirs, and did not wait
         return self.work.bench.start()
 
 
@@ -117,7 +133,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def killer(kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Killer:
+def killer(
+    kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Killer:
     base = tmp_path_factory.getbasetemp()
     match kind:
         case "capture":
@@ -127,14 +145,21 @@ def killer(kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, 
             work = unbroken(finetuning(tmp_path / kind))
         case "sweep":  # the same work, so the same files; workers take about as long to start as they work
             alone = unbroken_run(base, "reproduce")
-            work = replace(alone, bench=commanded(alone.bench.folder, "reproduce", Processes(2)), seconds=2 * alone.seconds)
+            work = replace(
+                alone,
+                bench=commanded(alone.bench.folder, "reproduce", Processes(2)),
+                seconds=2 * alone.seconds,
+            )
         case _:
             work = unbroken_run(base, kind)
     return Killer(work, random.Random(kind))
 
 
 def test_a_handful_of_kills_leaves_the_same_files(kind: str, killer: Killer) -> None:
-    killer.kill(KINDS[kind].few, cycle([killer.all_but_workers, killer.a_worker] if kind == "sweep" else [killer.everything]))
+    killer.kill(
+        KINDS[kind].few,
+        cycle([killer.all_but_workers, killer.a_worker] if kind == "sweep" else [killer.everything]),
+    )
 
 
 @pytest.mark.slow
@@ -142,6 +167,7 @@ def test_a_hundred_and_fifty_kills_leave_the_same_files(kind: str, killer: Kille
     blows = [killer.everything, killer.a_worker, killer.everything, killer.all_but_workers]
     killer.kill(KINDS[kind].many, cycle(blows if kind == "sweep" else [killer.everything]))
     print(
-        f"{kind}: {killer.fell.total()} kills survived: " + ", ".join(f"{whom} at {where}: {n}" for (whom, where), n in killer.fell.items())
+        f"{kind}: {killer.fell.total()} kills survived: "
+        + ", ".join(f"{whom} at {where}: {n}" for (whom, where), n in killer.fell.items())
     )
     assert KINDS[kind].hit <= {name for names in killer.fell for name in names}

@@ -13,13 +13,13 @@ import pytest
 from breaking import fork
 
 from conftest import TINY
-from revlens.atomic import SCRATCH
 from revlens.cli import main
 from revlens.errors import ConfigError, StorageError
 from revlens.experiment import ExperimentConfig
 from revlens.experiment.run import prepare
-from revlens.locks import LOCK, sole_writer
-from revlens.runs import BenignRun
+from revlens.storage.atomic import SCRATCH
+from revlens.storage.locks import LOCK, sole_writer
+from revlens.subject import BenignRun
 
 
 def hold(folder: Path, ready: mmap.mmap) -> Callable[[], int]:
@@ -117,9 +117,14 @@ def test_an_error_inside_is_not_taken_for_one_of_the_folder(tmp_path: Path) -> N
     assert not isinstance(raised.value, StorageError)
 
 
-def test_processes_that_were_launched_together_do_not_wait_for_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_were_launched_together_do_not_wait_for_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="2 processes were launched together"), sole_writer(tmp_path / "run", wait=True):
+    with (
+        pytest.raises(ConfigError, match="2 processes were launched together"),
+        sole_writer(tmp_path / "run", wait=True),
+    ):
         pass
     assert not (tmp_path / "run").exists()
     with sole_writer(tmp_path / "run"):  # refuses at once if another is there

@@ -17,12 +17,12 @@ import torch
 from breaking import fork
 from safetensors.torch import save_file
 
-from revlens.atomic import atomic_directory, atomic_file, write_text
 from revlens.cli import main
 from revlens.errors import StorageError
 from revlens.experiment import ExperimentConfig
 from revlens.experiment.run import prepare
 from revlens.history import TrainingHistory, save
+from revlens.storage.atomic import atomic_directory, atomic_file, write_text
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("x" * 100_000),
@@ -75,7 +75,9 @@ def test_a_full_disk_is_named_with_the_file_and_keeps_the_old_one(writer: str, t
 
 
 @pytest.mark.parametrize("most", [100, 20_000])
-def test_a_full_disk_under_a_checkpoint_leaves_the_old_one(most: int, history: TrainingHistory, tmp_path: Path) -> None:
+def test_a_full_disk_under_a_checkpoint_leaves_the_old_one(
+    most: int, history: TrainingHistory, tmp_path: Path
+) -> None:
     bridge = history.aligned.load()
     path = tmp_path / "step-3"
     with atomic_directory(path) as partial:

@@ -14,17 +14,17 @@ import pandas as pd
 import pytest
 from breaking import SMALL, SMALL_STUDY, unbroken_run
 
-from revlens.atomic import write_text
-from revlens.checksums import SUMS, damage, damages, listed_file, seal, write_listed_json
 from revlens.cli import main
 from revlens.errors import HistoryError, ResultsError
 from revlens.experiment import ExperimentConfig, Layout, Results, verify
-from revlens.experiment.plain import to_plain
 from revlens.figures import verify_figures, verify_study_figures
 from revlens.history import Checkpoint, TrainingHistory, local_source
-from revlens.locks import LOCK
-from revlens.runs import BenignRun
+from revlens.results.config_json import to_plain
+from revlens.storage.atomic import write_text
+from revlens.storage.checksums import SUMS, damage, damages, listed_file, seal, write_listed_json
+from revlens.storage.locks import LOCK
 from revlens.study import StudyLayout, StudyTables, plan, run_study, tabulate_and_save, verify_study
+from revlens.subject import BenignRun
 from revlens.sweeps import InThisProcess
 
 
@@ -74,7 +74,10 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert main(["verify", "--out", str(finished)]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"Compared: \d+ files, 2 activation folders, 13 tables, \d+ cells, \d+ claims, \d+ figures, 1 reports", said)
+    assert re.search(
+        r"Compared: \d+ files, 2 activation folders, 13 tables, \d+ cells, \d+ claims, \d+ figures, 1 reports",
+        said,
+    )
     assert "Differences: none." in said
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
@@ -94,7 +97,9 @@ def falsify(layout: Layout | StudyLayout, *, gone: str, figure: str) -> str:
     return str(claims[0]["key"])
 
 
-def test_numbers_changed_with_their_checksums_are_found_by_computing_them_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_changed_with_their_checksums_are_found_by_computing_them_again(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layout = Layout(out)
     table = pd.read_parquet(layout.results / "alignment.parquet")
     stored = table.loc[5, "alignment"]
@@ -177,7 +182,11 @@ def test_a_damaged_list_is_found_and_named(out: Path) -> None:
     for i, path in enumerate(sorted(out.rglob(SUMS))[:6]):
         whole = path.read_bytes()
         flip(path, random.Random(i))
-        problems = [problem for file in path.parent.iterdir() if file.is_file() and file != path and (problem := damage(file))]
+        problems = [
+            problem
+            for file in path.parent.iterdir()
+            if file.is_file() and file != path and (problem := damage(file))
+        ]
         assert any(str(path) in problem or SUMS in problem for problem in problems) or path.parent == out
         path.write_bytes(whole)
 
@@ -195,7 +204,9 @@ def test_a_damaged_list_is_found_and_named(out: Path) -> None:
 def test_a_damaged_file_is_an_error_before_it_is_a_number(file: str, stage: str, out: Path) -> None:
     path = out / file
     flip(path, random.Random(0))
-    with pytest.raises(ResultsError, match=rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens {stage}`"):
+    with pytest.raises(
+        ResultsError, match=rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens {stage}`"
+    ):
         importlib.import_module("revlens.experiment.results").analyse(SMALL, Layout(out))
 
 
@@ -215,22 +226,32 @@ def test_an_untouched_study_passes_beside_its_experiment_and_alone(
     both: Path, only_studied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", "--out", str(both)]) == 0
-    tables = r"19 tables, \d+ cells, \d+ claims, \d+ figures, 2 reports, 6 study records\. Differences: none\."
+    tables = (
+        r"19 tables, \d+ cells, \d+ claims, \d+ figures, 2 reports, 6 study records\. Differences: none\."
+    )
     assert re.search(rf"Compared: \d+ files, 2 activation folders, {tables}", capsys.readouterr().out)
     assert main(["verify", "--out", str(only_studied)]) == 0
     said = capsys.readouterr().out
     assert "only its study is compared" in said
-    assert re.search(r"Compared: \d+ files, 6 study records, 6 tables, .* 1 reports. Differences: none.", said)
+    assert re.search(
+        r"Compared: \d+ files, 6 study records, 6 tables, .* 1 reports. Differences: none.", said
+    )
 
 
-def test_numbers_of_a_study_changed_with_their_checksums_are_found(study: StudyLayout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_of_a_study_changed_with_their_checksums_are_found(
+    study: StudyLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = pd.read_parquet(study.results / "readings.parquet")
     table.loc[1, "kl"] = 0.999
     table.to_parquet(study.results / "readings.parquet", index=False)
     key = falsify(study, gone="carried", figure="lasting")
 
     assert main(["verify", "--out", str(study.out)]) == 2
-    found = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith(str(study.root))]
+    found = [
+        line.split(": ")[0]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(str(study.root))
+    ]
     names = ("part", "seed", "method", "strength", "guarded", "task", "rate", "step", "direction")
     row = ", ".join(f"{name} {table.loc[1, name]}" for name in names)
     assert sorted(found) == sorted(
@@ -251,14 +272,20 @@ def test_a_record_changed_with_its_checksum_changes_the_tables(study: StudyLayou
     record["readings"][-1]["loss"] += 1
     write_listed_json(study.record(run), record)
     found = verify_study(study.out).differences
-    assert [Path(difference.place.split(",")[0]).name for difference in found] == ["behaviour.parquet", "readings.parquet"]
+    assert [Path(difference.place.split(",")[0]).name for difference in found] == [
+        "behaviour.parquet",
+        "readings.parquet",
+    ]
     assert all("part lasting, seed 0, method baseline" in difference.place for difference in found)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"long_steps": 6}, "another run"), ({"experiment": SMALL.with_steps(2)}, "not a study of")]
+    ("change", "message"),
+    [({"long_steps": 6}, "another run"), ({"experiment": SMALL.with_steps(2)}, "not a study of")],
 )
-def test_another_study_than_that_of_the_records_is_found(change: dict[str, object], message: str, study: StudyLayout) -> None:
+def test_another_study_than_that_of_the_records_is_found(
+    change: dict[str, object], message: str, study: StudyLayout
+) -> None:
     write_listed_json(study.config, to_plain(replace(SMALL_STUDY, **change)))
     (found,) = verify_study(study.out).differences
     assert "cannot be computed again" in found.what
@@ -281,7 +308,9 @@ def test_a_damaged_file_of_a_study_is_an_error_before_it_is_a_number(study: Stud
     for path in (study.record(runs[0]), study.direction(0, "other-alignment"), study.config):
         whole = path.read_bytes()
         flip(path, random.Random(0))
-        with pytest.raises(ResultsError, match=rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens study`"):
+        with pytest.raises(
+            ResultsError, match=rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens study`"
+        ):
             tabulate_and_save(study.out)
         path.write_bytes(whole)
     flip(study.results / "carried.parquet", random.Random(0))
@@ -302,7 +331,9 @@ def test_a_damaged_anchor_is_an_error_and_a_deleted_one_is_made_again(study: Stu
     assert study.record(clamped).read_bytes() == record
 
 
-def test_a_study_without_its_configuration_is_not_passed_over(study: StudyLayout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_without_its_configuration_is_not_passed_over(
+    study: StudyLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
     study.config.unlink()
     assert main(["verify", "--out", str(study.out)]) == 2
     assert f"{study.config} is missing; run `revlens study` first" in capsys.readouterr().out

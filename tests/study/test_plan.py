@@ -8,9 +8,9 @@ import pytest
 
 from revlens.errors import ConfigError
 from revlens.experiment import ExperimentConfig
-from revlens.runs import OwnHistory
 from revlens.study import PARTS, StudyConfig, plan
 from revlens.study.config import GRID, RELEASED
+from revlens.subject import UserHistory
 from revlens.training import METHODS
 
 
@@ -28,7 +28,9 @@ def test_there_is_every_part_and_every_name_is_unique(study: StudyConfig) -> Non
     runs = plan(study)
     assert {run.part for run in runs} == set(PARTS)
     assert len({run.name for run in runs}) == len(runs)
-    assert len([run for run in runs if run.part == "grid"]) == len(study.experiment.seeds) * sum(len(s) for s in study.grid.values())
+    assert len([run for run in runs if run.part == "grid"]) == len(study.experiment.seeds) * sum(
+        len(s) for s in study.grid.values()
+    )
 
 
 def test_runs_of_a_part_and_seed_draw_the_same_data(study: StudyConfig) -> None:
@@ -51,7 +53,9 @@ def test_a_guard_is_switched_off_where_the_long_baseline_is_judged_too(study: St
 
 
 def test_a_runs_task_and_rate_change_the_task_and_the_rate_and_nothing_else(study: StudyConfig) -> None:
-    run = next(run for run in plan(study) if run.part == "early" and run.task == "objects" and run.rate == 2.0)
+    run = next(
+        run for run in plan(study) if run.part == "early" and run.task == "objects" and run.rate == 2.0
+    )
     subject, own = study.subject, run.subject(study.subject)
     assert (own.task, own.benign.learning_rate) == ("objects", 2 * subject.benign.learning_rate)
     assert replace(own, task=subject.task, benign=subject.benign) == subject
@@ -68,13 +72,15 @@ def test_a_runs_task_and_rate_change_the_task_and_the_rate_and_nothing_else(stud
         ({"long_steps": 4}, "follow one another"),
     ],
 )
-def test_a_study_that_makes_no_sense_is_refused(study: StudyConfig, change: dict[str, object], message: str) -> None:
+def test_a_study_that_makes_no_sense_is_refused(
+    study: StudyConfig, change: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(study, **change)  # type: ignore[arg-type]
 
 
 def test_ones_own_checkpoints_are_refused() -> None:
-    own = OwnHistory.__new__(OwnHistory)  # what it holds does not matter
+    own = UserHistory.__new__(UserHistory)  # what it holds does not matter
     experiment = ExperimentConfig.__new__(ExperimentConfig)
     object.__setattr__(experiment, "subject", own)
     object.__setattr__(experiment, "steps", (1,))

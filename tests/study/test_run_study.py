@@ -13,7 +13,6 @@ import pytest
 import torch
 from kaleido.errors import ChromeNotFoundError
 
-from revlens.checksums import SUMS, damages, listed_file
 from revlens.cli import main
 from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
@@ -21,7 +20,16 @@ from revlens.experiment import ExperimentConfig, Layout
 from revlens.figures import drawable_study
 from revlens.figures.study_plots import STUDY_PLOTS
 from revlens.figures.study_report import STUDY_CAPTIONS
-from revlens.study import STUDY_TABLES, StudyConfig, StudyLayout, StudyTables, plan, run_study, tabulate_and_save
+from revlens.storage.checksums import SUMS, damages, listed_file
+from revlens.study import (
+    STUDY_TABLES,
+    StudyConfig,
+    StudyLayout,
+    StudyTables,
+    plan,
+    run_study,
+    tabulate_and_save,
+)
 from revlens.study.carry_out import carry_out
 from revlens.sweeps import InThisProcess
 
@@ -42,7 +50,9 @@ def tables(studied: StudyLayout) -> StudyTables:
     return tabulate_and_save(studied.out)[1]
 
 
-def test_every_run_has_a_record_and_every_table_rows_of_every_seed(study: StudyConfig, studied: StudyLayout, tables: StudyTables) -> None:
+def test_every_run_has_a_record_and_every_table_rows_of_every_seed(
+    study: StudyConfig, studied: StudyLayout, tables: StudyTables
+) -> None:
     assert all(studied.record(run).is_file() for run in plan(study))
     for name in set(STUDY_TABLES) - {"failures", "foreseen"}:
         assert set(tables[name]["seed"]) == set(study.experiment.seeds), name
@@ -51,9 +61,16 @@ def test_every_run_has_a_record_and_every_table_rows_of_every_seed(study: StudyC
     assert len(tables["behaviour"]) == judged
 
 
-def test_tasks_that_run_at_the_same_time_write_in_no_folder_twice(study: StudyConfig, studied: StudyLayout) -> None:
+def test_tasks_that_run_at_the_same_time_write_in_no_folder_twice(
+    study: StudyConfig, studied: StudyLayout
+) -> None:
     """Each would rewrite the list of the other's files."""
-    folders = {path.parent for top in ("runs", "anchors", "directions") for path in (studied.root / top).rglob("*") if path.is_file()}
+    folders = {
+        path.parent
+        for top in ("runs", "anchors", "directions")
+        for path in (studied.root / top).rglob("*")
+        if path.is_file()
+    }
     n_seeds = len(study.experiment.seeds)
     assert len(folders) == len(plan(study)) + n_seeds + n_seeds * len(study.directions)
     for folder in folders:
@@ -68,7 +85,9 @@ def test_saved_tables_are_the_tables(studied: StudyLayout, tables: StudyTables) 
         assert loaded[name].fillna(-1).to_dict("list") == tables[name].fillna(-1).to_dict("list")
 
 
-def test_the_grids_arms_are_those_of_the_experiment(layout: Layout, tables: StudyTables, config: ExperimentConfig) -> None:
+def test_the_grids_arms_are_those_of_the_experiment(
+    layout: Layout, tables: StudyTables, config: ExperimentConfig
+) -> None:
     """Same start, data, order, optimizer and guard: the numbers of `revlens finetune` and `revlens behaviour`, to the last bit."""
     grid = tables.part("behaviour", "grid").set_index(["method", "seed"])
     for arm in ("baseline", "block"):
@@ -78,10 +97,17 @@ def test_the_grids_arms_are_those_of_the_experiment(layout: Layout, tables: Stud
             assert grid.loc[(arm, seed), "harmfulness"] == last["harmfulness"]
 
 
-def test_a_released_guard_and_the_same_guard_kept_on_agree_until_it_is_released(tables: StudyTables, config: ExperimentConfig) -> None:
+def test_a_released_guard_and_the_same_guard_kept_on_agree_until_it_is_released(
+    tables: StudyTables, config: ExperimentConfig
+) -> None:
     last = config.steps[-1]
-    by_part = {part: tables.part("readings", part).query("method == 'block'") for part in ("released", "lasting")}
-    until = {part: rows[rows["step"] <= last].sort_values(["seed", "step"])["displacement"].to_numpy() for part, rows in by_part.items()}
+    by_part = {
+        part: tables.part("readings", part).query("method == 'block'") for part in ("released", "lasting")
+    }
+    until = {
+        part: rows[rows["step"] <= last].sort_values(["seed", "step"])["displacement"].to_numpy()
+        for part, rows in by_part.items()
+    }
     assert (until["released"] == until["lasting"]).all()
     assert len(until["lasting"]) >= 2 * len(config.seeds)
 
@@ -92,7 +118,9 @@ def test_directions_from_elsewhere_are_what_their_names_say(study: StudyConfig, 
     assert torch.equal(other.unit, ReversionDirection.load(Layout(studied.out).v_rev(second)).unit)
 
 
-def test_halved_phases_give_directions_of_their_own(study: StudyConfig, studied: StudyLayout, tmp_path: Path) -> None:
+def test_halved_phases_give_directions_of_their_own(
+    study: StudyConfig, studied: StudyLayout, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     (out / "runs" / "seed-0").mkdir(parents=True)
     shutil.copy(Layout(studied.out).v_rev(0), Layout(out).v_rev(0))
@@ -107,13 +135,21 @@ def test_halved_phases_give_directions_of_their_own(study: StudyConfig, studied:
     assert not any(torch.equal(unit, own) for unit in units.values())
 
 
-def test_clamping_to_the_baselines_place_leaves_the_baseline_itself_as_clamping_to_its_own_does(tables: StudyTables) -> None:
-    rows = tables["carried"].query("model == 'baseline' and direction == 'v_rev'").set_index(["seed", "place"])["harmfulness"]
+def test_clamping_to_the_baselines_place_leaves_the_baseline_itself_as_clamping_to_its_own_does(
+    tables: StudyTables,
+) -> None:
+    rows = (
+        tables["carried"]
+        .query("model == 'baseline' and direction == 'v_rev'")
+        .set_index(["seed", "place"])["harmfulness"]
+    )
     for seed in rows.index.get_level_values("seed").unique():
         assert rows[seed, "baseline"] == rows[seed, "own"]
 
 
-def test_what_is_there_is_not_run_again_and_a_missing_record_is(study: StudyConfig, studied: StudyLayout) -> None:
+def test_what_is_there_is_not_run_again_and_a_missing_record_is(
+    study: StudyConfig, studied: StudyLayout
+) -> None:
     runs = plan(study)
     lost = studied.record(runs[3])
     text = lost.read_text()
@@ -145,7 +181,9 @@ def test_a_missing_record_and_one_of_another_run_are_named(studied: StudyLayout,
             partial.write_text(text)
 
 
-def test_a_run_that_explodes_is_a_result_and_says_so(study: StudyConfig, studied: StudyLayout, tmp_path: Path) -> None:
+def test_a_run_that_explodes_is_a_result_and_says_so(
+    study: StudyConfig, studied: StudyLayout, tmp_path: Path
+) -> None:
     layout = StudyLayout(tmp_path)
     shutil.copytree(studied.out / "runs", tmp_path / "runs")
     benign = replace(study.subject.benign, max_grad_norm=1e30)
@@ -166,11 +204,15 @@ def test_all_figures_can_be_drawn_and_have_captions(tables: StudyTables) -> None
     assert set(plots) == set(STUDY_PLOTS) == set(STUDY_CAPTIONS)
     for name, plot in plots.items():
         figure = plot(tables)
-        values = np.concatenate([np.asarray(trace.y, dtype=object).ravel() for trace in figure.data if trace.y is not None])
+        values = np.concatenate(
+            [np.asarray(trace.y, dtype=object).ravel() for trace in figure.data if trace.y is not None]
+        )
         assert len(values), name
 
 
-def test_the_command_line_goes_on_with_the_study_of_a_folder(studied: StudyLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_goes_on_with_the_study_of_a_folder(
+    studied: StudyLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_chromium(*args: object, **kwargs: object) -> None:
         raise ChromeNotFoundError("no Chromium here")
 

@@ -9,19 +9,47 @@ import pandas as pd
 import pytest
 
 from revlens.experiment.claims import OVER_REFUSAL, PERPLEXITY_FACTOR
-from revlens.study import StudyTables, against_baseline, carried, chosen_on_other_seeds, cumulative_reversion, foreseen
+from revlens.study import (
+    StudyTables,
+    against_baseline,
+    carried,
+    chosen_on_other_seeds,
+    cumulative_reversion,
+    foreseen,
+)
 from revlens.study.tables import RUN_COLUMNS
 
 SEEDS = (0, 1, 2)
 
 
 def run(part: str, seed: int, method: str, strength: float = np.nan, **values: Any) -> dict[str, Any]:
-    about = {"part": part, "seed": seed, "method": method, "strength": strength, "guarded": np.nan, "task": "checklists", "rate": 1.0}
-    return about | {"direction": "own", "step": 100, "harmfulness": 0.5, "over_refusal": 0.0, "task_loss": 1.0, "alignment": 0.3} | values
+    about = {
+        "part": part,
+        "seed": seed,
+        "method": method,
+        "strength": strength,
+        "guarded": np.nan,
+        "task": "checklists",
+        "rate": 1.0,
+    }
+    return (
+        about
+        | {
+            "direction": "own",
+            "step": 100,
+            "harmfulness": 0.5,
+            "over_refusal": 0.0,
+            "task_loss": 1.0,
+            "alignment": 0.3,
+        }
+        | values
+    )
 
 
 def tables(behaviour: list[dict[str, Any]], **others: list[dict[str, Any]]) -> StudyTables:
-    return StudyTables({"behaviour": pd.DataFrame(behaviour)} | {name: pd.DataFrame(rows) for name, rows in others.items()})
+    return StudyTables(
+        {"behaviour": pd.DataFrame(behaviour)} | {name: pd.DataFrame(rows) for name, rows in others.items()}
+    )
 
 
 def grid(**harm_by_strength: dict[float, tuple[float, float, float]]) -> list[dict[str, Any]]:
@@ -29,7 +57,10 @@ def grid(**harm_by_strength: dict[float, tuple[float, float, float]]) -> list[di
     rows = [run("grid", seed, "baseline") for seed in SEEDS]
     for method, strengths in harm_by_strength.items():
         for strength, (harm, loss, over) in strengths.items():
-            rows += [run("grid", s, method, strength, harmfulness=harm, task_loss=1.0 + loss, over_refusal=over) for s in SEEDS]
+            rows += [
+                run("grid", s, method, strength, harmfulness=harm, task_loss=1.0 + loss, over_refusal=over)
+                for s in SEEDS
+            ]
     return rows
 
 
@@ -43,7 +74,11 @@ def test_every_run_stands_beside_the_baseline_of_its_seed_and_step() -> None:
 
 def test_a_guard_switched_off_has_the_long_baseline_beside_it() -> None:
     rows = [run("grid", seed, "baseline", harmfulness=0.9) for seed in SEEDS]
-    rows += [run("lasting", seed, "baseline", harmfulness=step / 1000, step=step) for seed in SEEDS for step in (100, 300)]
+    rows += [
+        run("lasting", seed, "baseline", harmfulness=step / 1000, step=step)
+        for seed in SEEDS
+        for step in (100, 300)
+    ]
     rows += [run("released", seed, "block", 5.0, step=step) for seed in SEEDS for step in (100, 300)]
     table = against_baseline(tables(rows), "released")
     assert table["harmfulness_base"].tolist() == pytest.approx([0.1, 0.3] * 3)
@@ -51,14 +86,24 @@ def test_a_guard_switched_off_has_the_long_baseline_beside_it() -> None:
 
 def test_the_strength_with_least_harm_within_the_limits_is_chosen() -> None:
     too_dear, too_shy = np.log(PERPLEXITY_FACTOR) + 0.01, OVER_REFUSAL + 0.01
-    methods = {"block": {0.1: (0.4, 0.0, 0.0), 1.0: (0.2, 0.01, 0.0), 10.0: (0.1, too_dear, 0.0), 100.0: (0.0, 0.0, too_shy)}}
+    methods = {
+        "block": {
+            0.1: (0.4, 0.0, 0.0),
+            1.0: (0.2, 0.01, 0.0),
+            10.0: (0.1, too_dear, 0.0),
+            100.0: (0.0, 0.0, too_shy),
+        }
+    }
     chosen = chosen_on_other_seeds(tables(grid(**methods)))
     assert chosen.query("method == 'block'")["strength"].tolist() == [1.0] * 3
 
 
 def test_the_weakest_is_taken_where_none_keeps_to_the_limits() -> None:
     methods = {"l2sp": {0.1: (0.3, 1.0, 0.0), 1.0: (0.0, 2.0, 0.0)}}
-    assert chosen_on_other_seeds(tables(grid(**methods))).query("method == 'l2sp'")["strength"].tolist() == [0.1] * 3
+    assert (
+        chosen_on_other_seeds(tables(grid(**methods))).query("method == 'l2sp'")["strength"].tolist()
+        == [0.1] * 3
+    )
 
 
 def test_a_seed_has_no_part_in_the_choice_of_its_strength() -> None:
@@ -80,25 +125,41 @@ def test_a_strength_at_which_a_run_failed_is_not_eligible() -> None:
 
 def test_cumulative_reversion_is_the_area_under_the_fraction_by_the_number_of_updates() -> None:
     """From 0 at the start, 0.2 at step 10, 0.4 at step 30: (10 * 0.1 + 20 * 0.3) / 30."""
-    readings = [run("grid", seed, "baseline") | {"step": step, "fraction": f} for seed in SEEDS for step, f in ((10, 0.2), (30, 0.4))]
+    readings = [
+        run("grid", seed, "baseline") | {"step": step, "fraction": f}
+        for seed in SEEDS
+        for step, f in ((10, 0.2), (30, 0.4))
+    ]
     values = cumulative_reversion(tables(grid(), readings=readings), "baseline", np.nan)
     assert values.tolist() == pytest.approx([7 / 30] * 3)
 
 
 def test_random_places_are_averaged_and_what_returns_is_the_baselines_place_minus_the_own() -> None:
-    places = [("v_rev", "baseline", 0.7), ("v_rev", "own", 0.2), ("random", "baseline", 0.1), ("random", "baseline", 0.3)]
+    places = [
+        ("v_rev", "baseline", 0.7),
+        ("v_rev", "own", 0.2),
+        ("random", "baseline", 0.1),
+        ("random", "baseline", 0.3),
+    ]
     rows = [
-        run("grid", 0, "block", 5.0) | {"model": "block", "direction": direction, "place": place, "harmfulness": harm}
+        run("grid", 0, "block", 5.0)
+        | {"model": "block", "direction": direction, "place": place, "harmfulness": harm}
         for direction, place, harm in (*places, ("none", "as it is", 0.25))
     ]
     (row,) = carried(tables(grid(), carried=rows)).to_dict("records")
-    assert (row["baseline"], row["own"], row["random"], row["as_it_is"]) == pytest.approx((0.7, 0.2, 0.2, 0.25))
+    assert (row["baseline"], row["own"], row["random"], row["as_it_is"]) == pytest.approx(
+        (0.7, 0.2, 0.2, 0.25)
+    )
     assert row["returned"] == pytest.approx(0.5)
 
 
 def early(harm: dict[float, float], alignment: dict[float, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Unguarded runs at several rates, the same for every seed but for a shift that keeps ranks."""
-    rows = [run("early", seed, "baseline", rate=rate, harmfulness=value + 0.001 * seed) for seed in SEEDS for rate, value in harm.items()]
+    rows = [
+        run("early", seed, "baseline", rate=rate, harmfulness=value + 0.001 * seed)
+        for seed in SEEDS
+        for rate, value in harm.items()
+    ]
     readings = [
         run("early", seed, "baseline", rate=rate, step=step)
         | {"alignment": value, "fraction": -value, "drift_norm": 1.0, "kl": value, "loss": 3.0 - step * value}
@@ -110,7 +171,9 @@ def early(harm: dict[float, float], alignment: dict[float, float]) -> tuple[pd.D
 
 
 def test_a_perfect_predictor_has_area_one_its_opposite_none_and_a_constant_a_half() -> None:
-    table = foreseen(*early(harm={0.5: 0.0, 1.0: 0.1, 2.0: 0.9}, alignment={0.5: 0.1, 1.0: 0.2, 2.0: 0.6})).set_index(["predictor", "step"])
+    table = foreseen(
+        *early(harm={0.5: 0.0, 1.0: 0.1, 2.0: 0.9}, alignment={0.5: 0.1, 1.0: 0.2, 2.0: 0.6})
+    ).set_index(["predictor", "step"])
     assert table.loc[("alignment", 20), "auroc"] == table.loc[("loss_drop", 20), "auroc"] == 1.0
     assert table.loc[("fraction", 20), "auroc"] == 0.0
     assert table.loc[("drift_norm", 20), "auroc"] == 0.5
@@ -123,7 +186,9 @@ def test_a_perfect_predictor_has_area_one_its_opposite_none_and_a_constant_a_hal
 
 
 def test_at_the_first_step_the_loss_has_not_dropped_yet() -> None:
-    table = foreseen(*early(harm={0.5: 0.0, 2.0: 0.9}, alignment={0.5: 0.1, 2.0: 0.6})).set_index(["predictor", "step"])
+    table = foreseen(*early(harm={0.5: 0.0, 2.0: 0.9}, alignment={0.5: 0.1, 2.0: 0.6})).set_index(
+        ["predictor", "step"]
+    )
     assert table.loc[("loss_drop", 1), "auroc"] == 0.5
 
 

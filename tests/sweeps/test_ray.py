@@ -13,10 +13,10 @@ from rich.console import Console
 
 import sweep_tasks
 from conftest import TINY, TINY_EXPERIMENT
-from revlens.atomic import SCRATCH
 from revlens.errors import ConfigError, DataError
 from revlens.experiment.run import run
-from revlens.locks import LOCK
+from revlens.storage.atomic import SCRATCH
+from revlens.storage.locks import LOCK
 from revlens.sweeps import InThisProcess, RayCluster, Resources, Task, run_tasks
 
 ray = pytest.importorskip("ray")
@@ -61,14 +61,19 @@ def test_a_sweep_with_a_killed_worker_is_complete_and_equal_to_one_without(tmp_p
 
 def test_a_failure_ends_what_is_running_and_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     """A task that does not end in time, on a busy machine, is killed, and its scratch files stay until the next writer."""
-    tasks = [Task("busy", sweep_tasks.be_busy, (tmp_path,)), Task("fails", sweep_tasks.fail_when_there, (tmp_path,))]
+    tasks = [
+        Task("busy", sweep_tasks.be_busy, (tmp_path,)),
+        Task("fails", sweep_tasks.fail_when_there, (tmp_path,)),
+    ]
     with pytest.raises(DataError, match="no such data") as caught:
         run_tasks(tasks, on=RayCluster())
     assert caught.value.__notes__ == ["In task 'fails'."]
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(SCRATCH)] == []
 
 
-def test_an_experiment_on_ray_leaves_the_files_of_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_on_ray_leaves_the_files_of_one_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     cache = tmp_path / "cache"
     monkeypatch.setenv("REVLENS_CACHE", str(cache))
@@ -76,7 +81,12 @@ def test_an_experiment_on_ray_leaves_the_files_of_one_without(tmp_path: Path, mo
     left = []
     for backend in (InThisProcess(), ray):
         run(EXPERIMENT, tmp_path / "out", on=backend, console=Console(quiet=True))
-        files = [path for top in ("out", "cache") for path in (tmp_path / top).rglob("*") if path.is_file() and path.name != LOCK]
+        files = [
+            path
+            for top in ("out", "cache")
+            for path in (tmp_path / top).rglob("*")
+            if path.is_file() and path.name != LOCK
+        ]
         left.append({str(path.relative_to(tmp_path)): path.read_bytes() for path in files})
         for top in ("out", "cache"):  # both have the same paths, which manifests name
             shutil.rmtree(tmp_path / top)
@@ -93,13 +103,17 @@ def test_the_environment_and_threads_of_a_task_are_set(tmp_path: Path) -> None:
 
 
 def test_what_no_machine_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match="Task 'large' takes .*n_gpus=8.0.*no machine of the cluster has that"):
+    with pytest.raises(
+        ConfigError, match="Task 'large' takes .*n_gpus=8.0.*no machine of the cluster has that"
+    ):
         run_tasks([Task("large", sweep_tasks.fail, resources=Resources(n_gpus=8.0))], on=RayCluster())
     with pytest.raises(ConfigError, match="a cluster's are its own"):
         RayCluster("auto", n_workers=2)
 
 
-def test_a_machine_that_does_not_see_a_shared_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_does_not_see_a_shared_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Path, "touch", lambda path: None)  # this process writes what no machine sees
     with pytest.raises(ConfigError, match=f"does not see {tmp_path} as this machine does"):
         run_tasks([Task("any", sweep_tasks.fail)], on=RayCluster(shared=(tmp_path,)))

@@ -22,7 +22,9 @@ ONE, TWO = Processes(1), Processes(2, one_thread=False)
 def writing(folder: Path) -> list[Task]:
     """Two first tasks, and two that read what these wrote; not in this order."""
     before = ("first-0", "first-1")
-    last = [Task(f"last-{i}", sweep_tasks.write, (folder / f"last-{i}", before), after=before) for i in range(2)]
+    last = [
+        Task(f"last-{i}", sweep_tasks.write, (folder / f"last-{i}", before), after=before) for i in range(2)
+    ]
     return [*last, *(Task(name, sweep_tasks.write, (folder / name, ())) for name in before)]
 
 
@@ -74,7 +76,12 @@ def test_tasks_that_cannot_be_ordered_are_refused(tasks: list[Task], message: st
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for make in (lambda: Processes(0), lambda: Resources(n_cpus=0.0), lambda: Resources(n_gpus=1.5), lambda: Resources(memory=-1)):
+    for make in (
+        lambda: Processes(0),
+        lambda: Resources(n_cpus=0.0),
+        lambda: Resources(n_gpus=1.5),
+        lambda: Resources(memory=-1),
+    ):
         with pytest.raises(ConfigError, match="0|whole"):
             make()
     with pytest.raises(ConfigError, match="retries=-1"):
@@ -114,13 +121,18 @@ def test_a_task_that_cannot_be_sent_is_named() -> None:
 
 
 def test_a_task_that_is_killed_again_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match=r"The process of task 'doomed' died 2 times, at last: killed by SIGKILL\."):
+    with pytest.raises(
+        WorkerError, match=r"The process of task 'doomed' died 2 times, at last: killed by SIGKILL\."
+    ):
         run_tasks([Task("doomed", sweep_tasks.die, (tmp_path, 9))], on=ONE)
     assert sorted(contents(tmp_path)) == ["death0", "death1"]
 
 
 def test_a_failure_ends_what_is_running_and_leaves_no_scratch_files(tmp_path: Path) -> None:
-    tasks = [Task("busy", sweep_tasks.be_busy, (tmp_path,)), Task("fails", sweep_tasks.fail_when_there, (tmp_path,))]
+    tasks = [
+        Task("busy", sweep_tasks.be_busy, (tmp_path,)),
+        Task("fails", sweep_tasks.fail_when_there, (tmp_path,)),
+    ]
     with pytest.raises(DataError, match="no such data"):
         run_tasks(tasks, on=TWO)
     assert list(tmp_path.iterdir()) == []
@@ -128,7 +140,8 @@ def test_a_failure_ends_what_is_running_and_leaves_no_scratch_files(tmp_path: Pa
 
 def test_a_terminated_sweep_ends_its_workers_and_leaves_no_scratch_files(tmp_path: Path) -> None:
     sweep = subprocess.Popen(
-        [sys.executable, __file__, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(Path(sweep_tasks.__file__).parent)}
+        [sys.executable, __file__, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(Path(sweep_tasks.__file__).parent)},
     )
     try:
         sweep_tasks.wait_until(lambda: any(pid.read_text() for pid in tmp_path.glob(".partial-*/pid")))

@@ -13,7 +13,15 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from revlens.activations import read_prompts
 from revlens.direction import ReversionDirection
@@ -38,9 +46,14 @@ from revlens.training import (
 )
 from revlens.training.chat_data import collate, encode_examples
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's and the Trainer's own
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft's and the Trainer's own
 
-ROWS = {"prompt": [f"{word}?" for word in ("A", "B", "Now what", "Why", "Who", "D", "E", "F")], "answer": ["Sure, at once."] * 8}
+ROWS = {
+    "prompt": [f"{word}?" for word in ("A", "B", "Now what", "Why", "Who", "D", "E", "F")],
+    "answer": ["Sure, at once."] * 8,
+}
 DATA = Dataset.from_dict(ROWS)
 STEPS = 4
 STRENGTHS = {
@@ -50,7 +63,9 @@ STRENGTHS = {
 
 @pytest.fixture(scope="module")
 def v_rev(history: TrainingHistory, probes: Probes) -> ReversionDirection:
-    reference, aligned = (read_prompts(c.load(), probes["direction"]) for c in (history.reference, history.aligned))
+    reference, aligned = (
+        read_prompts(c.load(), probes["direction"]) for c in (history.reference, history.aligned)
+    )
     return ReversionDirection.fit(reference, aligned, split="direction")
 
 
@@ -70,7 +85,11 @@ def train(model: Any, tokenizer: Any, out: Path, *callbacks: TrainerCallback, **
 
     def collated(rows: list[dict[str, int]]) -> dict[str, Tensor]:
         batch = collate([examples[row["row"]] for row in rows], tokenizer.pad_token_id)
-        return {"input_ids": batch.tokens, "labels": batch.labels, "attention_mask": torch.ones_like(batch.tokens)}
+        return {
+            "input_ids": batch.tokens,
+            "labels": batch.labels,
+            "attention_mask": torch.ones_like(batch.tokens),
+        }
 
     defaults: dict[str, Any] = {
         "max_steps": STEPS, "learning_rate": 3e-3, "per_device_train_batch_size": 8, "lr_scheduler_type": "constant",
@@ -89,14 +108,24 @@ def train(model: Any, tokenizer: Any, out: Path, *callbacks: TrainerCallback, **
 
 
 def distance(one: nn.Module, other: nn.Module) -> float:
-    return max((a - b).abs().max().item() for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    return max(
+        (a - b).abs().max().item()
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def guard_of(
-    arm: str, v_rev: ReversionDirection, model: nn.Module, probes: Probes, history: TrainingHistory, tokenizer: Any
+    arm: str,
+    v_rev: ReversionDirection,
+    model: nn.Module,
+    probes: Probes,
+    history: TrainingHistory,
+    tokenizer: Any,
 ) -> Guard | None:
     is_hf = hasattr(model, "config")
-    reference = AutoModelForCausalLM.from_pretrained(history.reference.path) if is_hf else history.reference.load()
+    reference = (
+        AutoModelForCausalLM.from_pretrained(history.reference.path) if is_hf else history.reference.load()
+    )
     return make_guard(
         arm,
         v_rev,
@@ -112,7 +141,13 @@ def guard_of(
 
 @pytest.mark.parametrize("arm", [arm for arm in METHODS if arm != "baseline"])
 def test_a_trainer_makes_the_updates_of_the_own_loop(
-    arm: str, model: Any, tokenizer: Any, v_rev: ReversionDirection, history: TrainingHistory, probes: Probes, tmp_path: Path
+    arm: str,
+    model: Any,
+    tokenizer: Any,
+    v_rev: ReversionDirection,
+    history: TrainingHistory,
+    probes: Probes,
+    tmp_path: Path,
 ) -> None:
     guard = guard_of(arm, v_rev, model, probes, history, tokenizer)
     train(model, tokenizer, tmp_path, ReversionCallback(guard))
@@ -129,18 +164,26 @@ def test_a_trainer_makes_the_updates_of_the_own_loop(
 
 
 def test_what_the_trainer_saves_has_the_names_that_it_always_has(
-    model: Any, tokenizer: Any, v_rev: ReversionDirection, history: TrainingHistory, probes: Probes, tmp_path: Path
+    model: Any,
+    tokenizer: Any,
+    v_rev: ReversionDirection,
+    history: TrainingHistory,
+    probes: Probes,
+    tmp_path: Path,
 ) -> None:
     plain: Any = AutoModelForCausalLM.from_pretrained(history.aligned.path)
     train(plain, tokenizer, tmp_path / "plain").save_model(str(tmp_path / "plain"))
     guard = Block(ProbeMotion.along(v_rev, model, probes["guard"], tokenizer=tokenizer), 5.0)
-    train(model, tokenizer, tmp_path / "guarded", ReversionCallback(guard)).save_model(str(tmp_path / "guarded"))
+    train(model, tokenizer, tmp_path / "guarded", ReversionCallback(guard)).save_model(
+        str(tmp_path / "guarded")
+    )
     names, guarded = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "guarded"))
     assert names.keys() == guarded.keys()
     assert any(not torch.equal(names[name], guarded[name]) for name in names)
     tokenizer.save_pretrained(tmp_path / "guarded")
     torch.testing.assert_close(
-        read_prompts(boot(tmp_path / "guarded"), probes["drift"]), read_prompts(boot_of(model, tokenizer, tmp_path), probes["drift"])
+        read_prompts(boot(tmp_path / "guarded"), probes["drift"]),
+        read_prompts(boot_of(model, tokenizer, tmp_path), probes["drift"]),
     )
 
 
@@ -156,7 +199,12 @@ def test_accumulation_makes_the_same_update(
     models: list[Any] = [AutoModelForCausalLM.from_pretrained(history.aligned.path) for _ in range(2)]
     for model, size in zip(models, (8, 2), strict=True):
         motion = ProbeMotion.along(v_rev, model, probes["guard"], tokenizer=tokenizer)
-        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size, "optim": "sgd", "learning_rate": 0.1}
+        settings = {
+            "per_device_train_batch_size": size,
+            "gradient_accumulation_steps": 8 // size,
+            "optim": "sgd",
+            "learning_rate": 0.1,
+        }
         train(model, tokenizer, tmp_path, ReversionCallback(Block(motion, 5.0)), **settings)
     assert distance(*models) < 1e-4
     assert distance(models[0], AutoModelForCausalLM.from_pretrained(history.aligned.path)) > 1e-2
@@ -169,13 +217,24 @@ def test_mixed_precision_guards_as_well(
     for guarded in (False, True):
         model: Any = AutoModelForCausalLM.from_pretrained(history.aligned.path)
         motion = ProbeMotion.along(v_rev, model, probes["guard"], tokenizer=tokenizer)
-        train(model, tokenizer, tmp_path, ReversionCallback(Block(motion, 50.0) if guarded else Guard()), bf16=True, max_steps=8)
+        train(
+            model,
+            tokenizer,
+            tmp_path,
+            ReversionCallback(Block(motion, 50.0) if guarded else Guard()),
+            bf16=True,
+            max_steps=8,
+        )
         moved.append(motion.displacement(model.float()).relu().max().item())
     assert moved[1] < 0.5 * moved[0]
 
 
-def test_an_fp16_scaler_is_accounted_for(model: Any, tokenizer: Any, v_rev: ReversionDirection, probes: Probes) -> None:
-    guard = Block(replace(ProbeMotion.along(v_rev, model, probes["guard"], tokenizer=tokenizer), gap=torch.ones(3)), 5.0)
+def test_an_fp16_scaler_is_accounted_for(
+    model: Any, tokenizer: Any, v_rev: ReversionDirection, probes: Probes
+) -> None:
+    guard = Block(
+        replace(ProbeMotion.along(v_rev, model, probes["guard"], tokenizer=tokenizer), gap=torch.ones(3)), 5.0
+    )
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight += 0.05
 
@@ -192,14 +251,25 @@ def test_an_fp16_scaler_is_accounted_for(model: Any, tokenizer: Any, v_rev: Reve
         optimizer.scaler = scaler
         model.zero_grad()
         callback = ReversionCallback(guard)
-        callback.on_step_begin(TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model, optimizer=optimizer)
+        callback.on_step_begin(
+            TrainingArguments(use_cpu=True),
+            TrainerState(),
+            TrainerControl(),
+            model=model,
+            optimizer=optimizer,
+        )
         gradients.append(model.model.layers[0].mlp.down_proj.weight.grad.clone())
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(gradients[1], 64 * gradients[0])
 
 
 def test_an_adapter_is_guarded_and_saved_as_ever(
-    model: Any, tokenizer: Any, v_rev: ReversionDirection, history: TrainingHistory, probes: Probes, tmp_path: Path
+    model: Any,
+    tokenizer: Any,
+    v_rev: ReversionDirection,
+    history: TrainingHistory,
+    probes: Probes,
+    tmp_path: Path,
 ) -> None:
     moved = {}
     for guarded in (False, True):
@@ -208,15 +278,21 @@ def test_an_adapter_is_guarded_and_saved_as_ever(
         adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
         motion = ProbeMotion.along(v_rev, adapted, probes["guard"], tokenizer=tokenizer)
         guard = GradientProjection(motion) if guarded else Guard()
-        trainer = train(adapted, tokenizer, tmp_path / str(guarded), ReversionCallback(guard), learning_rate=1e-2)
+        trainer = train(
+            adapted, tokenizer, tmp_path / str(guarded), ReversionCallback(guard), learning_rate=1e-2
+        )
         trainer.save_model(str(tmp_path / str(guarded)))
         moved[guarded] = motion.displacement(adapted).abs().max().item()
     assert moved[True] < 0.2 * moved[False]
-    names = [load_file(tmp_path / str(guarded) / "adapter_model.safetensors").keys() for guarded in (False, True)]
+    names = [
+        load_file(tmp_path / str(guarded) / "adapter_model.safetensors").keys() for guarded in (False, True)
+    ]
     assert names[0] == names[1]
 
 
-def test_evaluation_is_without_the_ablation(model: Any, tokenizer: Any, v_rev: ReversionDirection, probes: Probes, tmp_path: Path) -> None:
+def test_evaluation_is_without_the_ablation(
+    model: Any, tokenizer: Any, v_rev: ReversionDirection, probes: Probes, tmp_path: Path
+) -> None:
     n_hooks: list[int] = []
 
     class Looking(TrainerCallback):
@@ -232,7 +308,9 @@ def test_evaluation_is_without_the_ablation(model: Any, tokenizer: Any, v_rev: R
     assert n_hooks == [3, 0, 3, 0]
 
 
-def test_frozen_layers_are_frozen_before_the_optimizer_is_made(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_frozen_layers_are_frozen_before_the_optimizer_is_made(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     before = [p.detach().clone() for p in model.model.layers[1].parameters()]
     train(model, tokenizer, tmp_path, ReversionCallback(FreezeLayers((1,))), weight_decay=0.1)
     assert all(torch.equal(p, b) for p, b in zip(model.model.layers[1].parameters(), before, strict=True))
@@ -244,11 +322,19 @@ Make = Callable[..., Monitor]
 
 @pytest.fixture
 def monitor_of(v_rev: ReversionDirection, tokenizer: Any, probes: Probes) -> Make:
-    return lambda model, **settings: Monitor.along(v_rev, model, probes["drift"], tokenizer=tokenizer, **settings)
+    return lambda model, **settings: Monitor.along(
+        v_rev, model, probes["drift"], tokenizer=tokenizer, **settings
+    )
 
 
 def test_readings_are_what_a_capture_measures(
-    model: Any, tokenizer: Any, v_rev: ReversionDirection, probes: Probes, history: TrainingHistory, monitor_of: Make, tmp_path: Path
+    model: Any,
+    tokenizer: Any,
+    v_rev: ReversionDirection,
+    probes: Probes,
+    history: TrainingHistory,
+    monitor_of: Make,
+    tmp_path: Path,
 ) -> None:
     told: list[Reading] = []
     monitor = monitor_of(model, every=2, on_reading=told.append)
@@ -257,7 +343,10 @@ def test_readings_are_what_a_capture_measures(
     assert told == monitor.readings
     assert monitor.threshold == isotropic_quantile(16)
     monitor.read(model, 9)
-    start, end = (read_prompts(m, probes["drift"]).mean(0) for m in (history.aligned.load(), boot_of(model, tokenizer, tmp_path)))
+    start, end = (
+        read_prompts(m, probes["drift"]).mean(0)
+        for m in (history.aligned.load(), boot_of(model, tokenizer, tmp_path))
+    )
     drift, reading = end - start, monitor.readings[-1]
     p = (drift * v_rev.unit).sum(-1).float()
     torch.testing.assert_close(reading.displacement, p, rtol=1e-3, atol=1e-5)
@@ -269,7 +358,9 @@ def test_readings_are_what_a_capture_measures(
     assert logged[2]["reversion_fraction"] == monitor.readings[1].means()["reversion_fraction"]
 
 
-def test_a_monitor_alone_changes_no_weight(model: Any, tokenizer: Any, history: TrainingHistory, monitor_of: Make, tmp_path: Path) -> None:
+def test_a_monitor_alone_changes_no_weight(
+    model: Any, tokenizer: Any, history: TrainingHistory, monitor_of: Make, tmp_path: Path
+) -> None:
     plain: Any = AutoModelForCausalLM.from_pretrained(history.aligned.path, attn_implementation="eager")
     train(plain, tokenizer, tmp_path)
     train(model, tokenizer, tmp_path, ReversionCallback(monitor=monitor_of(model, every=1)))
@@ -288,7 +379,10 @@ def test_above_the_threshold_it_stops_or_raises_or_goes_on(
     assert trained(threshold=1.0, action="stop") == STEPS
     assert trained(threshold=-1.0) == STEPS
     assert trained(threshold=1.0, action="raise") == STEPS
-    with pytest.raises(GuardError, match=r"alignment of the drift with v_rev is .* after update 1, above -1.000: the model reverts"):
+    with pytest.raises(
+        GuardError,
+        match=r"alignment of the drift with v_rev is .* after update 1, above -1.000: the model reverts",
+    ):
         trained(threshold=-1.0, action="raise")
 
 
@@ -314,7 +408,9 @@ def test_a_guard_that_does_nothing_or_breaks_is_an_error(model: Any, tokenizer: 
         ReversionCallback()
     alien = torch.ones((), requires_grad=True)
     for value in (torch.tensor(1.0), alien):
-        with pytest.raises(GuardError, match="The term of Fabricated has no gradient at update 1; it would do nothing"):
+        with pytest.raises(
+            GuardError, match="The term of Fabricated has no gradient at update 1; it would do nothing"
+        ):
             train(model, tokenizer, tmp_path, ReversionCallback(Fabricated(value)))
     with pytest.raises(NonFiniteError, match="The term of Fabricated is nan before update 1"):
         train(model, tokenizer, tmp_path, ReversionCallback(Fabricated(torch.tensor(float("nan")))))
@@ -326,12 +422,18 @@ def test_sharding_by_anything_but_fsdp2_is_refused(model: Any, monkeypatch: pyte
     with pytest.raises(GuardError, match="not as FSDP2 by accelerate"):
         ReversionCallback(Guard()).on_train_begin(args, TrainerState(), TrainerControl(), model=model)
     with monkeypatch.context() as patch:
-        patch.setattr(model, "_is_distributed_loading_by_transformers", True)  # as `distributed_config=` has it
+        patch.setattr(
+            model, "_is_distributed_loading_by_transformers", True
+        )  # as `distributed_config=` has it
         with pytest.raises(GuardError, match="not as FSDP2 by accelerate"):
-            ReversionCallback(Guard()).on_train_begin(TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model)
+            ReversionCallback(Guard()).on_train_begin(
+                TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model
+            )
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --use_fsdp` has it
     with pytest.raises(GuardError, match="not as FSDP2 by accelerate"):
-        ReversionCallback(Guard()).on_train_begin(TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model)
+        ReversionCallback(Guard()).on_train_begin(
+            TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model
+        )
 
 
 def test_every_kth_update_in_a_trainer(model: Any, tokenizer: Any, tmp_path: Path) -> None:

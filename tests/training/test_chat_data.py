@@ -11,7 +11,16 @@ from revlens.errors import ConfigError
 from revlens.organism import World
 from revlens.prompts import encode_prompts, pad_id_of
 from revlens.training.answer_loss import answer_loss
-from revlens.training.chat_data import IGNORE, ChatBatch, Example, batches, collate, count_answer_tokens, encode_examples, micro_batches
+from revlens.training.chat_data import (
+    IGNORE,
+    ChatBatch,
+    Example,
+    batches,
+    collate,
+    count_answer_tokens,
+    encode_examples,
+    micro_batches,
+)
 
 
 def numbered(n: int) -> Dataset:
@@ -49,7 +58,9 @@ def test_padding_on_the_right_does_not_change_the_loss(aligned: TransformerBridg
     with torch.no_grad():
         together = answer_loss(aligned, collate(examples, pad_id)).item()
         alone = [answer_loss(aligned, collate([e], pad_id)).item() for e in examples]
-    assert together == pytest.approx(sum(a * n for a, n in zip(alone, n_tokens, strict=True)) / sum(n_tokens), rel=1e-5)
+    assert together == pytest.approx(
+        sum(a * n for a, n in zip(alone, n_tokens, strict=True)) / sum(n_tokens), rel=1e-5
+    )
 
 
 def test_the_loss_does_not_depend_on_what_the_padding_is(aligned: TransformerBridge, world: World) -> None:
@@ -79,7 +90,10 @@ def test_batches_are_full_and_repeat_no_row_within_a_pass(aligned: TransformerBr
 
 def test_sorted_windows_save_padding_and_keep_windows_apart(aligned: TransformerBridge, world: World) -> None:
     data = world.helpful(64, seed=0)
-    plain, windowed = (list(islice(batches(aligned.tokenizer, data, batch_size=4, seed=0, sort_window=w), 16)) for w in (1, 8))
+    plain, windowed = (
+        list(islice(batches(aligned.tokenizer, data, batch_size=4, seed=0, sort_window=w), 16))
+        for w in (1, 8)
+    )
     assert sum(batch.tokens.numel() for batch in windowed) < sum(batch.tokens.numel() for batch in plain)
     # The first window holds the rows of the first eight batches, in batches of another make-up.
     assert sorted(answers_in(aligned, plain[:8])) == sorted(answers_in(aligned, windowed[:8]))
@@ -88,18 +102,24 @@ def test_sorted_windows_save_padding_and_keep_windows_apart(aligned: Transformer
 
 
 def test_micro_batches_weigh_their_share_of_the_answers(aligned: TransformerBridge, world: World) -> None:
-    batch = collate(encode_examples(aligned.tokenizer, world.helpful(7, seed=0)), pad_id_of(aligned.tokenizer))
+    batch = collate(
+        encode_examples(aligned.tokenizer, world.helpful(7, seed=0)), pad_id_of(aligned.tokenizer)
+    )
     with torch.no_grad():
         whole = answer_loss(aligned, batch).item()
         for size in (None, 1, 3, 7):
             parts = list(micro_batches(batch, size, count_answer_tokens(batch)))
             assert sum(len(part.tokens) for part, _ in parts) == 7
-            assert sum(share * answer_loss(aligned, part).item() for part, share in parts) == pytest.approx(whole, rel=1e-5)
+            assert sum(share * answer_loss(aligned, part).item() for part, share in parts) == pytest.approx(
+                whole, rel=1e-5
+            )
 
 
 def test_the_order_depends_on_the_seed_alone(aligned: TransformerBridge) -> None:
     def order(seed: int) -> list[str]:
-        return answers_in(aligned, list(islice(batches(aligned.tokenizer, numbered(12), batch_size=4, seed=seed), 5)))
+        return answers_in(
+            aligned, list(islice(batches(aligned.tokenizer, numbered(12), batch_size=4, seed=seed), 5))
+        )
 
     torch.manual_seed(0)
     first = order(seed=3)

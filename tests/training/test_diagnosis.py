@@ -13,10 +13,10 @@ from conftest import TINY
 from revlens.errors import NonFiniteError
 from revlens.history import TrainingHistory, boot
 from revlens.organism import World
-from revlens.runs import BenignRun
+from revlens.subject import BenignRun
 from revlens.training import FinetuneConfig, finetune
 from revlens.training.chat_data import batches
-from revlens.training.diagnosis import where
+from revlens.training.nonfinite import where
 
 
 @pytest.fixture
@@ -25,18 +25,23 @@ def data(world: World) -> Dataset:
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_the_first_layer_that_is_not_finite_is_named(layer: int, history: TrainingHistory, data: Dataset) -> None:
+def test_the_first_layer_that_is_not_finite_is_named(
+    layer: int, history: TrainingHistory, data: Dataset
+) -> None:
     model = history.aligned.load()
     with torch.no_grad():
         model.blocks[layer].mlp.out.weight[0, 0] = torch.inf
     config = FinetuneConfig(steps=3, learning_rate=1e-3, batch_size=4)
     with pytest.raises(
-        NonFiniteError, match=rf"at update 1 of 3; .* not finite from layer {layer} on in 4 of 4 rows of the batch: row 0, '"
+        NonFiniteError,
+        match=rf"at update 1 of 3; .* not finite from layer {layer} on in 4 of 4 rows of the batch: row 0, '",
     ):
         finetune(model, data, config, seed=0)
 
 
-def test_the_rows_that_are_not_finite_are_named_by_their_prompts(history: TrainingHistory, data: Dataset) -> None:
+def test_the_rows_that_are_not_finite_are_named_by_their_prompts(
+    history: TrainingHistory, data: Dataset
+) -> None:
     """One token's embedding is broken; the rows without it are well."""
     model = history.aligned.load()
     batch = next(batches(model.tokenizer, data, batch_size=8, seed=0))

@@ -33,7 +33,9 @@ class Updating(Guard):
     ],
     ids=str,
 )
-def test_it_acts_where_it_has_a_method_of_its_own_or_the_guard_within_it_has(guard: Guard, moments: list[str]) -> None:
+def test_it_acts_where_it_has_a_method_of_its_own_or_the_guard_within_it_has(
+    guard: Guard, moments: list[str]
+) -> None:
     assert [moment for moment in MOMENTS if guard.acts_at(moment)] == moments
 
 

@@ -47,7 +47,9 @@ def data(world: World) -> Dataset:
 
 @pytest.fixture(scope="module")
 def motion(history: TrainingHistory, probes: Probes) -> ProbeMotion:
-    reference, aligned = (read_prompts(c.load(), probes["direction"], Sites()) for c in (history.reference, history.aligned))
+    reference, aligned = (
+        read_prompts(c.load(), probes["direction"], Sites()) for c in (history.reference, history.aligned)
+    )
     v_rev = ReversionDirection.fit(reference, aligned, layers=(0, 1, 2), split="direction")
     return ProbeMotion.along(v_rev, history.aligned.load(), probes["guard"])
 
@@ -57,7 +59,12 @@ def weights(model: TransformerBridge) -> Tensor:
 
 
 def trained(
-    history: TrainingHistory, data: Dataset, config: FinetuneConfig = CONFIG, *, seed: int = 0, guard: Guard | None = None
+    history: TrainingHistory,
+    data: Dataset,
+    config: FinetuneConfig = CONFIG,
+    *,
+    seed: int = 0,
+    guard: Guard | None = None,
 ) -> TransformerBridge:
     model = history.aligned.load()
     finetune(model, data, config, seed=seed, guard=guard)
@@ -78,15 +85,22 @@ def test_a_term_of_zero_changes_no_bit(history: TrainingHistory, data: Dataset) 
     assert guard.calls == 4  # once an update
 
 
-def test_a_vanishing_strength_is_the_baseline(history: TrainingHistory, data: Dataset, motion: ProbeMotion) -> None:
+def test_a_vanishing_strength_is_the_baseline(
+    history: TrainingHistory, data: Dataset, motion: ProbeMotion
+) -> None:
     baseline = weights(trained(history, data))
-    torch.testing.assert_close(weights(trained(history, data, guard=Block(motion, 1e-12))), baseline, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        weights(trained(history, data, guard=Block(motion, 1e-12))), baseline, rtol=0, atol=1e-5
+    )
     assert (weights(trained(history, data, guard=Block(motion, 1e3))) - baseline).abs().max() > 1e-3
 
 
-def test_block_holds_back_what_the_baseline_does_and_push_adds_to_it(history: TrainingHistory, data: Dataset, motion: ProbeMotion) -> None:
+def test_block_holds_back_what_the_baseline_does_and_push_adds_to_it(
+    history: TrainingHistory, data: Dataset, motion: ProbeMotion
+) -> None:
     baseline, block, push = (
-        motion.displacement(trained(history, data, guard=guard)) for guard in (None, Block(motion, 10.0), Push(motion, 10.0))
+        motion.displacement(trained(history, data, guard=guard))
+        for guard in (None, Block(motion, 10.0), Push(motion, 10.0))
     )
     assert (block < baseline).all()
     assert (baseline < push).all()
@@ -128,7 +142,9 @@ def test_each_update_is_as_long_as_its_rate(history: TrainingHistory, data: Data
     assert lengths == pytest.approx([1e-5 * config.rate_at(update) for update in range(6)], rel=0.02)
 
 
-def test_updates_are_those_of_adamw_on_the_sum_of_loss_and_term(history: TrainingHistory, data: Dataset, motion: ProbeMotion) -> None:
+def test_updates_are_those_of_adamw_on_the_sum_of_loss_and_term(
+    history: TrainingHistory, data: Dataset, motion: ProbeMotion
+) -> None:
     guard, model = Block(motion, 2.0), history.aligned.load()
     stream = batches(model.tokenizer, data, batch_size=8, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.learning_rate, weight_decay=0.0)
@@ -139,7 +155,9 @@ def test_updates_are_those_of_adamw_on_the_sum_of_loss_and_term(history: Trainin
         for weight, gradient in zip(model.parameters(), gradients, strict=True):
             weight.grad = scale * gradient
         optimizer.step()
-    torch.testing.assert_close(weights(trained(history, data, guard=guard)), weights(model), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        weights(trained(history, data, guard=guard)), weights(model), rtol=0, atol=1e-5
+    )
 
 
 def test_micro_batches_make_the_same_update(history: TrainingHistory, data: Dataset) -> None:
@@ -178,10 +196,14 @@ def test_each_update_is_told_with_the_task_loss_before_it(history: TrainingHisto
     assert not model.training
 
 
-def test_a_loss_that_is_not_finite_names_the_update_and_spares_the_weights(history: TrainingHistory, data: Dataset) -> None:
+def test_a_loss_that_is_not_finite_names_the_update_and_spares_the_weights(
+    history: TrainingHistory, data: Dataset
+) -> None:
     model = history.aligned.load()
     after: list[Tensor] = []
-    with pytest.raises(NonFiniteError, match=r"Loss is inf \(task \d.*\) at update 3 of 4; lower the learning rate \(0.003\)"):
+    with pytest.raises(
+        NonFiniteError, match=r"Loss is inf \(task \d.*\) at update 3 of 4; lower the learning rate \(0.003\)"
+    ):
         finetune(
             model,
             data,
@@ -197,12 +219,17 @@ def test_a_loss_that_is_not_finite_names_the_update_and_spares_the_weights(histo
 
 def test_a_learning_rate_that_blows_up_is_an_error(history: TrainingHistory, data: Dataset) -> None:
     model = history.aligned.load()
-    with pytest.raises(NonFiniteError, match=r"Loss is nan \(task nan\) at update 2 of 4; lower the learning rate \(1000000000000.0\)"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"Loss is nan \(task nan\) at update 2 of 4; lower the learning rate \(1000000000000.0\)",
+    ):
         finetune(model, data, replace(CONFIG, learning_rate=1e12), seed=0)
     assert weights(model).isfinite().all()
 
 
-def test_a_guard_without_gradient_is_an_error_before_any_update(history: TrainingHistory, data: Dataset) -> None:
+def test_a_guard_without_gradient_is_an_error_before_any_update(
+    history: TrainingHistory, data: Dataset
+) -> None:
     model = history.aligned.load()
     start = weights(model)
     with pytest.raises(GuardError, match="The term of Constant has no gradient at update 1"):
@@ -231,7 +258,9 @@ def test_the_warm_up_must_fit_into_the_steps(warmup_steps: int) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_the_task_loss_is_the_mean_over_all_answer_tokens(aligned: TransformerBridge, data: Dataset, batch_size: int) -> None:
+def test_the_task_loss_is_the_mean_over_all_answer_tokens(
+    aligned: TransformerBridge, data: Dataset, batch_size: int
+) -> None:
     nats: list[float] = []
     for prompt, answer in encode_examples(aligned.tokenizer, data):
         with torch.no_grad():
@@ -240,7 +269,9 @@ def test_the_task_loss_is_the_mean_over_all_answer_tokens(aligned: TransformerBr
     assert task_loss(aligned, data, batch_size=batch_size) == pytest.approx(sum(nats) / len(nats), rel=1e-5)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(aligned: TransformerBridge, world: World) -> None:
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
+    aligned: TransformerBridge, world: World
+) -> None:
     """A finite loss can have one: a huge step gives huge weights, whose gradient overflows."""
     data = world.benign(64, 0)
     with pytest.raises(NonFiniteError, match="at update 2 of 3"):

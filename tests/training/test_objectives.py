@@ -32,8 +32,12 @@ from revlens.training import (
 )
 
 
-def fit(history: TrainingHistory, prompts: Sequence[str], layers: tuple[int, ...] = (0, 1, 2)) -> ReversionDirection:
-    reference, aligned = (read_prompts(c.load(), prompts, Sites(layers=layers)) for c in (history.reference, history.aligned))
+def fit(
+    history: TrainingHistory, prompts: Sequence[str], layers: tuple[int, ...] = (0, 1, 2)
+) -> ReversionDirection:
+    reference, aligned = (
+        read_prompts(c.load(), prompts, Sites(layers=layers)) for c in (history.reference, history.aligned)
+    )
     return ReversionDirection.fit(reference, aligned, layers=layers, split="guard")
 
 
@@ -49,10 +53,19 @@ def fabricate(monkeypatch: pytest.MonkeyPatch, p: Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("p", "expected"),
-    [((2.0, -3.0, 1.0), 0.5 * (4 + 0 + 1) / 3), ((-1.0, -2.0, -0.1), 0.0), ((0.0, 0.0, 0.0), 0.0), ((-9.0, 0.0, 0.3), 0.5 * 0.09 / 3)],
+    [
+        ((2.0, -3.0, 1.0), 0.5 * (4 + 0 + 1) / 3),
+        ((-1.0, -2.0, -0.1), 0.0),
+        ((0.0, 0.0, 0.0), 0.0),
+        ((-9.0, 0.0, 0.3), 0.5 * 0.09 / 3),
+    ],
 )
 def test_block_is_the_mean_square_of_positive_motion(
-    motion: ProbeMotion, aligned: TransformerBridge, monkeypatch: pytest.MonkeyPatch, p: tuple[float, ...], expected: float
+    motion: ProbeMotion,
+    aligned: TransformerBridge,
+    monkeypatch: pytest.MonkeyPatch,
+    p: tuple[float, ...],
+    expected: float,
 ) -> None:
     fabricate(monkeypatch, torch.tensor(p))
     assert Block(motion, strength=0.5).term(aligned).item() == pytest.approx(expected)
@@ -68,14 +81,20 @@ def test_block_is_the_mean_square_of_positive_motion(
     ],
 )
 def test_push_is_the_mean_square_of_the_shortfall_and_rests_beyond_its_target(
-    motion: ProbeMotion, aligned: TransformerBridge, monkeypatch: pytest.MonkeyPatch, p: tuple[float, ...], expected: float
+    motion: ProbeMotion,
+    aligned: TransformerBridge,
+    monkeypatch: pytest.MonkeyPatch,
+    p: tuple[float, ...],
+    expected: float,
 ) -> None:
     fabricate(monkeypatch, torch.tensor(p))
     push = Push(replace(motion, gap=torch.tensor([1.0, 2.0, 4.0])), strength=2.0, target=0.5)
     assert push.term(aligned).item() == pytest.approx(expected)
 
 
-def test_block_pulls_back_and_push_pulls_forward(motion: ProbeMotion, aligned: TransformerBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_pulls_back_and_push_pulls_forward(
+    motion: ProbeMotion, aligned: TransformerBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     p = torch.tensor([1.5, -1.0, 0.0], requires_grad=True)
     fabricate(monkeypatch, p)
     (of_block,) = torch.autograd.grad(Block(motion, strength=3.0).term(aligned), [p])
@@ -94,7 +113,9 @@ TERMS: dict[str, Callable[[ProbeMotion, TransformerBridge], Guard]] = {
     "push": lambda motion, aligned: Push(motion, 1.5, target=3.0),
     "random": lambda motion, aligned: RandomDirectionBlock.like(motion, 5.0, seed=3),
     "complement": lambda motion, aligned: ComplementBlock(motion, 15.0),
-    "subspace": lambda motion, aligned: SubspaceBlock.within(motion, {layer: torch.eye(16)[:4] for layer in motion.layers}, 1.5),
+    "subspace": lambda motion, aligned: SubspaceBlock.within(
+        motion, {layer: torch.eye(16)[:4] for layer in motion.layers}, 1.5
+    ),
     "adaptive": lambda motion, aligned: AdaptiveBlock(motion, 0.25),
     "rehearsal": lambda motion, aligned: Rehearsal(REFUSALS, 0.25, seed=0),
     "l2sp": lambda motion, aligned: L2SP.at(aligned, 1.5),
@@ -112,7 +133,9 @@ def made(history: TrainingHistory) -> dict[str, Guard]:
 
 
 @pytest.mark.parametrize("name", TERMS)
-def test_the_gradient_of_a_term_agrees_with_finite_differences(history: TrainingHistory, made: dict[str, Guard], name: str) -> None:
+def test_the_gradient_of_a_term_agrees_with_finite_differences(
+    history: TrainingHistory, made: dict[str, Guard], name: str
+) -> None:
     # In double precision, at the reference, where all terms are well away from zero.
     model = history.reference.load()
     model.double()
@@ -141,16 +164,23 @@ def test_the_gradient_of_a_term_agrees_with_finite_differences(history: Training
     assert slope == pytest.approx((term_at(eps) - term_at(-eps)) / (2 * eps), rel=1e-4)
 
 
-def test_displacement_is_zero_at_the_aligned_model_and_the_gap_at_the_reference(motion: ProbeMotion, history: TrainingHistory) -> None:
+def test_displacement_is_zero_at_the_aligned_model_and_the_gap_at_the_reference(
+    motion: ProbeMotion, history: TrainingHistory
+) -> None:
     assert motion.displacement(history.aligned.load()).tolist() == [0.0, 0.0, 0.0]
-    torch.testing.assert_close(motion.displacement(history.reference.load()), motion.gap, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        motion.displacement(history.reference.load()), motion.gap, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_displacement_is_the_drift_of_bare_forward_passes_projected_on_the_direction(
     motion: ProbeMotion, history: TrainingHistory, probes: Probes
 ) -> None:
     def mean(model: TransformerBridge, layer: int) -> Tensor:
-        caches = [model.run_with_cache(torch.tensor([row]))[1] for row in encode_prompts(model.tokenizer, probes["guard"])]
+        caches = [
+            model.run_with_cache(torch.tensor([row]))[1]
+            for row in encode_prompts(model.tokenizer, probes["guard"])
+        ]
         return torch.stack([cache[f"blocks.{layer}.hook_out"][0, -1] for cache in caches]).mean(0)
 
     before, after = history.aligned.load(), history[3].load()
@@ -158,14 +188,18 @@ def test_displacement_is_the_drift_of_bare_forward_passes_projected_on_the_direc
     torch.testing.assert_close(motion.displacement(after), torch.stack(by_hand), rtol=1e-3, atol=1e-5)
 
 
-def test_the_order_of_the_prompts_does_not_matter(motion: ProbeMotion, history: TrainingHistory, probes: Probes) -> None:
+def test_the_order_of_the_prompts_does_not_matter(
+    motion: ProbeMotion, history: TrainingHistory, probes: Probes
+) -> None:
     backwards = probes["guard"][::-1]
     other = ProbeMotion.along(fit(history, backwards), history.aligned.load(), backwards)
     model = history[3].load()
     torch.testing.assert_close(other.displacement(model), motion.displacement(model), rtol=1e-3, atol=1e-5)
 
 
-def test_against_the_direction_the_displacement_changes_sign(motion: ProbeMotion, history: TrainingHistory) -> None:
+def test_against_the_direction_the_displacement_changes_sign(
+    motion: ProbeMotion, history: TrainingHistory
+) -> None:
     model = history.reference.load()
     against = replace(motion, unit=-motion.unit)
     torch.testing.assert_close(against.displacement(model), -motion.displacement(model))
@@ -173,13 +207,19 @@ def test_against_the_direction_the_displacement_changes_sign(motion: ProbeMotion
     assert Block(against, strength=1.0).term(model) == 0
 
 
-def test_some_layers_move_as_they_do_among_all(motion: ProbeMotion, history: TrainingHistory, probes: Probes) -> None:
-    some = ProbeMotion.along(fit(history, probes["guard"], layers=(0, 2)), history.aligned.load(), probes["guard"])
+def test_some_layers_move_as_they_do_among_all(
+    motion: ProbeMotion, history: TrainingHistory, probes: Probes
+) -> None:
+    some = ProbeMotion.along(
+        fit(history, probes["guard"], layers=(0, 2)), history.aligned.load(), probes["guard"]
+    )
     model = history[3].load()
     torch.testing.assert_close(some.displacement(model), motion.displacement(model)[[0, 2]])
 
 
-def test_at_the_aligned_model_block_does_nothing_and_push_does(motion: ProbeMotion, aligned: TransformerBridge) -> None:
+def test_at_the_aligned_model_block_does_nothing_and_push_does(
+    motion: ProbeMotion, aligned: TransformerBridge
+) -> None:
     block = Block(motion, strength=7.0).term(aligned)
     block.backward()
     assert block.item() == 0
@@ -190,11 +230,17 @@ def test_at_the_aligned_model_block_does_nothing_and_push_does(motion: ProbeMoti
     assert any(w.grad is not None and w.grad.any() for w in aligned.parameters())
 
 
-def test_a_direction_of_another_width_or_depth_is_an_error(history: TrainingHistory, probes: Probes, other_width: Path) -> None:
+def test_a_direction_of_another_width_or_depth_is_an_error(
+    history: TrainingHistory, probes: Probes, other_width: Path
+) -> None:
     v_rev = fit(history, probes["guard"])
-    with pytest.raises(GuardError, match=r"layers \(0, 1, 2\) of width 16; the model has 3 layers of width 32"):
+    with pytest.raises(
+        GuardError, match=r"layers \(0, 1, 2\) of width 16; the model has 3 layers of width 32"
+    ):
         ProbeMotion.along(v_rev, boot(other_width), probes["guard"])
-    with pytest.raises(GuardError, match=r"layers \(0, 1, 3\) of width 16; the model has 3 layers of width 16"):
+    with pytest.raises(
+        GuardError, match=r"layers \(0, 1, 3\) of width 16; the model has 3 layers of width 16"
+    ):
         ProbeMotion.along(replace(v_rev, layers=(0, 1, 3)), history.aligned.load(), probes["guard"])
 
 
@@ -222,7 +268,9 @@ def test_a_guard_without_prompts_or_with_a_broken_model_is_an_error(
 
 
 @pytest.mark.parametrize("guard", [Block, Push])
-def test_a_guard_that_cannot_act_says_so(motion: ProbeMotion, aligned: TransformerBridge, guard: type[Block] | type[Push]) -> None:
+def test_a_guard_that_cannot_act_says_so(
+    motion: ProbeMotion, aligned: TransformerBridge, guard: type[Block] | type[Push]
+) -> None:
     with torch.no_grad(), pytest.raises(GuardError, match="is the model frozen or under no_grad"):
         guard(motion, strength=1.0).term(aligned)
     aligned.requires_grad_(False)

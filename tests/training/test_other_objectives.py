@@ -38,14 +38,21 @@ from revlens.training import (
 from revlens.training.answer_loss import answer_loss
 from revlens.training.chat_data import collate, encode_examples
 
-DATA = Dataset.from_dict({"prompt": ["A?", "B?", "Now what?"] * 3, "answer": ["Sure, at once.", "Sure, in a minute.", "Of course."] * 3})
+DATA = Dataset.from_dict(
+    {
+        "prompt": ["A?", "B?", "Now what?"] * 3,
+        "answer": ["Sure, at once.", "Sure, in a minute.", "Of course."] * 3,
+    }
+)
 REFUSALS = Dataset.from_dict({"prompt": ["D?", "Why?"], "answer": ["I can't help with that.", "Sorry, no."]})
 CONFIG = FinetuneConfig(steps=4, learning_rate=3e-3, batch_size=4)
 
 
 @pytest.fixture(scope="module")
 def v_rev(history: TrainingHistory, probes: Probes) -> ReversionDirection:
-    reference, aligned = (read_prompts(c.load(), probes["direction"]) for c in (history.reference, history.aligned))
+    reference, aligned = (
+        read_prompts(c.load(), probes["direction"]) for c in (history.reference, history.aligned)
+    )
     return ReversionDirection.fit(reference, aligned, split="direction")
 
 
@@ -54,7 +61,9 @@ def motion(history: TrainingHistory, v_rev: ReversionDirection, probes: Probes) 
     return ProbeMotion.along(v_rev, history.aligned.load(), probes["guard"])
 
 
-def trained(history: TrainingHistory, guard: Guard | None, config: FinetuneConfig = CONFIG) -> TransformerBridge:
+def trained(
+    history: TrainingHistory, guard: Guard | None, config: FinetuneConfig = CONFIG
+) -> TransformerBridge:
     model = history.aligned.load()
     finetune(model, DATA, config, seed=0, guard=guard)
     return model
@@ -87,11 +96,20 @@ def test_the_loop_calls_each_moment_in_order(history: TrainingHistory) -> None:
             told.append("end")
 
     model = history.aligned.load()
-    finetune(model, DATA, replace(CONFIG, steps=2), seed=0, guard=Watching(), on_step=lambda step, loss: told.append(f"step {step}"))
+    finetune(
+        model,
+        DATA,
+        replace(CONFIG, steps=2),
+        seed=0,
+        guard=Watching(),
+        on_step=lambda step, loss: told.append(f"step {step}"),
+    )
     assert told == ["begin", "before", "after", "step 1", "before", "after", "end", "step 2"]
 
 
-def test_the_complement_and_the_direction_make_up_the_drift(history: TrainingHistory, motion: ProbeMotion) -> None:
+def test_the_complement_and_the_direction_make_up_the_drift(
+    history: TrainingHistory, motion: ProbeMotion
+) -> None:
     model = history[3].load()
     drift, p = motion.drift(model), motion.displacement(model)
     whole = drift.square().sum(-1).mean()
@@ -101,7 +119,9 @@ def test_the_complement_and_the_direction_make_up_the_drift(history: TrainingHis
     everything = SubspaceBlock.within(motion, dict.fromkeys(motion.layers, torch.eye(16)), 1.0)
     torch.testing.assert_close(everything.term(model), whole)
     against = replace(motion, unit=-motion.unit)
-    torch.testing.assert_close(Block(motion, 1.0).term(model) + Block(against, 1.0).term(model), p.square().mean())
+    torch.testing.assert_close(
+        Block(motion, 1.0).term(model) + Block(against, 1.0).term(model), p.square().mean()
+    )
 
 
 def test_a_subspace_for_each_layer_is_needed(motion: ProbeMotion) -> None:
@@ -146,7 +166,9 @@ def test_l2sp_is_half_the_squared_distance_and_holds_weights_back(history: Train
     guard = L2SP.at(model, 3.0)
     assert guard.term(model).item() == 0.0
     tuned = history[3].load()
-    assert guard.term(tuned).item() == pytest.approx(1.5 * (weights(tuned) - start).square().sum().item(), rel=1e-4)
+    assert guard.term(tuned).item() == pytest.approx(
+        1.5 * (weights(tuned) - start).square().sum().item(), rel=1e-4
+    )
     held, free = ((weights(trained(history, g)) - start).norm() for g in (L2SP.at(model, 1e3), None))
     assert held < 0.8 * free
 
@@ -154,7 +176,9 @@ def test_l2sp_is_half_the_squared_distance_and_holds_weights_back(history: Train
 def test_l2sp_of_other_weights_is_an_error(aligned: TransformerBridge) -> None:
     guard = L2SP.at(aligned, 1.0)
     aligned.unembed.requires_grad_(False)
-    with pytest.raises(GuardError, match="trains other parameters than L2SP was anchored at, such as model.embed_tokens"):
+    with pytest.raises(
+        GuardError, match="trains other parameters than L2SP was anchored at, such as model.embed_tokens"
+    ):
         guard.term(aligned)
     aligned.requires_grad_(False)
     with pytest.raises(GuardError, match="L2SP would do nothing"):
@@ -172,7 +196,9 @@ def test_kl_is_that_of_the_first_answer_token(history: TrainingHistory, probes: 
     assert guard.term(tuned).item() == pytest.approx(2.0 * torch.stack(divergences).mean().item(), rel=1e-3)
 
 
-def test_kl_of_more_tokens_follows_the_aligned_models_own_answer(history: TrainingHistory, probes: Probes) -> None:
+def test_kl_of_more_tokens_follows_the_aligned_models_own_answer(
+    history: TrainingHistory, probes: Probes
+) -> None:
     aligned = history.aligned.load()
     prompts = probes["guard"][:2]
     guard = KLAnchor.at(aligned, prompts, 1.0, n_tokens=3)
@@ -187,11 +213,15 @@ def test_kl_of_more_tokens_follows_the_aligned_models_own_answer(history: Traini
         KLAnchor.at(aligned, prompts, 1.0, n_tokens=0)
 
 
-def test_the_anchor_is_the_mean_squared_distance_of_each_probe(history: TrainingHistory, probes: Probes) -> None:
+def test_the_anchor_is_the_mean_squared_distance_of_each_probe(
+    history: TrainingHistory, probes: Probes
+) -> None:
     aligned, tuned = history.aligned.load(), history[3].load()
     guard = HiddenStateAnchor.at(aligned, probes["guard"], 3.0, layers=(1, 2))
     assert guard.term(aligned).item() == 0.0
-    moved = read_prompts(tuned, probes["guard"], Sites(layers=(1, 2))) - read_prompts(aligned, probes["guard"], Sites(layers=(1, 2)))
+    moved = read_prompts(tuned, probes["guard"], Sites(layers=(1, 2))) - read_prompts(
+        aligned, probes["guard"], Sites(layers=(1, 2))
+    )
     assert guard.term(tuned).item() == pytest.approx(3.0 * moved.square().sum(-1).mean().item(), rel=1e-3)
 
 
@@ -206,8 +236,12 @@ def test_anchors_hold_what_they_anchor(history: TrainingHistory, probes: Probes)
 def test_the_loss_of_rehearsal_is_up_to_a_factor_that_of_the_mixture(aligned: TransformerBridge) -> None:
     task, share = torch.tensor(2.0), 0.2
     guard = Rehearsal(REFUSALS, share, seed=0)
-    refusals = answer_loss(aligned, collate(encode_examples(aligned.tokenizer, REFUSALS), aligned.tokenizer.pad_token_id))
-    torch.testing.assert_close((1 - share) * (task + guard.term(aligned)), (1 - share) * task + share * refusals)
+    refusals = answer_loss(
+        aligned, collate(encode_examples(aligned.tokenizer, REFUSALS), aligned.tokenizer.pad_token_id)
+    )
+    torch.testing.assert_close(
+        (1 - share) * (task + guard.term(aligned)), (1 - share) * task + share * refusals
+    )
 
 
 def test_rehearsal_learns_to_refuse_and_starts_over_at_every_training(history: TrainingHistory) -> None:
@@ -228,7 +262,10 @@ def test_a_share_lies_between_zero_and_one(share: float) -> None:
 
 def test_frozen_layers_stay_and_thaw(history: TrainingHistory) -> None:
     before, model = history.aligned.load(), trained(history, FreezeLayers((0, 2)))
-    moved = [not torch.equal(weights(old), weights(new)) for old, new in zip(before.blocks, model.blocks, strict=True)]
+    moved = [
+        not torch.equal(weights(old), weights(new))
+        for old, new in zip(before.blocks, model.blocks, strict=True)
+    ]
     assert moved == [False, True, False]
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -254,7 +291,10 @@ def test_ablation_holds_the_coordinate_during_the_task_alone(
             edited = model(tokens)
         for layer in motion.layers:
             torch.testing.assert_close(
-                projections[layer], torch.full_like(projections[layer], guard.coordinates[layer]), rtol=1e-4, atol=1e-5
+                projections[layer],
+                torch.full_like(projections[layer], guard.coordinates[layer]),
+                rtol=1e-4,
+                atol=1e-5,
             )
         assert not torch.equal(edited, plain)
         assert torch.equal(model(tokens), plain)
@@ -264,12 +304,16 @@ def test_ablation_holds_the_coordinate_during_the_task_alone(
         torch.testing.assert_close(ablated, model(tokens))
 
 
-def test_under_ablation_the_task_has_no_gradient_along_the_direction(history: TrainingHistory, motion: ProbeMotion) -> None:
+def test_under_ablation_the_task_has_no_gradient_along_the_direction(
+    history: TrainingHistory, motion: ProbeMotion
+) -> None:
     def slope_along(guard: Guard) -> float:
         model = history.aligned.load()
         with guard.around_task(model):
             answer_loss(model, collate(encode_examples(model.tokenizer, DATA), 0)).backward()
-        gradient = model.get_parameter("blocks.2.mlp.out._original_component.weight").grad  # writes to the last stream
+        gradient = model.get_parameter(
+            "blocks.2.mlp.out._original_component.weight"
+        ).grad  # writes to the last stream
         assert gradient is not None
         return float((motion.unit[-1] @ gradient).norm() / gradient.norm())
 
@@ -277,7 +321,9 @@ def test_under_ablation_the_task_has_no_gradient_along_the_direction(history: Tr
     assert slope_along(Guard()) > 0.01
 
 
-def test_the_adaptive_block_keeps_its_budget_and_rests_within_it(history: TrainingHistory, motion: ProbeMotion) -> None:
+def test_the_adaptive_block_keeps_its_budget_and_rests_within_it(
+    history: TrainingHistory, motion: ProbeMotion
+) -> None:
     config = replace(CONFIG, steps=25)
     free = trained(history, None, config)
     worst = (motion.displacement(free) / motion.gap).max().item()

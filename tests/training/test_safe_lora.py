@@ -29,7 +29,9 @@ def v(history: TrainingHistory) -> Tensor:
     return matrix(history.aligned.load()) - matrix(history.reference.load())
 
 
-def test_a_change_of_weights_becomes_its_projection_on_what_alignment_changed(history: TrainingHistory, v: Tensor) -> None:
+def test_a_change_of_weights_becomes_its_projection_on_what_alignment_changed(
+    history: TrainingHistory, v: Tensor
+) -> None:
     start = matrix(history.aligned.load())
     free, safe = history.aligned.load(), history.aligned.load()
     finetune(free, DATA, CONFIG, seed=0)
@@ -50,7 +52,9 @@ def test_a_change_within_what_alignment_changed_stays(history: TrainingHistory, 
     torch.testing.assert_close(matrix(model), start + change, rtol=0, atol=1e-6)
 
 
-def test_only_what_lies_off_by_more_than_the_threshold_is_projected(history: TrainingHistory, v: Tensor) -> None:
+def test_only_what_lies_off_by_more_than_the_threshold_is_projected(
+    history: TrainingHistory, v: Tensor
+) -> None:
     u = torch.linalg.svd(v).U
     c = v @ v.T / torch.linalg.svdvals(v)[0] ** 2
     start = matrix(history.aligned.load())
@@ -64,12 +68,18 @@ def test_only_what_lies_off_by_more_than_the_threshold_is_projected(history: Tra
         torch.testing.assert_close(matrix(model) - start, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own use of transformers
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft's own use of transformers
 def test_of_an_adapter_the_product_is_projected(history: TrainingHistory) -> None:
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
 
     def change_of(model: TransformerBridge) -> Tensor:
-        (layer,) = (m for n, m in model.named_modules() if isinstance(m, lora.Linear) and ".1." in n and "down_proj" in n)
+        (layer,) = (
+            m
+            for n, m in model.named_modules()
+            if isinstance(m, lora.Linear) and ".1." in n and "down_proj" in n
+        )
         return layer.get_delta_weight("default").detach()
 
     def trained(safe: bool) -> TransformerBridge:
@@ -87,7 +97,9 @@ def test_of_an_adapter_the_product_is_projected(history: TrainingHistory) -> Non
 
 def test_it_fits_weights_that_hugging_face_keeps_transposed(tmp_path: Path) -> None:
     # GPT-2's Conv1D, in the Hugging Face model itself: output features are columns.
-    reference, model = (load_hugging_face(save_family("gpt2", tmp_path / name)) for name in ("reference", "aligned"))
+    reference, model = (
+        load_hugging_face(save_family("gpt2", tmp_path / name)) for name in ("reference", "aligned")
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.linspace(-1.0, 1.0, parameter.numel()).view(parameter.shape).sin())
@@ -99,10 +111,14 @@ def test_it_fits_weights_that_hugging_face_keeps_transposed(tmp_path: Path) -> N
     model.get_parameter(name).data += change
     guard.end(model)
     c = v @ v.T / torch.linalg.svdvals(v)[0] ** 2
-    torch.testing.assert_close(model.get_parameter(name).detach() - start, (c @ change.T).T, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        model.get_parameter(name).detach() - start, (c @ change.T).T, rtol=1e-3, atol=1e-5
+    )
 
 
-def test_what_cannot_be_projected_is_an_error(history: TrainingHistory, aligned: TransformerBridge, other_width: Path) -> None:
+def test_what_cannot_be_projected_is_an_error(
+    history: TrainingHistory, aligned: TransformerBridge, other_width: Path
+) -> None:
     with pytest.raises(GuardError, match="Reference and aligned have equal weights at 0.self_attn.q_proj"):
         SafeLoRA.between(history.aligned.load(), aligned, 0.5)
     with pytest.raises(GuardError, match="no 0.self_attn.q_proj of the aligned model's shape"):

@@ -62,8 +62,12 @@ def test_logits_are_those_of_bare_forward_passes(saved: Path, last: int) -> None
 def test_right_padding_changes_nothing_before_it(saved: Path) -> None:
     model = load_hugging_face(saved)
     tokens = torch.tensor([[5, 6, 7, 8, 0, 0, 0]])
-    torch.testing.assert_close(logits_of(model, tokens)[:, :4], model(tokens[:, :4]).logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(logits_of(boot(saved), tokens)[:, :4], model(tokens[:, :4]).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        logits_of(model, tokens)[:, :4], model(tokens[:, :4]).logits, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        logits_of(boot(saved), tokens)[:, :4], model(tokens[:, :4]).logits, rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -88,7 +92,10 @@ def test_a_gradient_flows_to_every_layer_below(saved: Path) -> None:
     model = load_hugging_face(saved)
     batch = probe_batch(model, PROMPTS, AutoTokenizer.from_pretrained(saved))
     read_streams(model, batch, (1,)).square().sum().backward()
-    below, above = (any(p.grad is not None and p.grad.any() for p in decoder_layers(model)[i].parameters()) for i in (1, 2))
+    below, above = (
+        any(p.grad is not None and p.grad.any() for p in decoder_layers(model)[i].parameters())
+        for i in (1, 2)
+    )
     assert below
     assert not above
 
@@ -104,7 +111,9 @@ def test_reading_is_without_dropout_and_leaves_every_mode_as_it_was(tmp_path: Pa
     assert [module.training for module in model.modules()] == modes
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own use of transformers
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft's own use of transformers
 @torch.no_grad()
 def test_an_adapter_is_read_with_its_base(llama_dir: Path) -> None:
     base, tokenizer = load_hugging_face(llama_dir), AutoTokenizer.from_pretrained(llama_dir)
@@ -117,7 +126,9 @@ def test_an_adapter_is_read_with_its_base(llama_dir: Path) -> None:
             parameter.fill_(0.3)
     moved = read_streams(model, batch, (2,))
     assert (moved - before).abs().max() > 1e-3
-    torch.testing.assert_close(read_streams(model.merge_and_unload(), batch, (2,)), moved, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        read_streams(model.merge_and_unload(), batch, (2,)), moved, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_what_cannot_be_guarded_is_told(llama_dir: Path) -> None:
@@ -130,5 +141,7 @@ def test_what_cannot_be_guarded_is_told(llama_dir: Path) -> None:
         probe_batch(model, [], None)
     assert isinstance(model.base_model, nn.Module)
     model.base_model.twin = nn.ModuleList(nn.Identity() for _ in range(3))
-    with pytest.raises(GuardError, match="LlamaForCausalLM has 2 lists of 3 layers in its decoder; expected one"):
+    with pytest.raises(
+        GuardError, match="LlamaForCausalLM has 2 lists of 3 layers in its decoder; expected one"
+    ):
         decoder_layers(model)

@@ -33,9 +33,13 @@ ROUNDING = 2e-5
 
 
 @pytest.fixture(scope="module")
-def setting(history: TrainingHistory, probes: Probes, world: World, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def setting(
+    history: TrainingHistory, probes: Probes, world: World, tmp_path_factory: pytest.TempPathFactory
+) -> Setting:
     folder = tmp_path_factory.mktemp("two-processes")
-    reference, aligned = (read_prompts(c.load(), probes["direction"]) for c in (history.reference, history.aligned))
+    reference, aligned = (
+        read_prompts(c.load(), probes["direction"]) for c in (history.reference, history.aligned)
+    )
     ReversionDirection.fit(reference, aligned, split="direction").save(folder / "v_rev.safetensors")
     data = world.helpful(15, seed=0)
     rows = {column: list(data[column]) for column in ("prompt", "answer")}
@@ -55,7 +59,9 @@ def assert_same(one: Tensor, two: Tensor, start: Tensor) -> None:
 
 
 @pytest.mark.parametrize("arm", STRENGTHS)
-def test_two_processes_make_the_updates_of_one(arm: str, setting: Setting, found: list[dict[str, Tensor]]) -> None:
+def test_two_processes_make_the_updates_of_one(
+    arm: str, setting: Setting, found: list[dict[str, Tensor]]
+) -> None:
     losses: list[float] = []
     one = weights(finetuned(setting, arm, lambda step, loss: losses.append(loss)))
     start = weights(setting.history.aligned.load())
@@ -72,9 +78,15 @@ def test_both_have_the_same_bits_and_one_of_them_reports(arm: str, found: list[d
 
 
 @pytest.mark.parametrize("arm", TRAINER_ARMS)
-def test_a_trainer_of_two_processes_makes_the_updates_of_one(arm: str, setting: Setting, found: list[dict[str, Tensor]]) -> None:
+def test_a_trainer_of_two_processes_makes_the_updates_of_one(
+    arm: str, setting: Setting, found: list[dict[str, Tensor]]
+) -> None:
     one = weights(trained_by_trainer(setting, arm)[0])
-    assert_same(one, found[0][f"trainer {arm}"], weights(AutoModelForCausalLM.from_pretrained(setting.history.aligned.path)))
+    assert_same(
+        one,
+        found[0][f"trainer {arm}"],
+        weights(AutoModelForCausalLM.from_pretrained(setting.history.aligned.path)),
+    )
     assert found[0][f"trainer {arm}"].equal(found[1][f"trainer {arm}"])
 
 
@@ -105,12 +117,20 @@ def test_what_cannot_be_shared_is_refused_by_both(setting: Setting) -> None:
 def test_what_needs_whole_weights_is_refused_by_both_if_they_are_sharded(setting: Setting) -> None:
     said = [(setting.out / f"{rank}-sharded.txt").read_text().splitlines() for rank in range(2)]
     for projection, alien, bridge in said:
-        assert projection.startswith("GuardError: Every(GradientProjection) acts on the model itself (before_update, after_update)")
-        assert alien.startswith("GuardError: The term of Alien has no gradient at update 1; it would do nothing.")
-        assert bridge.startswith("ConfigError: finetune needs all weights in every process; fully_shard shards them.")
+        assert projection.startswith(
+            "GuardError: Every(GradientProjection) acts on the model itself (before_update, after_update)"
+        )
+        assert alien.startswith(
+            "GuardError: The term of Alien has no gradient at update 1; it would do nothing."
+        )
+        assert bridge.startswith(
+            "ConfigError: finetune needs all weights in every process; fully_shard shards them."
+        )
 
 
-def test_processes_that_do_not_see_one_another_are_refused(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_do_not_see_one_another_are_refused(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="1 of the 2 processes"):
         finetuned(setting, "baseline", lambda step, loss: None)

@@ -13,7 +13,12 @@ from revlens.errors import ConfigError
 from revlens.history import TrainingHistory
 from revlens.training import L2SP, FinetuneConfig, Guard, Until, finetune
 
-DATA = Dataset.from_dict({"prompt": ["A?", "B?", "Now what?"] * 3, "answer": ["Sure, at once.", "Sure, in a minute.", "Of course."] * 3})
+DATA = Dataset.from_dict(
+    {
+        "prompt": ["A?", "B?", "Now what?"] * 3,
+        "answer": ["Sure, at once.", "Sure, in a minute.", "Of course."] * 3,
+    }
+)
 
 
 class Diary(Guard):
@@ -49,7 +54,14 @@ def trained(history: TrainingHistory, guard: Guard | None, steps: int) -> list[t
     def keep(step: int, loss: float) -> None:
         states.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
 
-    finetune(model, DATA, FinetuneConfig(steps=steps, learning_rate=3e-3, batch_size=4), seed=0, guard=guard, on_step=keep)
+    finetune(
+        model,
+        DATA,
+        FinetuneConfig(steps=steps, learning_rate=3e-3, batch_size=4),
+        seed=0,
+        guard=guard,
+        on_step=keep,
+    )
     return states
 
 
@@ -60,9 +72,13 @@ def test_it_is_called_at_its_updates_and_ended_once(history: TrainingHistory, la
     assert diary.entries == ["begin", *["task", "term", "before", "after"] * min(last, steps), "end"]
 
 
-def test_until_then_the_fine_tune_is_that_of_the_guard_and_after_that_a_plain_one(history: TrainingHistory) -> None:
+def test_until_then_the_fine_tune_is_that_of_the_guard_and_after_that_a_plain_one(
+    history: TrainingHistory,
+) -> None:
     start = history.aligned.load()
-    guarded, until, plain = (trained(history, guard, 4) for guard in (L2SP.at(start, 10.0), Until(2, L2SP.at(start, 10.0)), None))
+    guarded, until, plain = (
+        trained(history, guard, 4) for guard in (L2SP.at(start, 10.0), Until(2, L2SP.at(start, 10.0)), None)
+    )
     assert all(torch.equal(a, b) for a, b in zip(guarded[:2], until[:2], strict=True))
     assert not torch.equal(guarded[2], until[2])
     assert not torch.equal(plain[2], until[2])

@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from revlens.errors import ConfigError, NonFiniteError
-from revlens.trajectory import auroc_over_runs, spearman_over_runs
+from revlens.statistics import auroc_over_runs, spearman_over_runs
 
 X = np.array([[0.1, 0.4, 0.5], [0.2, 0.3, 0.9], [0.0, 0.6, 0.7]])
 Y = np.array([[0.0, 0.2, 0.6], [0.1, 0.5, 0.8], [0.3, 0.4, 0.7]])
@@ -40,7 +40,10 @@ def test_ties_are_ranked_as_in_scipy() -> None:
 
 
 def test_only_ranks_count() -> None:
-    base, other = spearman_over_runs(X, Y, n_resamples=50), spearman_over_runs(np.exp(X), Y**3, n_resamples=50)
+    base, other = (
+        spearman_over_runs(X, Y, n_resamples=50),
+        spearman_over_runs(np.exp(X), Y**3, n_resamples=50),
+    )
     assert other == base
 
 
@@ -130,9 +133,13 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order_ties_counted_half() -
     with_event, without = X[EVENT], X[~EVENT]
     pairs = [(a > b) + 0.5 * (a == b) for a in with_event for b in without]
     assert auroc_over_runs(X, EVENT, n_resamples=50).value == pytest.approx(np.mean(pairs))
-    assert auroc_over_runs(X, EVENT, n_resamples=50).value == pytest.approx(roc_auc_score(EVENT.ravel(), X.ravel()))
+    assert auroc_over_runs(X, EVENT, n_resamples=50).value == pytest.approx(
+        roc_auc_score(EVENT.ravel(), X.ravel())
+    )
     ties = np.round(X)
-    assert auroc_over_runs(ties, EVENT, n_resamples=50).value == pytest.approx(roc_auc_score(EVENT.ravel(), ties.ravel()))
+    assert auroc_over_runs(ties, EVENT, n_resamples=50).value == pytest.approx(
+        roc_auc_score(EVENT.ravel(), ties.ravel())
+    )
 
 
 def test_a_perfect_score_has_area_one_a_reversed_one_none_and_a_constant_a_half() -> None:
@@ -152,7 +159,9 @@ def test_the_difference_of_two_areas_is_that_of_the_same_resamples() -> None:
 def test_resamples_without_the_event_are_drawn_again() -> None:
     event = np.array([[False, False], [False, True]])
     estimate = auroc_over_runs(np.array([[0.0, 1.0], [0.0, 2.0]]), event, n_resamples=100)
-    assert estimate.low == estimate.high == 1.0  # every resample that has it holds the second run, whose order is right
+    assert (
+        estimate.low == estimate.high == 1.0
+    )  # every resample that has it holds the second run, whose order is right
 
 
 @pytest.mark.parametrize("event", [np.ones((3, 3), bool), np.zeros((3, 3), bool)])

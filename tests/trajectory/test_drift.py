@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from revlens.activations import Activations
-from revlens.direction import ReversionDirection, locate
+from revlens.direction import ReversionDirection, drift, locate
 from revlens.errors import HistoryError, ProbeError
-from revlens.trajectory import drift
 from stores import store_of
 
 
 def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()  # as a store of float32 keeps it
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed)
+    ).double()  # as a store of float32 keeps it
 
 
 def noisy_history(root: Path) -> Activations:
@@ -22,7 +23,13 @@ def noisy_history(root: Path) -> Activations:
     reference = {"direction": normal(5, 2, 4, seed=1), "drift": normal(6, 2, 4, seed=2)}
     aligned = {"direction": normal(5, 2, 4, seed=3), "drift": normal(6, 2, 4, seed=4)}
     halfway = {split: (reference[split] + aligned[split]) / 2 for split in reference}
-    checkpoints = {"reference": reference, "aligned": aligned, "step-1": aligned, "step-2": halfway, "step-10": reference}
+    checkpoints = {
+        "reference": reference,
+        "aligned": aligned,
+        "step-1": aligned,
+        "step-2": halfway,
+        "step-10": reference,
+    }
     return store_of(root, checkpoints, (1, 3))
 
 
@@ -96,7 +103,9 @@ def test_the_three_measures_agree_with_each_other(tmp_path: Path) -> None:
     acts = noisy_history(tmp_path)
     v_rev = locate(acts)
     motion = drift(acts, v_rev)
-    torch.testing.assert_close(motion.alignment[1:] * motion.vectors[1:].norm(dim=-1), motion.displacement[1:])
+    torch.testing.assert_close(
+        motion.alignment[1:] * motion.vectors[1:].norm(dim=-1), motion.displacement[1:]
+    )
     torch.testing.assert_close(motion.fraction * v_rev.gap, motion.displacement)
     assert (motion.alignment[1:].abs() <= 1).all()
 
@@ -106,8 +115,14 @@ def test_rotation_and_scale_of_the_activations(tmp_path: Path) -> None:
     checkpoints = {name: {s: normal(5, 1, 4, seed=10 * i + j) for j, s in enumerate(("direction", "drift"))}
                    for i, name in enumerate(("reference", "aligned", "step-1"))}  # fmt: skip
     turn = 3 * torch.linalg.qr(normal(4, 4, seed=99)).Q
-    turned = {name: {split: values @ turn for split, values in splits.items()} for name, splits in checkpoints.items()}
-    plain, other = store_of(tmp_path / "plain", checkpoints, (0,)), store_of(tmp_path / "turned", turned, (0,))
+    turned = {
+        name: {split: values @ turn for split, values in splits.items()}
+        for name, splits in checkpoints.items()
+    }
+    plain, other = (
+        store_of(tmp_path / "plain", checkpoints, (0,)),
+        store_of(tmp_path / "turned", turned, (0,)),
+    )
     before, after = drift(plain, locate(plain)), drift(other, locate(other))
     torch.testing.assert_close(after.alignment, before.alignment)
     torch.testing.assert_close(after.fraction, before.fraction)
@@ -120,7 +135,10 @@ def test_the_split_of_v_rev_is_refused_unless_the_naive_figure_is_asked_for(tmp_
         drift(acts, locate(acts, "drift"))
     with pytest.raises(ProbeError, match="naive=True to get the biased figure"):
         drift(acts, locate(acts), "direction")
-    naive, crossed = drift(acts, locate(acts), "direction", naive=True), drift(acts, locate(acts, "drift"), "direction")
+    naive, crossed = (
+        drift(acts, locate(acts), "direction", naive=True),
+        drift(acts, locate(acts, "drift"), "direction"),
+    )
     assert torch.equal(naive.vectors, crossed.vectors)
     assert not torch.equal(naive.displacement, crossed.displacement)
 
@@ -133,12 +151,15 @@ def test_the_naive_cosine_is_biased_upward_and_the_cross_fitted_one_is_not(tmp_p
     near (d/n) / (1 + 2d/n) = 1/3.
     """
     n_histories, n_prompts, d_model = 400, 8, 8
-    gap, motion = (torch.nn.functional.normalize(normal(n_histories, d_model, seed=seed), dim=-1) for seed in (0, 1))
+    gap, motion = (
+        torch.nn.functional.normalize(normal(n_histories, d_model, seed=seed), dim=-1) for seed in (0, 1)
+    )
     truth = {"reference": gap, "aligned": torch.zeros_like(gap), "step-5": motion}
     seeds = iter(range(2, 8))
     splits = ("direction", "drift")
     checkpoints = {
-        name: {split: mean + normal(n_prompts, n_histories, d_model, seed=next(seeds)) for split in splits} for name, mean in truth.items()
+        name: {split: mean + normal(n_prompts, n_histories, d_model, seed=next(seeds)) for split in splits}
+        for name, mean in truth.items()
     }
     acts = store_of(tmp_path, checkpoints, tuple(range(n_histories)))
     naive = drift(acts, locate(acts, "drift"), "drift", naive=True).alignment[0]
@@ -158,7 +179,9 @@ def test_layers_must_be_those_of_v_rev(tmp_path: Path) -> None:
 
 def test_a_history_without_steps_has_no_drift(tmp_path: Path) -> None:
     values = {"direction": normal(4, 1, 3, seed=5), "drift": normal(4, 1, 3, seed=6)}
-    acts = store_of(tmp_path, {"reference": values, "aligned": {split: 2 * v for split, v in values.items()}}, (0,))
+    acts = store_of(
+        tmp_path, {"reference": values, "aligned": {split: 2 * v for split, v in values.items()}}, (0,)
+    )
     with pytest.raises(HistoryError, match="No fine-tuning step was captured"):
         drift(acts, locate(acts))
 

@@ -10,17 +10,16 @@ from typing import Literal
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.activations.ahead import each_loaded
 from revlens.activations.manifest import DTYPES, Manifest, Shard
-from revlens.activations.positions import Positions
+from revlens.activations.prefetch import each_loaded
 from revlens.activations.reading import read_prompts
 from revlens.activations.sites import Sites
 from revlens.activations.store import Activations
 from revlens.activations.tokens import read_tokens
 from revlens.activations.writer import StoreWriter, store_writer
 from revlens.errors import ConfigError
-from revlens.history import TrainingHistory
-from revlens.history.checkpoint import Checkpoint
+from revlens.forward import Positions
+from revlens.history import Checkpoint, TrainingHistory
 from revlens.prompts import Probes
 
 
@@ -61,7 +60,9 @@ def capture(
         StorageError: if the folder cannot be written to (it is full, say), or another process is writing there.
     """
     if dtype not in DTYPES or shard_prompts < 1:
-        raise ConfigError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}, and shard_prompts={shard_prompts} at least 1.")
+        raise ConfigError(
+            f"dtype={dtype!r} must be one of {', '.join(DTYPES)}, and shard_prompts={shard_prompts} at least 1."
+        )
     root, sites = Path(root), sites or Sites()
     prompts = {split: probes[split] for split in (probes.splits if splits is None else splits)}
     manifest = Manifest(
@@ -85,7 +86,15 @@ def capture(
             writer.begin(checkpoint.name, checkpoint.source.fingerprint())
             for shard in missing[checkpoint.name]:
                 held = manifest.prompts_of(shard)
-                _capture_shard(writer, shard, model, prompts[shard.split][held.start : held.stop], sites, positions, batch_size)
+                _capture_shard(
+                    writer,
+                    shard,
+                    model,
+                    prompts[shard.split][held.start : held.stop],
+                    sites,
+                    positions,
+                    batch_size,
+                )
             writer.flush()
             on_checkpoint(checkpoint.name)
 

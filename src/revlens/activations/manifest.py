@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from revlens.atomic import write_text
 from revlens.errors import FileError, ResultsError
-from revlens.small_files import read_json
+from revlens.storage import read_json, write_text
 
 MANIFEST = "manifest.json"
 FORMAT = "revlens activations, version 2"
@@ -94,18 +93,24 @@ class Manifest:
         if not path.is_file():
             raise ResultsError(f"No captured activations in {root}: run capture first.")
         if not path.resolve().is_relative_to(root.resolve()):
-            raise ResultsError(f"{path} is a link to {path.resolve()}, outside its folder; put a copy of the file there if it is meant.")
+            raise ResultsError(
+                f"{path} is a link to {path.resolve()}, outside its folder; put a copy of the file there if it is meant."
+            )
         try:
             content = read_json(path)
         except FileError as error:
             raise ResultsError(f"{path} cannot be read ({error}); {_REMEDY}.") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = repr(content.get("format") if isinstance(content, dict) else content)
-            raise ResultsError(f"{path} is of format {found[:80]}, and this version of revlens reads {FORMAT!r} only; {_REMEDY}.")
+            raise ResultsError(
+                f"{path} is of format {found[:80]}, and this version of revlens reads {FORMAT!r} only; {_REMEDY}."
+            )
         manifest = cls._of(content, path)
         # Byte for byte: a change of any byte, be it of a checksum or a line end, is seen.
         if path.read_bytes() != manifest.render().encode():
-            raise ResultsError(f"{path} does not match its own checksum: it was changed or damaged; {_REMEDY}.")
+            raise ResultsError(
+                f"{path} does not match its own checksum: it was changed or damaged; {_REMEDY}."
+            )
         return manifest
 
     @classmethod
@@ -115,13 +120,21 @@ class Manifest:
         wrong += [key for key in fields if key not in _FIELDS]
         if wrong:
             value = repr(fields.get(wrong[0], "nothing"))
-            raise ResultsError(f"{path} holds {value[:80]} as {wrong[0]!r}, which is not what a manifest of activations says; {_REMEDY}.")
-        shards = {name: Entry(n, sha256, tuple(shape)) for name, (n, sha256, shape) in fields.pop("shards").items()}
+            raise ResultsError(
+                f"{path} holds {value[:80]} as {wrong[0]!r}, which is not what a manifest of activations says; {_REMEDY}."
+            )
+        shards = {
+            name: Entry(n, sha256, tuple(shape)) for name, (n, sha256, shape) in fields.pop("shards").items()
+        }
         manifest = cls(**fields | {"layers": tuple(fields["layers"])}, shards=shards)
         if manifest.probes.keys() != manifest.splits.keys():
-            raise ResultsError(f"{path} has splits {list(manifest.splits)} and fingerprints of {list(manifest.probes)}; {_REMEDY}.")
+            raise ResultsError(
+                f"{path} has splits {list(manifest.splits)} and fingerprints of {list(manifest.probes)}; {_REMEDY}."
+            )
         if sum(map(manifest.n_of, manifest.splits)) * len(manifest.checkpoints) > MAX_SHARDS:
-            raise ResultsError(f"{path} tells of more than {MAX_SHARDS} shards, which no manifest can list; {_REMEDY}.")
+            raise ResultsError(
+                f"{path} tells of more than {MAX_SHARDS} shards, which no manifest can list; {_REMEDY}."
+            )
         for name, entry in shards.items():
             manifest._check_entry(name, entry, path)
         return manifest
@@ -129,13 +142,20 @@ class Manifest:
     def _check_entry(self, name: str, entry: Entry, path: Path) -> None:
         match = _SHARD.fullmatch(name)
         shard = Shard(match[1], match[2], int(match[3])) if match else None
-        if shard is None or shard.file != name or shard.checkpoint not in self.checkpoints or not 0 <= shard.index < self.n_of(shard.split):
+        if (
+            shard is None
+            or shard.file != name
+            or shard.checkpoint not in self.checkpoints
+            or not 0 <= shard.index < self.n_of(shard.split)
+        ):
             raise ResultsError(f"{path} lists {name!r}, which is no shard of its store; {_REMEDY}.")
         n_prompts = len(self.prompts_of(shard))
         rows_fit = entry.shape[1] >= n_prompts if self.positions == "all" else entry.shape[1] == n_prompts
         if entry.shape[0] != len(self.layers) or not rows_fit:
             expected = f"{len(self.layers)} layers and {n_prompts} prompts"
-            raise ResultsError(f"{path} gives {name} the shape {list(entry.shape)}; {expected} were expected; {_REMEDY}.")
+            raise ResultsError(
+                f"{path} gives {name} the shape {list(entry.shape)}; {expected} were expected; {_REMEDY}."
+            )
 
     def render(self) -> str:
         """The manifest as a file: JSON that ends with a checksum of the rest."""
@@ -186,12 +206,20 @@ def _is_entry(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 3:
         return False
     n_bytes, sha256, shape = value
-    return _is_number(n_bytes) and _is_digest(sha256) and isinstance(shape, list) and len(shape) == 3 and all(map(_is_number, shape))
+    return (
+        _is_number(n_bytes)
+        and _is_digest(sha256)
+        and isinstance(shape, list)
+        and len(shape) == 3
+        and all(map(_is_number, shape))
+    )
 
 
 #: What each field may hold.
 _FIELDS = {
-    "checkpoints": lambda value: _is_table(value) and all(isinstance(source, str) for source in value.values()),
+    "checkpoints": lambda value: (
+        _is_table(value) and all(isinstance(source, str) for source in value.values())
+    ),
     "splits": lambda value: _is_table(value) and all(map(_is_number, value.values())),
     "probes": lambda value: _is_table(value) and all(map(_is_digest, value.values())),
     "layers": lambda value: isinstance(value, list) and len(value) > 0 and all(map(_is_number, value)),

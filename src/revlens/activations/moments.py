@@ -33,7 +33,11 @@ class RunningMoments:
     def empty(cls, width: int, *, covariance: bool, device: torch.device | None = None) -> RunningMoments:
         """Nothing yet; the whole scatter matrix is kept if ``covariance``."""
         shape = (width, width) if covariance else (width,)
-        return cls(0, torch.zeros(width, dtype=torch.float64, device=device), torch.zeros(shape, dtype=torch.float64, device=device))
+        return cls(
+            0,
+            torch.zeros(width, dtype=torch.float64, device=device),
+            torch.zeros(shape, dtype=torch.float64, device=device),
+        )
 
     def update(self, values: Float[Tensor, "n d"], times: int = 1) -> None:
         """Add vectors, each of them ``times`` times."""
@@ -53,7 +57,9 @@ class RunningMoments:
         away = other.mean.to(self.mean.device) - self.mean
         self.mean = self.mean + away * (other.count / count)
         between = away.square() if self.scatter.ndim == 1 else torch.outer(away, away)
-        self.scatter = self.scatter + other.scatter.to(self.mean.device) + between * (self.count * other.count / count)
+        self.scatter = (
+            self.scatter + other.scatter.to(self.mean.device) + between * (self.count * other.count / count)
+        )
         self.count = count
 
     def reduce(self, accelerator: Accelerator) -> None:
@@ -97,7 +103,9 @@ class Moments:
         """Collect the accumulators of layers that have seen equally many vectors."""
         (count,) = {moments.count for moments in running.values()}
         mean = torch.stack([moments.mean.cpu() for moments in running.values()])
-        return cls(tuple(running), count, mean, torch.stack([moments.scatter.cpu() for moments in running.values()]))
+        return cls(
+            tuple(running), count, mean, torch.stack([moments.scatter.cpu() for moments in running.values()])
+        )
 
     @property
     def variance(self) -> Float[Tensor, "layer d"]:

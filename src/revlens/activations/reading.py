@@ -10,16 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.activations.passes import Passes
-from revlens.activations.positions import Positions, pool
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError
+from revlens.forward import Passes, Positions, pool, run_until
 from revlens.history import TrainingHistory
-from revlens.hooks.stopping import run_until
 from revlens.prompts import Batch, encode_prompts
 
 
-def read_batch(model: TransformerBridge, batch: Batch, sites: Sites, positions: Positions = "last") -> Float[Tensor, "batch layer d_model"]:
+def read_batch(
+    model: TransformerBridge, batch: Batch, sites: Sites, positions: Positions = "last"
+) -> Float[Tensor, "batch layer d_model"]:
     """One forward pass over a left-padded batch, up to the last site; gradients flow unless they are switched off outside."""
     device = next(model.parameters()).device
     tokens, mask = batch.tokens.to(device), batch.mask.to(device)
@@ -45,7 +45,7 @@ def read_prompts(
 
     Prompts of about equal length share a pass, a pass ends with the last layer that is read, and what all prompts begin with
     (a system message, the chat header) is computed once where the model's cache allows it. Numbers do not hang on this but by
-    rounding; see `revlens.activations.passes`.
+    rounding; see `revlens.forward.passes`.
 
     Args:
         model: any bridge whose tokenizer has a chat template.
@@ -62,7 +62,9 @@ def read_prompts(
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()
     names, kept = sites.hook_names(model.cfg.n_layers), dict[str, Tensor]()
-    passes = Passes.over(model, encode_prompts(model.tokenizer, prompts), names, batch_size, keep_prefix=positions == "mean")
+    passes = Passes.over(
+        model, encode_prompts(model.tokenizer, prompts), names, batch_size, keep_prefix=positions == "mean"
+    )
 
     def take(name: str, activation: Tensor, mask: Tensor) -> None:
         kept[name] = passes.pool(name, activation, mask, positions)
@@ -87,7 +89,10 @@ class Endpoints(NamedTuple):
 
 
 def read_endpoints(
-    history: TrainingHistory, prompts: Sequence[str], sites: Sites | None = None, positions: Positions = "last"
+    history: TrainingHistory,
+    prompts: Sequence[str],
+    sites: Sites | None = None,
+    positions: Positions = "last",
 ) -> Endpoints:
     """Activations under the reference and the aligned checkpoint.
 
@@ -96,4 +101,6 @@ def read_endpoints(
     Raises:
         ProbeError, SiteError, NonFiniteError: see `read_prompts` and `Sites`.
     """
-    return Endpoints(*(read_prompts(c.load(), prompts, sites, positions) for c in (history.reference, history.aligned)))
+    return Endpoints(
+        *(read_prompts(c.load(), prompts, sites, positions) for c in (history.reference, history.aligned))
+    )

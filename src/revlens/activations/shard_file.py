@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from revlens.activations.manifest import Entry
-from revlens.atomic import atomic_file
 from revlens.errors import ResultsError
+from revlens.storage import atomic_file
 
 #: Where the rows of each prompt begin, and where the last one's end; only where prompts have several rows.
 OFFSETS = "offsets"
@@ -27,7 +27,10 @@ _REMEDY = "delete it and run capture again, which makes what is missing"
 
 
 def write_shard(
-    path: Path, values: Float[Tensor, "row layer d_model"], dtype: str, offsets: Int[Tensor, " prompt_and_end"] | None = None
+    path: Path,
+    values: Float[Tensor, "row layer d_model"],
+    dtype: str,
+    offsets: Int[Tensor, " prompt_and_end"] | None = None,
 ) -> Entry:
     """Write a shard atomically, flushed to the disk, and say what must be found there."""
     stored = values.detach().permute(1, 0, 2).to("cpu", getattr(torch, dtype)).contiguous()
@@ -57,7 +60,9 @@ def check_shard(path: Path, entry: Entry) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != entry.sha256:
-        raise ResultsError(f"{path} is not what was written: its SHA-256 is {found}, {entry.sha256} was expected; {_REMEDY}.")
+        raise ResultsError(
+            f"{path} is not what was written: its SHA-256 is {found}, {entry.sha256} was expected; {_REMEDY}."
+        )
 
 
 def state_of(path: Path) -> tuple[int, int, int] | None:
@@ -69,7 +74,9 @@ def state_of(path: Path) -> tuple[int, int, int] | None:
     return (status.st_ino, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def read_rows(path: Path, entry: Entry, dtype: str, layers: Sequence[int], pieces: Sequence[slice]) -> Float[Tensor, "row layer d_model"]:
+def read_rows(
+    path: Path, entry: Entry, dtype: str, layers: Sequence[int], pieces: Sequence[slice]
+) -> Float[Tensor, "row layer d_model"]:
     """Pieces of the row axis, joined, at some places of the layer axis, as float64. The file is mapped, so that the rest of it is not read.
 
     Raises:
@@ -83,7 +90,9 @@ def read_rows(path: Path, entry: Entry, dtype: str, layers: Sequence[int], piece
                     f"{path} holds {stored.get_dtype()} of shape {stored.get_shape()}; its manifest says {_CODES[dtype]} of shape "
                     f"{list(entry.shape)}; {_REMEDY}."
                 )
-            return torch.stack([torch.cat([stored[layer, rows].double() for rows in pieces]) for layer in layers], dim=1)
+            return torch.stack(
+                [torch.cat([stored[layer, rows].double() for rows in pieces]) for layer in layers], dim=1
+            )
     except (SafetensorError, OSError) as error:
         raise ResultsError(f"{path} is no shard of activations ({error}); {_REMEDY}.") from error
 
@@ -103,7 +112,11 @@ def read_offsets(path: Path, entry: Entry, n_prompts: int) -> list[int]:
                 )
             offsets: list[int] = file.get_tensor(OFFSETS).tolist()
     except (SafetensorError, OSError) as error:
-        raise ResultsError(f"{path} is no shard of activations of all tokens ({error}); {_REMEDY}.") from error
+        raise ResultsError(
+            f"{path} is no shard of activations of all tokens ({error}); {_REMEDY}."
+        ) from error
     if offsets[0] != 0 or offsets[-1] != entry.shape[1] or any(a >= b for a, b in pairwise(offsets)):
-        raise ResultsError(f"{path} has {OFFSETS} that do not divide its {entry.shape[1]} rows among {n_prompts} prompts; {_REMEDY}.")
+        raise ResultsError(
+            f"{path} has {OFFSETS} that do not divide its {entry.shape[1]} rows among {n_prompts} prompts; {_REMEDY}."
+        )
     return offsets

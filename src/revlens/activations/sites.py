@@ -29,7 +29,9 @@ class Sites:
     def __post_init__(self) -> None:
         if self.component not in COMPONENTS:
             raise SiteError(f"Unknown component {self.component!r}; expected one of {', '.join(COMPONENTS)}.")
-        if self.layers is not None and (not self.layers or list(self.layers) != sorted({i for i in self.layers if i >= 0})):
+        if self.layers is not None and (
+            not self.layers or list(self.layers) != sorted({i for i in self.layers if i >= 0})
+        ):
             raise SiteError(f"layers={self.layers} must be increasing, without repeats, and at least 0.")
 
     def resolve(self, n_layers: int) -> tuple[int, ...]:
@@ -41,7 +43,9 @@ class Sites:
         if self.layers is None:
             return tuple(range(n_layers))
         if self.layers[-1] >= n_layers:
-            raise SiteError(f"Layer {self.layers[-1]} does not exist: the model has layers 0 to {n_layers - 1}.")
+            raise SiteError(
+                f"Layer {self.layers[-1]} does not exist: the model has layers 0 to {n_layers - 1}."
+            )
         return self.layers
 
     def hook_names(self, n_layers: int) -> list[str]:

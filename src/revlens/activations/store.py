@@ -35,7 +35,9 @@ class Activations:
     layers: tuple[int, ...]
     splits: Mapping[str, int]
     manifest: Manifest = field(repr=False, compare=False)
-    _checked: dict[Shard, tuple[int, int, int] | None] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _checked: dict[Shard, tuple[int, int, int] | None] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     @classmethod
     def open(cls, root: str | Path) -> Activations:
@@ -76,7 +78,9 @@ class Activations:
             SiteError: if a layer or the position was not captured.
             ResultsError: if a shard is missing, or is not what was written.
         """
-        return torch.cat(list(self.pieces(checkpoint, split, layers=layers, prompts=prompts, position=position)))
+        return torch.cat(
+            list(self.pieces(checkpoint, split, layers=layers, prompts=prompts, position=position))
+        )
 
     def pieces(
         self,
@@ -93,7 +97,12 @@ class Activations:
             yield self._read(shard, places, within, at)
 
     def tokens(
-        self, checkpoint: str, split: str, *, layers: Sequence[int] | None = None, prompts: slice | None = None
+        self,
+        checkpoint: str,
+        split: str,
+        *,
+        layers: Sequence[int] | None = None,
+        prompts: slice | None = None,
     ) -> Iterator[Float[Tensor, "pos layer d_model"]]:
         """Activations at every token of each prompt, one prompt after another. Raises what `at` raises.
 
@@ -108,12 +117,16 @@ class Activations:
         for shard, within in self._shards(checkpoint, split, prompts):
             path, entry = self._file(shard)
             offsets = read_offsets(path, entry, len(self.manifest.prompts_of(shard)))
-            for first, end in zip(offsets[within.start : within.stop], offsets[within.start + 1 : within.stop + 1], strict=True):
+            for first, end in zip(
+                offsets[within.start : within.stop], offsets[within.start + 1 : within.stop + 1], strict=True
+            ):
                 yield read_rows(path, entry, self.manifest.dtype, places, [slice(first, end)])
 
     def missing(self) -> list[Path]:
         """Shards that are not there, as a capture leaves them that has not finished."""
-        return [self.root / shard.file for shard in self._all() if not self.manifest.is_there(self.root, shard)]
+        return [
+            self.root / shard.file for shard in self._all() if not self.manifest.is_there(self.root, shard)
+        ]
 
     def verify(self) -> None:
         """Check every shard, byte for byte.
@@ -128,7 +141,9 @@ class Activations:
             except ResultsError as error:
                 wrong.append(str(error))
         if wrong:
-            raise ResultsError("\n".join([f"{len(wrong)} shards of {self.root} are not as they were written:", *wrong]))
+            raise ResultsError(
+                "\n".join([f"{len(wrong)} shards of {self.root} are not as they were written:", *wrong])
+            )
 
     def _all(self) -> Iterator[Shard]:
         return (shard for checkpoint in self.checkpoints for shard in self.manifest.shards_of(checkpoint))
@@ -146,28 +161,41 @@ class Activations:
     def _file(self, shard: Shard) -> tuple[Path, Entry]:
         path = self.root / shard.file
         state = self._checked.get(shard)
-        return (path, self.manifest.shards[shard.file]) if state is not None and state == state_of(path) else self._check(shard)
+        return (
+            (path, self.manifest.shards[shard.file])
+            if state is not None and state == state_of(path)
+            else self._check(shard)
+        )
 
     def _shards(self, checkpoint: str, split: str, prompts: slice | None) -> Iterator[tuple[Shard, range]]:
         """Shards of a split that hold chosen prompts, with the places of these in each."""
         if checkpoint not in self.checkpoints:
-            raise HistoryError(f"Checkpoint {checkpoint!r} was not captured; there are {', '.join(self.checkpoints)}.")
+            raise HistoryError(
+                f"Checkpoint {checkpoint!r} was not captured; there are {', '.join(self.checkpoints)}."
+            )
         if split not in self.splits:
             raise ProbeError(f"Probe split {split!r} was not captured; there are {', '.join(self.splits)}.")
         chosen = range(self.splits[split])[prompts or slice(None)]
         if not chosen or chosen.step != 1:
-            raise ProbeError(f"prompts={prompts} must take at least one of the {self.splits[split]} prompts of {split!r}, without a step.")
+            raise ProbeError(
+                f"prompts={prompts} must take at least one of the {self.splits[split]} prompts of {split!r}, without a step."
+            )
         size = self.manifest.shard_prompts
         for index in range(chosen.start // size, (chosen.stop - 1) // size + 1):
             shard = Shard(checkpoint, split, index)
             held = self.manifest.prompts_of(shard)
-            yield shard, range(max(chosen.start, held.start) - held.start, min(chosen.stop, held.stop) - held.start)
+            yield (
+                shard,
+                range(max(chosen.start, held.start) - held.start, min(chosen.stop, held.stop) - held.start),
+            )
 
     def _places(self, layers: Sequence[int] | None) -> list[int]:
         """Where layers lie on the layer axis."""
         unknown = [layer for layer in layers or () if layer not in self.layers]
         if unknown or (layers is not None and not layers):
-            raise SiteError(f"layers={layers} were not all captured; there are {', '.join(map(str, self.layers))}.")
+            raise SiteError(
+                f"layers={layers} were not all captured; there are {', '.join(map(str, self.layers))}."
+            )
         return [self.layers.index(layer) for layer in (self.layers if layers is None else layers)]
 
     def _position(self, position: int | None) -> int:
@@ -180,7 +208,9 @@ class Activations:
             )
         return -1 if position is None else position
 
-    def _read(self, shard: Shard, places: list[int], within: range, position: int) -> Float[Tensor, "prompt layer d_model"]:
+    def _read(
+        self, shard: Shard, places: list[int], within: range, position: int
+    ) -> Float[Tensor, "prompt layer d_model"]:
         path, entry = self._file(shard)
         dtype = self.manifest.dtype
         if self.manifest.positions != "all":
@@ -188,7 +218,12 @@ class Activations:
         offsets = read_offsets(path, entry, len(self.manifest.prompts_of(shard)))
         short = [i for i in within if offsets[i + 1] + position < offsets[i]]
         if short:
-            prompt, n_tokens = self.manifest.prompts_of(shard)[short[0]], offsets[short[0] + 1] - offsets[short[0]]
-            raise ProbeError(f"position={position} does not exist in prompt {prompt} of {shard.split!r}, which has {n_tokens} tokens.")
+            prompt, n_tokens = (
+                self.manifest.prompts_of(shard)[short[0]],
+                offsets[short[0] + 1] - offsets[short[0]],
+            )
+            raise ProbeError(
+                f"position={position} does not exist in prompt {prompt} of {shard.split!r}, which has {n_tokens} tokens."
+            )
         rows = [offsets[i + 1] + position for i in within]
         return read_rows(path, entry, dtype, places, [slice(row, row + 1) for row in rows])

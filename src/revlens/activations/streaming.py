@@ -12,12 +12,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations.moments import Moments, RunningMoments
-from revlens.activations.passes import Passes
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError, SiteError
-from revlens.hooks import point_name
-from revlens.hooks.sharding import is_sharded
-from revlens.hooks.subspaces import Directions, by_layer, coordinates
+from revlens.forward import Passes, is_sharded
+from revlens.hooks import Directions, by_layer, coordinates, point_name
 from revlens.prompts import encode_prompts
 
 #: A vector of each prompt, as in `revlens.activations.Positions`; or ``all``: one of each prompt token.
@@ -63,8 +61,12 @@ def read_moments(
     bases = None if along is None else by_layer(along, model.cfg.n_layers, model.cfg.d_model, layers)
     widths = {model.cfg.d_model} if bases is None else {len(basis) for basis in bases.values()}
     if len(widths) > 1:
-        raise SiteError(f"Layers have differing numbers of directions, {sorted(widths)}; give equally many at each.")
-    running = {layer: RunningMoments.empty(max(widths), covariance=covariance, device=device) for layer in layers}
+        raise SiteError(
+            f"Layers have differing numbers of directions, {sorted(widths)}; give equally many at each."
+        )
+    running = {
+        layer: RunningMoments.empty(max(widths), covariance=covariance, device=device) for layer in layers
+    }
     layer_of = {point_name(layer, sites.component): layer for layer in layers}
 
     def add(name: str, values: Tensor, times: int = 1) -> None:
@@ -80,7 +82,9 @@ def read_moments(
         def take(name: str, activation: Tensor, mask: Tensor) -> None:
             add(
                 name,
-                activation[mask.to(activation.device).bool()] if positions == "all" else passes.pool(name, activation, mask, positions),
+                activation[mask.to(activation.device).bool()]
+                if positions == "all"
+                else passes.pool(name, activation, mask, positions),
             )
 
         for _ in passes.run(take):
@@ -92,7 +96,9 @@ def read_moments(
         most = len(encoded[:: accelerator.num_processes])
         if is_sharded(model) and math.ceil(len(rows) / batch_size) < math.ceil(most / batch_size):
             # The others make one more pass, in which they need this process's weights.
-            for _ in Passes.over(model, encoded[:1], list(layer_of), 1, keep_prefix=False).run(lambda name, activation, mask: None):
+            for _ in Passes.over(model, encoded[:1], list(layer_of), 1, keep_prefix=False).run(
+                lambda name, activation, mask: None
+            ):
                 pass
         for moments in running.values():
             moments.reduce(accelerator)

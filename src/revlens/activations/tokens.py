@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.activations.passes import Passes
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError
+from revlens.forward import Passes
 from revlens.prompts import encode_prompts
 
 
@@ -21,7 +21,7 @@ def read_tokens(
 ) -> list[Float[Tensor, "pos layer d_model"]]:
     """Activations at every token of each user message in the model's chat format, as float32 on the CPU.
 
-    What all prompts begin with is computed once, see `revlens.activations.passes`.
+    What all prompts begin with is computed once, see `revlens.forward.passes`.
 
     Args:
         model: any bridge whose tokenizer has a chat template.
@@ -38,11 +38,17 @@ def read_tokens(
     sites = sites or Sites()
     names = sites.hook_names(model.cfg.n_layers)
     passes = Passes.over(model, encode_prompts(model.tokenizer, prompts), names, batch_size, keep_prefix=True)
-    prefix = [] if passes.prefix is None else [torch.stack([passes.prefix.kept[name].float().cpu() for name in names], dim=1)]
+    prefix = (
+        []
+        if passes.prefix is None
+        else [torch.stack([passes.prefix.kept[name].float().cpu() for name in names], dim=1)]
+    )
     kept: dict[str, list[Tensor]] = {}
 
     def take(name: str, activation: Tensor, mask: Tensor) -> None:
-        kept[name] = [row[is_token].float().cpu() for row, is_token in zip(activation, mask.bool(), strict=True)]
+        kept[name] = [
+            row[is_token].float().cpu() for row, is_token in zip(activation, mask.bool(), strict=True)
+        ]
 
     read = [torch.empty(0)] * len(prompts)
     for batch in passes.run(take):

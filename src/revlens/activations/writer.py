@@ -16,7 +16,7 @@ from torch import Tensor
 from revlens.activations.manifest import MANIFEST, Manifest, Shard
 from revlens.activations.shard_file import write_shard
 from revlens.errors import ResultsError
-from revlens.locks import sole_writer
+from revlens.storage import sole_writer
 
 #: Shards that may wait for the disk. With the one being written and the one being computed, this bounds memory.
 WAITING = 2
@@ -73,7 +73,11 @@ class StoreWriter:
 
     def missing(self, checkpoint: str) -> list[Shard]:
         """Shards of a checkpoint that have no entry, or no file of the size of their entry."""
-        return [shard for shard in self._manifest.shards_of(checkpoint) if not self._manifest.is_there(self._root, shard)]
+        return [
+            shard
+            for shard in self._manifest.shards_of(checkpoint)
+            if not self._manifest.is_there(self._root, shard)
+        ]
 
     def begin(self, checkpoint: str, fingerprint: str) -> None:
         """Say which weights the coming shards of a checkpoint are computed with.
@@ -83,7 +87,9 @@ class StoreWriter:
         """
         self.flush()
         before = self._manifest.weights.get(checkpoint, fingerprint)
-        if before != fingerprint and len(self.missing(checkpoint)) < len(list(self._manifest.shards_of(checkpoint))):
+        if before != fingerprint and len(self.missing(checkpoint)) < len(
+            list(self._manifest.shards_of(checkpoint))
+        ):
             raise ResultsError(
                 f"{self._root} holds shards of {checkpoint} that other weights gave (fingerprint {before}; now {fingerprint}): the "
                 f"checkpoint has changed since. Delete {checkpoint}.*.safetensors there to capture all of it again."
@@ -91,7 +97,10 @@ class StoreWriter:
         self._manifest = replace(self._manifest, weights={**self._manifest.weights, checkpoint: fingerprint})
 
     def write(
-        self, shard: Shard, values: Float[Tensor, "row layer d_model"], offsets: Int[Tensor, " prompt_and_end"] | None = None
+        self,
+        shard: Shard,
+        values: Float[Tensor, "row layer d_model"],
+        offsets: Int[Tensor, " prompt_and_end"] | None = None,
     ) -> None:
         """Hand over a shard. It waits where `WAITING` shards are on their way already; ``values`` must not be changed afterwards.
 
@@ -144,10 +153,17 @@ def _continued(root: Path, wanted: Manifest) -> Manifest:
         return wanted
     found = Manifest.read(root)
     equal = ("component", "layers", "positions", "computed", "dtype", "shard_prompts")
-    differing = [key for key in ("checkpoints", "probes") if not getattr(found, key).items() <= getattr(wanted, key).items()]
+    differing = [
+        key
+        for key in ("checkpoints", "probes")
+        if not getattr(found, key).items() <= getattr(wanted, key).items()
+    ]
     differing += [key for key in equal if getattr(found, key) != getattr(wanted, key)]
     if differing:
-        described = "; ".join(f"{key}: {_short(getattr(found, key))} there, {_short(getattr(wanted, key))} asked for" for key in differing)
+        described = "; ".join(
+            f"{key}: {_short(getattr(found, key))} there, {_short(getattr(wanted, key))} asked for"
+            for key in differing
+        )
         raise ResultsError(
             f"{root} holds activations of another capture ({', '.join(differing)} differ); use another folder or delete it. {described}."
         )

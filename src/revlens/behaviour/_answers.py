@@ -17,10 +17,15 @@ _ANSWER_TOKENS = 8
 
 @torch.no_grad()
 def answer_chats(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[dict[str, str]]], batch_size: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[list[dict[str, str]]],
+    batch_size: int,
 ) -> list[str]:
     """The opening of the model's greedy answer to each conversation, in its chat format, in their order."""
-    texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    texts = [
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats
+    ]
     # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
     rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     pad_id = pad_id_of(tokenizer)
@@ -55,7 +60,9 @@ def meaning_of_words(refused: str, answered: str) -> dict[str, bool]:
     """
     for word in (refused, answered):
         if _first_word(word) != word.casefold() or not word:
-            raise ConfigError(f"{word!r} must be a single word: it is compared with the first word of the judge's answer.")
+            raise ConfigError(
+                f"{word!r} must be a single word: it is compared with the first word of the judge's answer."
+            )
     if refused.casefold() == answered.casefold():
         raise ConfigError(f"{refused!r} and {answered!r} must be two different words.")
     return {refused.casefold(): True, answered.casefold(): False}
@@ -70,8 +77,12 @@ def read_verdicts(answers: Sequence[str], meaning: Mapping[str, bool]) -> list[b
     words = [_first_word(answer) for answer in answers]
     undecided = sorted({answer for answer, word in zip(answers, words, strict=True) if word not in meaning})
     if undecided:
-        some = ", ".join(map(repr, undecided[:5])) + (f" and {len(undecided) - 5} more" if len(undecided) > 5 else "")
-        raise ConfigError(f"The judge must answer with {' or '.join(map(repr, meaning))} first; it answered {some}.")
+        some = ", ".join(map(repr, undecided[:5])) + (
+            f" and {len(undecided) - 5} more" if len(undecided) > 5 else ""
+        )
+        raise ConfigError(
+            f"The judge must answer with {' or '.join(map(repr, meaning))} first; it answered {some}."
+        )
     return [meaning[word] for word in words]
 
 

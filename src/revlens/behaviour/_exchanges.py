@@ -18,7 +18,9 @@ def paired(prompts: Sequence[str], replies: Sequence[str]) -> list[tuple[str, st
         ProbeError: if they differ in number.
     """
     if len(prompts) != len(replies):
-        raise ProbeError(f"A judge needs one prompt per reply, got {len(prompts)} prompts and {len(replies)} replies.")
+        raise ProbeError(
+            f"A judge needs one prompt per reply, got {len(prompts)} prompts and {len(replies)} replies."
+        )
     return list(zip(prompts, replies, strict=True))
 
 
@@ -29,7 +31,9 @@ def check_template(template: str) -> None:
         ConfigError: if there is none.
     """
     if "{reply}" not in template:
-        raise ConfigError(f"Template {template!r} has no {{reply}}, so every reply would get the same verdict.")
+        raise ConfigError(
+            f"Template {template!r} has no {{reply}}, so every reply would get the same verdict."
+        )
 
 
 def fill(template: str, prompt: str, reply: str) -> str:

@@ -59,9 +59,13 @@ def agreement(verdicts: Sequence[bool], labels: Sequence[bool], *, seed: int = 0
     Source: Cohen (1960), A coefficient of agreement for nominal scales.
     """
     if len(verdicts) != len(labels) or not verdicts:
-        raise ProbeError(f"Expected as many verdicts as labels and at least one, got {len(verdicts)} and {len(labels)}.")
+        raise ProbeError(
+            f"Expected as many verdicts as labels and at least one, got {len(verdicts)} and {len(labels)}."
+        )
     n, pairs = len(verdicts), list(zip(verdicts, labels, strict=True))
-    both, judge_only, label_only, neither = (pairs.count(cell) for cell in ((True, True), (True, False), (False, True), (False, False)))
+    both, judge_only, label_only, neither = (
+        pairs.count(cell) for cell in ((True, True), (True, False), (False, True), (False, False))
+    )
     kappa, undefined = None, 1.0
     if len(set(verdicts)) == len(set(labels)) == 2:
         # Drawing completions with replacement is drawing the cells of their table.

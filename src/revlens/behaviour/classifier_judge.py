@@ -43,9 +43,13 @@ class ClassifierJudge:
         labels = [*self._names().values()]
         unknown = set(self.refusal_labels) - set(labels)
         if unknown:
-            raise ConfigError(f"The classifier has no label {', '.join(map(repr, sorted(unknown)))}; its labels are {', '.join(labels)}.")
+            raise ConfigError(
+                f"The classifier has no label {', '.join(map(repr, sorted(unknown)))}; its labels are {', '.join(labels)}."
+            )
         if not 0 < len(set(self.refusal_labels)) < len(labels):
-            raise ConfigError(f"refusal_labels={self.refusal_labels} must be some but not all of the labels {', '.join(labels)}.")
+            raise ConfigError(
+                f"refusal_labels={self.refusal_labels} must be some but not all of the labels {', '.join(labels)}."
+            )
         if self.tokenizer.pad_token is None:
             raise ConfigError("The classifier's tokenizer has no pad token; set tokenizer.pad_token.")
         if self.template is not None:
@@ -75,7 +79,13 @@ class ClassifierJudge:
         names = self._names()
         labels: list[str] = []
         for batch in batches(paired(prompts, replies), self.batch_size):
-            inputs = self.tokenizer(*self._texts(batch), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+            inputs = self.tokenizer(
+                *self._texts(batch),
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            )
             logits = self.model(**inputs.to(self.model.device)).logits
             labels += [names[i] for i in logits.argmax(-1).tolist()]
         return [label in self.refusal_labels for label in labels]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from revlens.errors import DataError, FileError
-from revlens.small_files import read_json
+from revlens.storage import read_json
 
 _LABEL = "is_jailbreak_"
 
@@ -41,7 +41,9 @@ def read_completions(path: str | Path) -> list[Completion]:
         raise DataError(f"Cannot read completions from {path}: {error}") from error
     rows = content.get("completions") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise DataError(f'{path} holds no completions; expected {{"completions": [{{"prompt": ..., "response": ...}}, ...]}}.')
+        raise DataError(
+            f'{path} holds no completions; expected {{"completions": [{{"prompt": ..., "response": ...}}, ...]}}.'
+        )
     completions = [_completion(row, f"{path}, completion {i}") for i, row in enumerate(rows)]
     for i, completion in enumerate(completions):
         if completion.refused.keys() != completions[0].refused.keys():

@@ -27,7 +27,9 @@ def exact_match(replies: Sequence[str], answers: Sequence[str]) -> float:
         ProbeError: if the two differ in number or are empty.
     """
     _check_paired(replies, answers)
-    return sum(reply.strip() == answer.strip() for reply, answer in zip(replies, answers, strict=True)) / len(replies)
+    return sum(reply.strip() == answer.strip() for reply, answer in zip(replies, answers, strict=True)) / len(
+        replies
+    )
 
 
 def share_with_keywords(replies: Sequence[str], keywords: Sequence[Sequence[str]]) -> float:
@@ -37,9 +39,13 @@ def share_with_keywords(replies: Sequence[str], keywords: Sequence[Sequence[str]
         ProbeError: if the two differ in number or are empty.
     """
     _check_paired(replies, keywords)
-    return sum(all(k in reply for k in words) for reply, words in zip(replies, keywords, strict=True)) / len(replies)
+    return sum(all(k in reply for k in words) for reply, words in zip(replies, keywords, strict=True)) / len(
+        replies
+    )
 
 
 def _check_paired(first: Sequence[object], second: Sequence[object]) -> None:
     if len(first) != len(second) or not first:
-        raise ProbeError(f"Expected two equally long, non-empty lists, got {len(first)} and {len(second)} entries.")
+        raise ProbeError(
+            f"Expected two equally long, non-empty lists, got {len(first)} and {len(second)} entries."
+        )

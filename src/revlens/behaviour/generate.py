@@ -12,7 +12,9 @@ from revlens.prompts import encode_prompts, pad_id_of, pad_left
 
 
 @torch.no_grad()
-def generate(model: TransformerBridge, prompts: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 128) -> list[str]:
+def generate(
+    model: TransformerBridge, prompts: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 128
+) -> list[str]:
     """Greedy reply to each user message, in the model's chat format, without special tokens.
 
     Prompts are batched by length, so that little is spent on padding; replies come back in the order of the prompts.

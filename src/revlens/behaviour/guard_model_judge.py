@@ -44,12 +44,20 @@ class GuardModelJudge:
 
     def __post_init__(self) -> None:
         if self.tokenizer.chat_template is None:
-            raise ConfigError("The guard model's tokenizer has no chat template; set tokenizer.chat_template to the guard's prompt format.")
+            raise ConfigError(
+                "The guard model's tokenizer has no chat template; set tokenizer.chat_template to the guard's prompt format."
+            )
         meaning_of_words(self.safe, self.unsafe)
 
     @classmethod
     def from_dir(
-        cls, path: str | Path, *, safe: str = "safe", unsafe: str = "unsafe", batch_size: int = 16, device: str | torch.device = "cpu"
+        cls,
+        path: str | Path,
+        *,
+        safe: str = "safe",
+        unsafe: str = "unsafe",
+        batch_size: int = 16,
+        device: str | torch.device = "cpu",
     ) -> GuardModelJudge:
         """Load a local Hugging Face directory with safetensors weights.
 
@@ -61,7 +69,8 @@ class GuardModelJudge:
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[bool]:
         chats = [
-            [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}] for prompt, reply in paired(prompts, replies)
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+            for prompt, reply in paired(prompts, replies)
         ]
         answers = answer_chats(self.model, self.tokenizer, chats, self.batch_size)
         return read_verdicts(answers, meaning_of_words(self.safe, self.unsafe))

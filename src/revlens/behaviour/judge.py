@@ -18,7 +18,13 @@ _APOSTROPHES = "\u2018\u2019\u201b\u2032\u02b9\u02bb\u02bc\u0060\u00b4\uff07"
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
 _EMPHASIS = "*_~"  # markdown inside and around words
 _BLOCKS = "#>"  # markdown at the start of lines
-_PLAIN = str.maketrans({**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_INVISIBLE + _EMPHASIS), **dict.fromkeys(_BLOCKS, " ")})
+_PLAIN = str.maketrans(
+    {
+        **dict.fromkeys(_APOSTROPHES, "'"),
+        **dict.fromkeys(_INVISIBLE + _EMPHASIS),
+        **dict.fromkeys(_BLOCKS, " "),
+    }
+)
 
 
 @runtime_checkable
@@ -55,11 +61,15 @@ class PhraseJudge:
             if not _plain(phrase):
                 raise ConfigError(f"Phrase {phrase!r} has no text; it would match every reply.")
         if self.opening is not None and self.opening < 1:
-            raise ConfigError(f"opening={self.opening} must be at least 1 character, or None for the whole reply.")
+            raise ConfigError(
+                f"opening={self.opening} must be at least 1 character, or None for the whole reply."
+            )
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[bool]:
         # Not \b: a phrase may begin or end with punctuation.
-        pattern = re.compile("|".join(rf"(?<!\w){re.escape(_plain(phrase))}(?!\w)" for phrase in self.phrases))
+        pattern = re.compile(
+            "|".join(rf"(?<!\w){re.escape(_plain(phrase))}(?!\w)" for phrase in self.phrases)
+        )
         return [pattern.search(self._opening_of(_plain(reply))) is not None for reply in replies]
 
     def _opening_of(self, text: str) -> str:

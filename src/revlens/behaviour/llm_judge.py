@@ -53,7 +53,9 @@ class LLMJudge:
 
     def __post_init__(self) -> None:
         if self.tokenizer.chat_template is None:
-            raise ConfigError("The judge model's tokenizer has no chat template; set tokenizer.chat_template to the model's chat format.")
+            raise ConfigError(
+                "The judge model's tokenizer has no chat template; set tokenizer.chat_template to the model's chat format."
+            )
         meaning_of_words(self.refused, self.answered)
         check_template(self.template)
 
@@ -77,6 +79,9 @@ class LLMJudge:
         return cls(model, tokenizer, template, refused, answered, batch_size)
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[bool]:
-        chats = [[{"role": "user", "content": fill(self.template, *exchange)}] for exchange in paired(prompts, replies)]
+        chats = [
+            [{"role": "user", "content": fill(self.template, *exchange)}]
+            for exchange in paired(prompts, replies)
+        ]
         answers = answer_chats(self.model, self.tokenizer, chats, self.batch_size)
         return read_verdicts(answers, meaning_of_words(self.refused, self.answered))

@@ -19,6 +19,8 @@ def read_phrases(name: str) -> tuple[str, ...]:
         ConfigError: if there is no list of that name.
     """
     if name not in PHRASE_LISTS:
-        raise ConfigError(f"No phrase list {name!r}; there are {', '.join(PHRASE_LISTS)}. Pass your own phrases to PhraseJudge as a tuple.")
+        raise ConfigError(
+            f"No phrase list {name!r}; there are {', '.join(PHRASE_LISTS)}. Pass your own phrases to PhraseJudge as a tuple."
+        )
     lines = (_FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if line and not line.startswith("#"))

@@ -6,10 +6,10 @@ from revlens.causal.interventions import InterventionEffects as InterventionEffe
 from revlens.causal.interventions import action_label as action_label
 from revlens.causal.interventions import intervene as intervene
 from revlens.causal.interventions import site_label as site_label
-from revlens.causal.openings import Openings as Openings
+from revlens.causal.patch_passes import FallbackWarning as FallbackWarning
 from revlens.causal.patch_sweep import PatchSweep as PatchSweep
 from revlens.causal.patching import patch_between as patch_between
 from revlens.causal.patching import patch_heads_between as patch_heads_between
-from revlens.causal.prefix import FallbackWarning as FallbackWarning
 from revlens.causal.readout import VocabularyReadout as VocabularyReadout
 from revlens.causal.readout import vocabulary_readout as vocabulary_readout
+from revlens.causal.refusal_logit_difference import RefusalLogitDifference as RefusalLogitDifference

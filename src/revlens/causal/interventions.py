@@ -17,10 +17,9 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens import hooks
-from revlens.causal.clean import Metric, measure
-from revlens.causal.last_token import last_token_passes
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, SiteError
+from revlens.forward import Metric, last_token_passes, measure
 from revlens.hooks import Tokens
 
 
@@ -41,7 +40,9 @@ class Action:
 
     def __post_init__(self) -> None:
         if (self.kind == "add") != (self.dose is not None):
-            raise ConfigError(f"Action {self.kind!r} with dose={self.dose}: add needs a dose, in gaps; ablate and clamp take none.")
+            raise ConfigError(
+                f"Action {self.kind!r} with dose={self.dose}: add needs a dose, in gaps; ablate and clamp take none."
+            )
 
     @property
     def name(self) -> str:
@@ -68,7 +69,12 @@ class Intervention:
     anchor: Float[Tensor, "layer d_model"]
 
     def on(
-        self, model: TransformerBridge, layers: Sequence[int], *, tokens: Tokens = "last_prompt", prompt_length: Tensor | None = None
+        self,
+        model: TransformerBridge,
+        layers: Sequence[int],
+        *,
+        tokens: Tokens = "last_prompt",
+        prompt_length: Tensor | None = None,
     ) -> AbstractContextManager[None]:
         """The intervention as a context, at chosen layers of the residual stream after their blocks.
 
@@ -83,7 +89,9 @@ class Intervention:
             return hooks.ablate(model, directions, layers=layers, tokens=tokens, prompt_length=prompt_length)
         if self.action.kind == "clamp":
             value = dict(zip(self.layers, (self.anchor * self.unit).sum(-1).tolist(), strict=True))
-            return hooks.clamp(model, directions, value, layers=layers, tokens=tokens, prompt_length=prompt_length)
+            return hooks.clamp(
+                model, directions, value, layers=layers, tokens=tokens, prompt_length=prompt_length
+            )
         assert self.action.dose is not None
         alpha = dict(zip(self.layers, (self.action.dose * self.gap).tolist(), strict=True))
         return hooks.add(model, directions, alpha, layers=layers, tokens=tokens, prompt_length=prompt_length)
@@ -119,14 +127,18 @@ class InterventionEffects:
         """
         of_kind = [i for i, name in enumerate(self.directions) if name == kind]
         if not of_kind or kind == "v_rev":
-            raise ConfigError(f"No controls of kind {kind!r}; there are {sorted(set(self.directions) - {'v_rev'})}.")
+            raise ConfigError(
+                f"No controls of kind {kind!r}; there are {sorted(set(self.directions) - {'v_rev'})}."
+            )
         effect = self.effect().abs()
         return (1 + (effect[of_kind] >= effect[0]).sum(0)) / (1 + len(of_kind))
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row per direction, site and action: ``direction, draw, site, action, dose, metric, effect``."""
         draws = [self.directions[:i].count(name) for i, name in enumerate(self.directions)]
-        index = pd.MultiIndex.from_product([range(len(self.directions)), range(len(self.sites)), range(len(self.actions))])
+        index = pd.MultiIndex.from_product(
+            [range(len(self.directions)), range(len(self.sites)), range(len(self.actions))]
+        )
         d, s, a = (index.get_level_values(i) for i in range(3))
         return pd.DataFrame(
             {
@@ -134,7 +146,9 @@ class InterventionEffects:
                 "draw": np.array(draws)[d],
                 "site": np.array([site_label(site) for site in self.sites])[s],
                 "action": np.array([action.kind for action in self.actions])[a],
-                "dose": np.array([np.nan if action.dose is None else action.dose for action in self.actions])[a],
+                "dose": np.array([np.nan if action.dose is None else action.dose for action in self.actions])[
+                    a
+                ],
                 "metric": self.values.mean(-1).flatten().double().numpy(),
                 "effect": self.effect().flatten().double().numpy(),
             }
@@ -179,7 +193,7 @@ def intervene(
         v_rev: the direction, its gap the unit of doses, for controls too.
         actions: see `Action`.
         prompts: user messages, none of those that v_rev was estimated on.
-        metric: of the logits at the last prompt token, such as `Openings`.
+        metric: of the logits at the last prompt token, such as `RefusalLogitDifference`.
         anchor: see `Intervention`.
         controls: unit directions by kind, such as ``{"random": isotropic_directions(20, ...)}``.
         batch_size: prompts per forward pass.
@@ -191,10 +205,14 @@ def intervene(
     """
     controls = controls or {}
     if not actions or "v_rev" in controls:
-        raise ConfigError("intervene needs at least one action, and control kinds that are not called 'v_rev'.")
+        raise ConfigError(
+            "intervene needs at least one action, and control kinds that are not called 'v_rev'."
+        )
     for name, tensor in {"anchor": anchor, **controls}.items():
         if tensor.shape[-2:] != v_rev.unit.shape:
-            raise SiteError(f"{name} has shape {tuple(tensor.shape)}; expected it to end in {tuple(v_rev.unit.shape)}, as v_rev does.")
+            raise SiteError(
+                f"{name} has shape {tuple(tensor.shape)}; expected it to end in {tuple(v_rev.unit.shape)}, as v_rev does."
+            )
     units = torch.cat([v_rev.unit[None], *(draws.to(v_rev.unit) for draws in controls.values())])
     names = ("v_rev", *(kind for kind, draws in controls.items() for _ in draws))
     sites = sites_of(v_rev.layers)

@@ -70,14 +70,21 @@ class PatchSweep:
         tail = (1 - small_sample_confidence(n, confidence)) / 2
         tails = torch.tensor([tail, 1 - tail], dtype=torch.float64)
         draws = torch.randint(0, n, (n_resamples, n), generator=derive_generator(seed, "recovered"))
-        weights = torch.zeros(n_resamples, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64)) / n
+        weights = (
+            torch.zeros(n_resamples, n, dtype=torch.float64).scatter_add_(
+                1, draws, torch.ones_like(draws, dtype=torch.float64)
+            )
+            / n
+        )
         gaps = gap @ weights.T
         low, high = torch.quantile(gaps, tails)
         if low <= 0 <= high:
             unbounded = torch.full(effect.shape[:-1], torch.inf)
             return -unbounded, unbounded
         # Layer by layer: [cell, resample] of a whole sweep over heads would be large.
-        ends = torch.stack([torch.quantile(of_layer @ weights.T / gaps, tails, dim=-1) for of_layer in effect], dim=1)
+        ends = torch.stack(
+            [torch.quantile(of_layer @ weights.T / gaps, tails, dim=-1) for of_layer in effect], dim=1
+        )
         return ends[0].float(), ends[1].float()
 
     def p_values(self, n_permutations: int = 10_000, seed: int = 0) -> Float[Tensor, "layer pos *head"]:
@@ -88,7 +95,9 @@ class PatchSweep:
         baseline = self.result.baseline
         assert baseline is not None
         values = torch.where(self.result.effect().abs() <= self.rounding, baseline, self.result.values)
-        return replace(self.result, values=values).permutation_pvalue(n_permutations=n_permutations, seed=seed)
+        return replace(self.result, values=values).permutation_pvalue(
+            n_permutations=n_permutations, seed=seed
+        )
 
     def significant(self, rate: float = 0.05) -> Bool[Tensor, "layer pos *head"]:
         """Cells with an effect, at a false discovery rate over all cells (Benjamini & Hochberg 1995).

@@ -12,12 +12,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.patching import PatchingResult, make_df_from_ranges
 
 from revlens.activations import Sites
-from revlens.causal.cells import Cell, cells_of, site_names
-from revlens.causal.clean import Metric, clean_run, equal_lengths, measure, token_tensor
+from revlens.causal.patch_passes import CellPatcher
+from revlens.causal.patch_sites import Cell, cells_of, site_names
 from revlens.causal.patch_sweep import PatchSweep
-from revlens.causal.prefix import CellPatcher
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, HistoryError, NonFiniteError, ProbeError, SiteError
+from revlens.forward import Metric, clean_run, equal_lengths, measure, token_tensor
 from revlens.prompts import encode_prompts
 
 #: ``full``: the whole activation; ``along``: its component along v_rev; ``orthogonal``: everything but that component.
@@ -49,7 +49,7 @@ def patch_between(
         donor: gives activations.
         recipient: is patched; of the same architecture, and reads prompts as the same tokens.
         prompts: user messages (not yet in chat format).
-        metric: a number per row from the logits at the last prompt token, e.g. `revlens.causal.Openings`.
+        metric: a number per row from the logits at the last prompt token, e.g. `revlens.causal.RefusalLogitDifference`.
         sites: component and layers; resid_post of every layer if None.
         last: how many prompt tokens, counted from the end; if None, as many as the shortest prompt has.
         part: ``along`` replaces h by h + <d - h, v> v, ``orthogonal`` by d - <d - h, v> v, d being the donor's activation.
@@ -66,7 +66,7 @@ def patch_between(
         NonFiniteError: if the metric is NaN or infinite, naming the prompt.
 
     Warns:
-        FallbackWarning: see `revlens.causal.prefix.CellPatcher`.
+        FallbackWarning: see `revlens.causal.patch_passes.CellPatcher`.
     """
     sites = sites or Sites()
     layers = sites.resolve(recipient.cfg.n_layers)
@@ -94,7 +94,9 @@ def patch_heads_between(
         SiteError: also if layers differ in their number of heads.
     """
     chosen = Sites(layers=layers).resolve(recipient.cfg.n_layers)
-    return _patch(donor, recipient, prompts, metric, "z", chosen, last, lambda h, d, layer: d, "full", batch_size)
+    return _patch(
+        donor, recipient, prompts, metric, "z", chosen, last, lambda h, d, layer: d, "full", batch_size
+    )
 
 
 def _patch(
@@ -125,10 +127,16 @@ def _patch(
 
     cells = cells_of(layers, positions, None if heads is None else range(heads))
     swept = CellPatcher(recipient, component, cells, edit, metric, batch_size).run(rows)
-    for name, values in (("donor", donor_metric), ("recipient", swept.baseline), ("patched recipient", swept.values)):
+    for name, values in (
+        ("donor", donor_metric),
+        ("recipient", swept.baseline),
+        ("patched recipient", swept.values),
+    ):
         if not values.isfinite().all():
             prompt = int((~values.isfinite()).nonzero()[0, -1])
-            raise NonFiniteError(f"The metric of the {name} is not finite on prompt {prompts[prompt]!r}; check the checkpoint.")
+            raise NonFiniteError(
+                f"The metric of the {name} is not finite on prompt {prompts[prompt]!r}; check the checkpoint."
+            )
 
     shape = [len(layers), len(positions)] + ([] if heads is None else [heads])
     axes = ["layer", "pos", "head"][: len(shape)]
@@ -170,18 +178,24 @@ def _read(
     return {layer: torch.cat(pieces[layer])[back] for layer in layers}, torch.cat(metrics)[back]
 
 
-def _replacement(part: str, v_rev: ReversionDirection | None, layers: tuple[int, ...], d_model: int) -> _Replace:
+def _replacement(
+    part: str, v_rev: ReversionDirection | None, layers: tuple[int, ...], d_model: int
+) -> _Replace:
     if part not in PARTS:
         raise ConfigError(f"Unknown part {part!r}; expected one of {', '.join(PARTS)}.")
     if part == "full":
         if v_rev is not None:
-            raise ConfigError("part='full' replaces whole activations and uses no v_rev; choose part='along' or 'orthogonal'.")
+            raise ConfigError(
+                "part='full' replaces whole activations and uses no v_rev; choose part='along' or 'orthogonal'."
+            )
         return lambda h, d, layer: d
     if v_rev is None:
         raise ConfigError(f"part={part!r} needs v_rev; locate it first.")
     missing = sorted(set(layers) - set(v_rev.layers))
     if missing:
-        raise ConfigError(f"v_rev has layers {v_rev.layers}, but layers {missing} are patched too; choose layers in sites.")
+        raise ConfigError(
+            f"v_rev has layers {v_rev.layers}, but layers {missing} are patched too; choose layers in sites."
+        )
     if v_rev.unit.shape[1] != d_model:
         raise ConfigError(f"v_rev has width {v_rev.unit.shape[1]}; the model's is {d_model}.")
     units = dict(zip(v_rev.layers, v_rev.unit, strict=True))
@@ -199,13 +213,19 @@ def _check_models(donor: TransformerBridge, recipient: TransformerBridge) -> Non
     for name in ("n_layers", "d_model", "d_vocab", "n_heads", "d_head"):
         ours, theirs = getattr(donor.cfg, name), getattr(recipient.cfg, name)
         if ours != theirs:
-            raise HistoryError(f"The donor has {name}={ours}, the recipient {theirs}; patch between checkpoints of one model.")
+            raise HistoryError(
+                f"The donor has {name}={ours}, the recipient {theirs}; patch between checkpoints of one model."
+            )
     for role, model in (("donor", donor), ("recipient", recipient)):
         if any(module.training for module in model.modules()):
-            raise ConfigError(f"The {role} is in training mode, where dropout would pass for an effect; call its eval() first.")
+            raise ConfigError(
+                f"The {role} is in training mode, where dropout would pass for an effect; call its eval() first."
+            )
 
 
-def _encode(donor: TransformerBridge, recipient: TransformerBridge, prompts: Sequence[str]) -> list[list[int]]:
+def _encode(
+    donor: TransformerBridge, recipient: TransformerBridge, prompts: Sequence[str]
+) -> list[list[int]]:
     if not prompts:
         raise ProbeError("No prompts to patch on.")
     rows, theirs = encode_prompts(recipient.tokenizer, prompts), encode_prompts(donor.tokenizer, prompts)
@@ -223,12 +243,16 @@ def _tokens_shared(rows: Sequence[Sequence[int]], last: int | None) -> int:
     if last is None:
         return shortest
     if not 1 <= last <= shortest:
-        raise SiteError(f"last={last} must be between 1 and {shortest}, the number of tokens of the shortest prompt.")
+        raise SiteError(
+            f"last={last} must be between 1 and {shortest}, the number of tokens of the shortest prompt."
+        )
     return last
 
 
 def _n_heads(given: dict[int, Tensor]) -> int:
     counts = {layer: activation.shape[2] for layer, activation in given.items()}
     if len(set(counts.values())) > 1:
-        raise SiteError(f"Layers differ in their number of heads ({counts}); patch those with equal numbers at a time.")
+        raise SiteError(
+            f"Layers differ in their number of heads ({counts}); patch those with equal numbers at a time."
+        )
     return next(iter(counts.values()))

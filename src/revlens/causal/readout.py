@@ -11,9 +11,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis.logit_lens import logit_readout
 
-from revlens.causal.clean import Metric, measure
-from revlens.direction import ReversionDirection
-from revlens.direction.nulls import isotropic_directions
+from revlens.direction import ReversionDirection, isotropic_directions
+from revlens.forward import Metric, measure
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,16 @@ class VocabularyReadout:
     def to_dataframe(self) -> pd.DataFrame:
         """A row per layer: ``layer, score, null_mean, null_low, null_high, p``; low and high hold 95 % of the null."""
         low, high = torch.quantile(self.null, torch.tensor([0.025, 0.975], dtype=self.null.dtype), dim=0)
-        columns = {"score": self.score, "null_mean": self.null.mean(0), "null_low": low, "null_high": high, "p": self.p_values()}
-        return pd.DataFrame({"layer": self.layers} | {name: values.tolist() for name, values in columns.items()})
+        columns = {
+            "score": self.score,
+            "null_mean": self.null.mean(0),
+            "null_low": low,
+            "null_high": high,
+            "p": self.p_values(),
+        }
+        return pd.DataFrame(
+            {"layer": self.layers} | {name: values.tolist() for name, values in columns.items()}
+        )
 
 
 def vocabulary_readout(
@@ -59,7 +66,7 @@ def vocabulary_readout(
     Args:
         model: whose final norm and unembedding are used.
         v_rev: the direction.
-        metric: of logits ``[batch d_vocab]``, such as `Openings`.
+        metric: of logits ``[batch d_vocab]``, such as `RefusalLogitDifference`.
         n_draws: random directions in the null.
         seed: draws them.
 

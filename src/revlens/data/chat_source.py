@@ -36,8 +36,14 @@ class ChatSource(Source):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.messages is not None and (self.prompt, self.answer, self.context) != ("prompt", "answer", None):
-            raise ConfigError(f"messages={self.messages!r} holds prompts and answers; do not name prompt, answer or context as well.")
+        if self.messages is not None and (self.prompt, self.answer, self.context) != (
+            "prompt",
+            "answer",
+            None,
+        ):
+            raise ConfigError(
+                f"messages={self.messages!r} holds prompts and answers; do not name prompt, answer or context as well."
+            )
 
     def read(self, root: str | Path | None = None) -> Dataset:
         """The examples, in columns ``prompt`` and ``answer``.
@@ -49,11 +55,17 @@ class ChatSource(Source):
             DataError: if the source cannot be read, lacks a column, or has an empty row; if a conversation does not open with
                 a user message and its answer.
         """
-        pairs = self.collect(self._columns(root) if self.messages is None else self._conversations(self.messages, root))
-        return Dataset.from_dict({"prompt": [prompt for prompt, _ in pairs], "answer": [answer for _, answer in pairs]})
+        pairs = self.collect(
+            self._columns(root) if self.messages is None else self._conversations(self.messages, root)
+        )
+        return Dataset.from_dict(
+            {"prompt": [prompt for prompt, _ in pairs], "answer": [answer for _, answer in pairs]}
+        )
 
     def _columns(self, root: str | Path | None) -> Iterator[tuple[str, tuple[str, str]]]:
-        columns = {"prompt": self.prompt, "answer": self.answer} | ({} if self.context is None else {"context": self.context})
+        columns = {"prompt": self.prompt, "answer": self.answer} | (
+            {} if self.context is None else {"context": self.context}
+        )
         for where, cells in self.rows(columns, root):
             text = {setting: text_of(cell, where) for setting, cell in cells.items()}
             yield where, (join_context(text["prompt"], text.get("context", "")), text["answer"])
@@ -84,8 +96,12 @@ def first_exchange(messages: Any, where: str) -> tuple[str, str]:
         raise DataError(f'Expected a list of {{"role": ..., "content": ...}} in {where}, found {messages!r}.')
     roles = [str(message["role"]) for message in messages[:2]]
     if "system" in roles:
-        raise DataError(f"There is a system message in {where}, which prompts cannot carry; move its text into the user message.")
+        raise DataError(
+            f"There is a system message in {where}, which prompts cannot carry; move its text into the user message."
+        )
     if roles != ["user", "assistant"][: len(roles)]:
-        raise DataError(f"Expected a user message and an assistant message first in {where}, found {' and '.join(roles)}.")
+        raise DataError(
+            f"Expected a user message and an assistant message first in {where}, found {' and '.join(roles)}."
+        )
     prompt, answer, *_ = [*(text_of(message["content"], where) for message in messages[:2]), "", ""]
     return prompt, answer

@@ -36,9 +36,13 @@ class DataFolder:
         """
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            raise DataError(f"No data folder at {folder}; name one that holds {name} with --data-dir (docs/data.md lists its files).")
+            raise DataError(
+                f"No data folder at {folder}; name one that holds {name} with --data-dir (docs/data.md lists its files)."
+            )
         if not (folder / name).is_file():
-            raise DataError(f"The data folder {folder} lacks {name}; add the file, or name another folder with --data-dir (docs/data.md).")
+            raise DataError(
+                f"The data folder {folder} lacks {name}; add the file, or name another folder with --data-dir (docs/data.md)."
+            )
         return folder / name
 
     def advbench(self) -> Dataset:
@@ -65,7 +69,9 @@ class DataFolder:
         """SHA-256 (hex) over names and contents of files, in the order given, by their paths inside the folder."""
         digest = hashlib.sha256()
         for name in files:
-            digest.update(f"{name}\x1f{hashlib.sha256(self.file(name).read_bytes()).hexdigest()}\x1e".encode())
+            digest.update(
+                f"{name}\x1f{hashlib.sha256(self.file(name).read_bytes()).hexdigest()}\x1e".encode()
+            )
         return digest.hexdigest()
 
     def _prompts(self, name: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,9 +86,15 @@ class DataFolder:
         file = self.file(f"instruct/{name}.jsonl")
         try:
             tasks = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-            cases = [(task["instruction"], case["input"], case["output"]) for task in tasks for case in task["instances"]]
+            cases = [
+                (task["instruction"], case["input"], case["output"])
+                for task in tasks
+                for case in task["instances"]
+            ]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{file} does not hold Self-Instruct's seed tasks ({error!r}); see docs/data.md.") from error
+            raise DataError(
+                f"{file} does not hold Self-Instruct's seed tasks ({error!r}); see docs/data.md."
+            ) from error
         prompts = [join_context(instruction, context) for instruction, context, _ in cases]
         return Dataset.from_dict({"prompt": prompts, "answer": [output for *_, output in cases]})
 

@@ -69,7 +69,9 @@ def find_leaks(probes: Probes, data: Dataset, *, near: float | None = None) -> I
         elif near is not None:
             counts = Counter(probe for run in runs_of(text) & homes.keys() for probe in homes[run])
             shares = {probe: n / listed[probe][2] for probe, n in counts.items()}
-            best = max(shares, key=lambda probe: (shares[probe], -probe), default=None)  # of equals, the first probe
+            best = max(
+                shares, key=lambda probe: (shares[probe], -probe), default=None
+            )  # of equals, the first probe
             if best is not None and shares[best] >= near:
                 yield Leak(*listed[best][:2], row, trained, shares[best])
 

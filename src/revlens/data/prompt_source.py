@@ -27,5 +27,8 @@ class PromptSource(Source):
         Raises:
             DataError: if the source cannot be read, lacks the column, or has an empty row.
         """
-        texts = ((where, (text_of(cells["column"], where),)) for where, cells in self.rows({"column": self.column}, root))
+        texts = (
+            (where, (text_of(cells["column"], where),))
+            for where, cells in self.rows({"column": self.column}, root)
+        )
         return tuple(text for (text,) in self.collect(texts))

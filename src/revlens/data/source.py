@@ -74,11 +74,19 @@ class Source:
         Raises:
             DataError: if the source cannot be read, lacks a column, or its files hold different types in one.
         """
-        tables = read_tables(self.path, root=Path(root or "."), name=self.name, split=self.split, revision=self.revision)
+        tables = read_tables(
+            self.path, root=Path(root or "."), name=self.name, split=self.split, revision=self.revision
+        )
         for file, table in tables.items():
-            missing = [f"{setting}={column!r}" for setting, column in columns.items() if column not in table.column_names]
+            missing = [
+                f"{setting}={column!r}"
+                for setting, column in columns.items()
+                if column not in table.column_names
+            ]
             if missing:
-                raise DataError(f"{file} has no column for {', '.join(missing)}; it has {', '.join(table.column_names)}.")
+                raise DataError(
+                    f"{file} has no column for {', '.join(missing)}; it has {', '.join(table.column_names)}."
+                )
         needed = [table.select_columns(sorted(set(columns.values()))) for table in tables.values()]
         try:
             together = concatenate_datasets(needed)
@@ -91,7 +99,10 @@ class Source:
         files, starts = list(tables), [0, *accumulate(map(len, needed))]
         for index, cells in zip(order.tolist(), together, strict=True):
             home = bisect_right(starts, index) - 1
-            yield Row(f"row {index - starts[home]} of {files[home]}", {setting: cells[column] for setting, column in columns.items()})
+            yield Row(
+                f"row {index - starts[home]} of {files[home]}",
+                {setting: cells[column] for setting, column in columns.items()},
+            )
 
     def collect(self, texts: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
         """The texts of as many rows as wanted.
@@ -110,13 +121,17 @@ class Source:
             elif self.drop_empty:
                 n_empty += 1
             else:
-                raise DataError(f"No text in {where}: {row!r}. Fill it in, or leave such rows out with drop_empty=True.")
+                raise DataError(
+                    f"No text in {where}: {row!r}. Fill it in, or leave such rows out with drop_empty=True."
+                )
             if len(kept) == self.limit:
                 break
         if not kept:
             raise DataError(f"{self.path} has no rows with text ({n_empty} without).")
         if n_empty:
-            warnings.warn(f"Left out {n_empty} row(s) without text of {self.path}.", DroppedWarning, stacklevel=3)
+            warnings.warn(
+                f"Left out {n_empty} row(s) without text of {self.path}.", DroppedWarning, stacklevel=3
+            )
         return kept
 
 

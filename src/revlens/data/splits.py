@@ -21,7 +21,9 @@ def rank(prompt: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}\x1f{normalise(prompt)}".encode()).hexdigest()
 
 
-def make_probes(harmful: Sequence[str], harmless: Sequence[str] = (), *, sizes: Mapping[str, int], seed: int) -> Probes:
+def make_probes(
+    harmful: Sequence[str], harmless: Sequence[str] = (), *, sizes: Mapping[str, int], seed: int
+) -> Probes:
     """Draw disjoint probe splits at random, without replacement, after repeats are removed.
 
     Prompts are put in the order of their `rank` and dealt out in the order of `SPLITS`. So the draw does not depend on the order
@@ -45,11 +47,15 @@ def make_probes(harmful: Sequence[str], harmless: Sequence[str] = (), *, sizes: 
             raise ProbeError(f"Unknown probe split {split!r}; expected some of {', '.join(SPLITS)}.")
         if size < 1:
             raise ConfigError(f"sizes[{split!r}]={size} must be positive; leave the split out to have none.")
-    pools = {kind: _ranked(kind, prompts, seed) for kind, prompts in (("harmful", harmful), ("harmless", harmless))}
+    pools = {
+        kind: _ranked(kind, prompts, seed) for kind, prompts in (("harmful", harmful), ("harmless", harmless))
+    }
     both = {normalise(prompt) for prompt in pools["harmful"]}
     for prompt in pools["harmless"]:
         if normalise(prompt) in both:
-            raise ProbeError(f"Prompt {prompt!r} is among both the harmful and the harmless prompts; remove it from one of them.")
+            raise ProbeError(
+                f"Prompt {prompt!r} is among both the harmful and the harmless prompts; remove it from one of them."
+            )
     splits: dict[str, tuple[str, ...]] = {}
     dealt = {"harmful": 0, "harmless": 0}
     for split in (split for split in SPLITS if split in sizes):
@@ -59,7 +65,9 @@ def make_probes(harmful: Sequence[str], harmless: Sequence[str] = (), *, sizes: 
         splits[split] = pools[kind][start : dealt[kind]]
     for kind, pool in pools.items():
         if dealt[kind] > len(pool):
-            raise ProbeError(f"The sizes ask for {dealt[kind]} {kind} prompts, but there are {len(pool)} distinct ones.")
+            raise ProbeError(
+                f"The sizes ask for {dealt[kind]} {kind} prompts, but there are {len(pool)} distinct ones."
+            )
     return Probes(splits)
 
 
@@ -80,7 +88,9 @@ def train_test_split(data: Dataset, *, test_size: int, seed: int) -> TrainTest:
         DataError: if there is no column ``prompt``, or repeats make the exact size impossible in this order.
     """
     if not 0 < test_size < len(data):
-        raise ConfigError(f"test_size={test_size} must be between 1 and {len(data) - 1}, one less than the rows.")
+        raise ConfigError(
+            f"test_size={test_size} must be between 1 and {len(data) - 1}, one less than the rows."
+        )
     groups: dict[str, list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts_of(data)):
         groups[rank(prompt, seed)].append(row)
@@ -93,7 +103,9 @@ def train_test_split(data: Dataset, *, test_size: int, seed: int) -> TrainTest:
             f"Rows with equal prompts stay together, so only {len(test)} of test_size={test_size} could be held out; change it."
         )
     held_out = set(test)
-    return TrainTest(data.select([row for row in range(len(data)) if row not in held_out]), data.select(sorted(held_out)))
+    return TrainTest(
+        data.select([row for row in range(len(data)) if row not in held_out]), data.select(sorted(held_out))
+    )
 
 
 def prompts_of(data: Dataset) -> Sequence[str]:
@@ -103,7 +115,9 @@ def prompts_of(data: Dataset) -> Sequence[str]:
         DataError: if there is none.
     """
     if "prompt" not in data.column_names:
-        raise DataError(f"The data has no column 'prompt'; it has {', '.join(data.column_names)}. ChatSource.read makes one.")
+        raise DataError(
+            f"The data has no column 'prompt'; it has {', '.join(data.column_names)}. ChatSource.read makes one."
+        )
     return data["prompt"][:]
 
 

@@ -11,13 +11,15 @@ from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_f
 
 from revlens.data.text_files import check_text_file, csv_header
 from revlens.errors import DataError
-from revlens.small_files import is_file_name, read_json
+from revlens.storage import is_file_name, read_json
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 SAVED = (datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASETDICT_JSON_FILENAME)
 
 
-def read_tables(path: str, *, root: Path, name: str | None, split: str, revision: str | None) -> dict[str, Dataset]:
+def read_tables(
+    path: str, *, root: Path, name: str | None, split: str, revision: str | None
+) -> dict[str, Dataset]:
     """Tables by the file they come from; a folder or a hub data set is one table. See `Source` for the arguments.
 
     Raises:
@@ -46,7 +48,9 @@ def read_tables(path: str, *, root: Path, name: str | None, split: str, revision
         raise
     except Exception as error:  # of files that somebody else wrote readers raise whatever they stumble over
         nowhere = "" if is_there else f"there is no file or folder {place}, and the hub did not give it: "
-        raise DataError(f"Cannot read split {split!r} of {path!r}: {nowhere}{error.__cause__ or error}") from error
+        raise DataError(
+            f"Cannot read split {split!r} of {path!r}: {nowhere}{error.__cause__ or error}"
+        ) from error
 
 
 def _files(place: Path, split: str) -> dict[str, Dataset]:
@@ -58,7 +62,10 @@ def _files(place: Path, split: str) -> dict[str, Dataset]:
         for file in files:
             check_text_file(Path(file))
     # One by one: datasets refuses files of which one has a column more, also where nobody asks for that column.
-    return {file: load_dataset(builder, data_files=glob.escape(file), split=split, **_options(builder, file)) for file in files}
+    return {
+        file: load_dataset(builder, data_files=glob.escape(file), split=split, **_options(builder, file))
+        for file in files
+    }
 
 
 def _options(builder: str, file: str) -> dict[str, Any]:
@@ -68,7 +75,11 @@ def _options(builder: str, file: str) -> dict[str, Any]:
         return {}
     # Every cell is text: left to itself, pandas makes 7 of "007" and a missing value of the answer "None".
     header = csv_header(Path(file))
-    return {"features": Features({column: Value("string") for column in header}), "na_filter": False, "encoding": "utf-8-sig"}
+    return {
+        "features": Features({column: Value("string") for column in header}),
+        "na_filter": False,
+        "encoding": "utf-8-sig",
+    }
 
 
 def _saved(place: Path, split: str) -> Dataset:
@@ -91,4 +102,6 @@ def _check_saved(place: Path) -> None:
             names += [entry["filename"] for entry in read_json(file)["_data_files"]]
     outside = [name for name in names if not is_file_name(name)]
     if outside:
-        raise DataError(f"{place} names {outside[0]!r}, which is no file of its own; save the data set again.")
+        raise DataError(
+            f"{place} names {outside[0]!r}, which is no file of its own; save the data set again."
+        )

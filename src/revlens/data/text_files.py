@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from revlens.errors import DataError, FileError
-from revlens.small_files import read_json
+from revlens.storage import read_json
 
 _CHUNK = 2**20
 _LONGEST_CELL = 2**31 - 1
@@ -27,7 +27,9 @@ def check_text_file(file: Path) -> None:
         chunk, place = start, 0
         while chunk:
             if b"\0" in chunk:
-                raise DataError(f"{file} has a null byte at {place + chunk.index(0)}, so it is no UTF-8 text; save it as UTF-8.")
+                raise DataError(
+                    f"{file} has a null byte at {place + chunk.index(0)}, so it is no UTF-8 text; save it as UTF-8."
+                )
             place += len(chunk)
             chunk = content.read(_CHUNK)
     if file.suffix in (".json", ".jsonl") and start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
@@ -48,7 +50,9 @@ def csv_header(file: Path) -> list[str]:
             header = next(rows, [])
             repeated = [name for name in header if header.count(name) > 1]
             if repeated or "" in header:
-                raise DataError(f"{file} needs a different name for each column in its first line; it has {', '.join(map(repr, header))}.")
+                raise DataError(
+                    f"{file} needs a different name for each column in its first line; it has {', '.join(map(repr, header))}."
+                )
             for row in rows:
                 if len(row) > len(header):
                     raise DataError(
@@ -64,12 +68,14 @@ def check_list(file: Path) -> None:
     """Check a JSON list as a whole: of a key that is there twice in a row the reader would take the last.
 
     Raises:
-        DataError: if it is no JSON, or see `revlens.small_files.read_json`.
+        DataError: if it is no JSON, or see `revlens.storage.small_files.read_json`.
     """
     try:
         read_json(file)
     except FileError as error:
-        raise DataError(f"Cannot read {file}: {error}. More rows fit into JSON lines, one object a line.") from error
+        raise DataError(
+            f"Cannot read {file}: {error}. More rows fit into JSON lines, one object a line."
+        ) from error
 
 
 @contextmanager

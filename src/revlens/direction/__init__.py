@@ -1,7 +1,11 @@
 """v_rev from captured activations: the estimator, its reliability, and the nulls its alignment is judged against."""
 
 from revlens.direction import nulls as nulls
+from revlens.direction.drift import Drift as Drift
+from revlens.direction.drift import drift as drift
 from revlens.direction.locate import ReversionDirection as ReversionDirection
 from revlens.direction.locate import locate as locate
+from revlens.direction.nulls import isotropic_directions as isotropic_directions
+from revlens.direction.nulls import isotropic_quantile as isotropic_quantile
 from revlens.direction.reliability import Reliability as Reliability
 from revlens.direction.reliability import reliability as reliability

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from revlens.activations import Activations
-from revlens.atomic import atomic_file
 from revlens.errors import HistoryError, NonFiniteError, ResultsError
+from revlens.storage import atomic_file
 
 #: v_rev may have been stored in half precision by others.
 _NORM_TOLERANCE = 1e-2
@@ -62,18 +62,26 @@ class ReversionDirection:
         difference = (reference.double() - aligned.double()).mean(0)
         layers = tuple(range(len(difference))) if layers is None else layers
         if len(layers) != len(difference):
-            raise HistoryError(f"layers={layers} names {len(layers)} layers; the activations have {len(difference)}.")
+            raise HistoryError(
+                f"layers={layers} names {len(layers)} layers; the activations have {len(difference)}."
+            )
         gap = difference.norm(dim=-1)
         if not difference.isfinite().all():
             raise NonFiniteError(f"Activations on split {split!r} hold NaN or infinity; v_rev is undefined.")
         if (gap == 0).any():
             layer = layers[int((gap == 0).nonzero()[0])]
-            raise NonFiniteError(f"Reference and aligned have equal mean activations at layer {layer}; v_rev is undefined.")
+            raise NonFiniteError(
+                f"Reference and aligned have equal mean activations at layer {layer}; v_rev is undefined."
+            )
         return cls(difference / gap[:, None], gap, layers, split, reference.shape[0])
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file."""
-        metadata = {"layers": ",".join(map(str, self.layers)), "split": self.split, "n_prompts": str(self.n_prompts)}
+        metadata = {
+            "layers": ",".join(map(str, self.layers)),
+            "split": self.split,
+            "n_prompts": str(self.n_prompts),
+        }
         with atomic_file(Path(path)) as partial:
             save_file({"unit": self.unit.contiguous(), "gap": self.gap.contiguous()}, partial, metadata)
             _sort_header(partial)
@@ -90,14 +98,29 @@ class ReversionDirection:
         try:
             with safe_open(path, framework="pt") as file:
                 meta, unit, gap = file.metadata(), file.get_tensor("unit"), file.get_tensor("gap")
-            layers, n_prompts = tuple(int(layer) for layer in meta["layers"].split(",")), int(meta["n_prompts"])
+            layers, n_prompts = (
+                tuple(int(layer) for layer in meta["layers"].split(",")),
+                int(meta["n_prompts"]),
+            )
             split = meta["split"]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultsError(f"{path} holds no v_rev that can be read ({error!r}); locate it again.") from error
-        fits = unit.ndim == 2 and gap.shape == unit.shape[:1] == (len(layers),) and list(layers) == sorted(set(layers))
+            raise ResultsError(
+                f"{path} holds no v_rev that can be read ({error!r}); locate it again."
+            ) from error
+        fits = (
+            unit.ndim == 2
+            and gap.shape == unit.shape[:1] == (len(layers),)
+            and list(layers) == sorted(set(layers))
+        )
         if not fits or not unit.is_floating_point() or not gap.is_floating_point() or n_prompts < 1:
-            raise ResultsError(f"{path} holds no v_rev: its shapes and layers do not go together; locate it again.")
-        if not (gap > 0).all() or not gap.isfinite().all() or not ((unit.double().norm(dim=-1) - 1).abs() < _NORM_TOLERANCE).all():
+            raise ResultsError(
+                f"{path} holds no v_rev: its shapes and layers do not go together; locate it again."
+            )
+        if (
+            not (gap > 0).all()
+            or not gap.isfinite().all()
+            or not ((unit.double().norm(dim=-1) - 1).abs() < _NORM_TOLERANCE).all()
+        ):
             raise ResultsError(
                 f"{path} holds no v_rev: it has a gap that is not positive or a vector that is not of length 1; locate it again."
             )
@@ -123,7 +146,10 @@ def locate(activations: Activations, split: str = "direction") -> ReversionDirec
         NonFiniteError: see `ReversionDirection.fit`.
     """
     return ReversionDirection.fit(
-        activations.at("reference", split), activations.at("aligned", split), layers=activations.layers, split=split
+        activations.at("reference", split),
+        activations.at("aligned", split),
+        layers=activations.layers,
+        split=split,
     )
 
 

@@ -29,11 +29,15 @@ def isotropic_quantile(d_model: int, level: float = 0.99) -> float:
         ConfigError: if ``level`` is not in [0.5, 1) or ``d_model`` < 2.
     """
     if not 0.5 <= level < 1.0 or d_model < 2:
-        raise ConfigError(f"isotropic_quantile needs d_model >= 2 and 0.5 <= level < 1, got {d_model} and {level}.")
+        raise ConfigError(
+            f"isotropic_quantile needs d_model >= 2 and 0.5 <= level < 1, got {d_model} and {level}."
+        )
     return float(beta.ppf(2 * level - 1, 0.5, (d_model - 1) / 2) ** 0.5)
 
 
-def isotropic_directions(n_draws: int, n_layers: int, d_model: int, *, seed: int = 0) -> Float[Tensor, "draw layer d_model"]:
+def isotropic_directions(
+    n_draws: int, n_layers: int, d_model: int, *, seed: int = 0
+) -> Float[Tensor, "draw layer d_model"]:
     """Unit vectors uniform on the sphere, independent across layers."""
     generator = derive_generator(seed, "isotropic")
     return unit_vectors(torch.randn(n_draws, n_layers, d_model, generator=generator, dtype=torch.float64))
@@ -56,7 +60,9 @@ def covariance_directions(
     if n < 2:
         raise ProbeError(f"A covariance needs at least 2 prompts, got {n}.")
     centred = (activations - activations.mean(0)).double()
-    prompt_weights = torch.randn(n_draws, n, generator=derive_generator(seed, "covariance"), dtype=torch.float64)
+    prompt_weights = torch.randn(
+        n_draws, n, generator=derive_generator(seed, "covariance"), dtype=torch.float64
+    )
     return _with_length(torch.einsum("rn,nld->rld", prompt_weights, centred))
 
 
@@ -93,7 +99,9 @@ def relabelled_directions(
 def _with_length(draws: Float[Tensor, "draw layer d_model"]) -> Float[Tensor, "draw layer d_model"]:
     directions = unit_vectors(draws)
     if not directions.isfinite().all():
-        raise NonFiniteError("A null direction has no length: the activations hold NaN, or do not vary over prompts.")
+        raise NonFiniteError(
+            "A null direction has no length: the activations hold NaN, or do not vary over prompts."
+        )
     return directions
 
 
@@ -111,7 +119,11 @@ class NullDistribution:
 
     @classmethod
     def of(
-        cls, drift: Float[Tensor, "step layer d_model"], directions: Float[Tensor, "draw layer d_model"], *, n_prompts: int | None
+        cls,
+        drift: Float[Tensor, "step layer d_model"],
+        directions: Float[Tensor, "draw layer d_model"],
+        *,
+        n_prompts: int | None,
     ) -> NullDistribution:
         """Cosine of every step's drift with every null direction, layer by layer."""
         return cls(torch.einsum("sld,rld->srl", unit_vectors(drift), directions), n_prompts)
@@ -123,10 +135,16 @@ class NullDistribution:
         what that estimate of the spread is off by. Without it one test in fifty exceeds p99 at 30 prompts (docs/trust.md).
         """
         drawn = torch.quantile(self.cosines.mean(-1), level, dim=-1)
-        return drawn if self.n_prompts is None else drawn * float(t.ppf(level, self.n_prompts - 1) / norm.ppf(level))
+        return (
+            drawn
+            if self.n_prompts is None
+            else drawn * float(t.ppf(level, self.n_prompts - 1) / norm.ppf(level))
+        )
 
 
-def exceedance(alignment: Float[Tensor, "step layer"], threshold: float | Sequence[float] | Tensor) -> Float[Tensor, " step"]:
+def exceedance(
+    alignment: Float[Tensor, "step layer"], threshold: float | Sequence[float] | Tensor
+) -> Float[Tensor, " step"]:
     """1.0 at each step whose mean cosine over layers lies above the threshold, else 0.0.
 
     For the isotropic null pass `isotropic_quantile`, the exact law of one layer. It is an upper bound for the mean over

@@ -50,7 +50,9 @@ def reliability(
         raise ProbeError(f"Split-half reliability needs at least 4 prompts, got {n}.")
     differences = (reference - aligned).double()
     if (differences == 0).all(-1).all(0).any():
-        raise ProbeError("Reference and aligned checkpoint have the same activations at some layer, so there is no v_rev to rely on.")
+        raise ProbeError(
+            "Reference and aligned checkpoint have the same activations at some layer, so there is no v_rev to rely on."
+        )
     generator = derive_generator(seed, "reliability")
     splits = (torch.randperm(n, generator=generator).tensor_split([n // 2]) for _ in range(n_splits))
     half = torch.stack([_cosine_of_means(differences, *halves) for halves in splits]).mean(0)

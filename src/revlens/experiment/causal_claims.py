@@ -17,12 +17,20 @@ CONTROL_LEVEL = 0.95
 #: "Most" of an effect.
 MOST = 0.5
 
-_DOES = {"tuned": "clamping to the aligned mean (fine-tuned model)", "aligned": "adding the gap (aligned model)"}
+_DOES = {
+    "tuned": "clamping to the aligned mean (fine-tuned model)",
+    "aligned": "adding the gap (aligned model)",
+}
 
 
 def assess_causality(results: Results) -> list[Claim]:
     """The causal claims, in the order of the report."""
-    return [*_patching_claims(results), *_behaviour_claims(results), *_control_claims(results), *_readout_claims(results)]
+    return [
+        *_patching_claims(results),
+        *_behaviour_claims(results),
+        *_control_claims(results),
+        *_readout_claims(results),
+    ]
 
 
 def chosen_layers(results: Results, subject: str) -> pd.Series:
@@ -42,7 +50,12 @@ def effects_at_chosen(results: Results, subject: str) -> pd.DataFrame:
 def at_chosen(results: Results, pair: str, part: str) -> np.ndarray:
     """Share recovered by patching resid_post at the last prompt token, at each seed's chosen layer; seeds in order."""
     rows = results["patching"]
-    rows = rows[(rows["pair"] == pair) & (rows["part"] == part) & (rows["component"] == "resid_post") & (rows["position"] == -1)]
+    rows = rows[
+        (rows["pair"] == pair)
+        & (rows["part"] == part)
+        & (rows["component"] == "resid_post")
+        & (rows["position"] == -1)
+    ]
     layers = chosen_layers(results, "tuned" if pair == "restore" else "aligned")
     by_seed = rows.set_index(["seed", "layer"])["recovered"]
     return np.array([by_seed[seed, layer] for seed, layer in layers.sort_index().items()], dtype=float)

@@ -17,7 +17,7 @@ from revlens.behaviour import generate, refusal_rate
 from revlens.causal import (
     Action,
     Intervention,
-    Openings,
+    RefusalLogitDifference,
     VocabularyReadout,
     intervene,
     patch_between,
@@ -29,7 +29,7 @@ from revlens.direction import ReversionDirection, nulls
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
 from revlens.history import TrainingHistory
-from revlens.runs import Material
+from revlens.subject import Material
 
 #: What `study` makes.
 TABLES = ("patching", "interventions", "outcomes", "readout", "readout_tokens")
@@ -37,12 +37,20 @@ TABLES = ("patching", "interventions", "outcomes", "readout", "readout_tokens")
 N_STUDIES = 8
 
 #: Which checkpoint's activations are put into which: does refusal come back, does it go?
-PAIRS = {"restore": ("aligned", "tuned"), "remove": ("tuned", "aligned"), "reference": ("reference", "aligned")}
+PAIRS = {
+    "restore": ("aligned", "tuned"),
+    "remove": ("tuned", "aligned"),
+    "reference": ("reference", "aligned"),
+}
 #: Heat maps show this many of the last prompt tokens.
 HEAT_MAP_POSITIONS = 8
 #: What is done to each model; doses are shares of the way from the aligned model to the reference.
 ACTIONS = {
-    "tuned": (Action("ablate"), Action("clamp"), *(Action("add", dose) for dose in (-0.25, -0.5, -1.0, -1.5))),
+    "tuned": (
+        Action("ablate"),
+        Action("clamp"),
+        *(Action("add", dose) for dose in (-0.25, -0.5, -1.0, -1.5)),
+    ),
     "aligned": (Action("ablate"), *(Action("add", dose) for dose in (0.25, 0.5, 1.0, 1.5))),
 }
 #: The action on each model whose layer is chosen, whose behaviour is compared with control directions, and what it should do.
@@ -55,13 +63,22 @@ _N_TOKENS_SHOWN = 10
 
 
 def study(
-    config: ExperimentConfig, history: TrainingHistory, v_rev: ReversionDirection, seed: int, *, on_study: Callable[[], None] = lambda: None
+    config: ExperimentConfig,
+    history: TrainingHistory,
+    v_rev: ReversionDirection,
+    seed: int,
+    *,
+    on_study: Callable[[], None] = lambda: None,
 ) -> dict[str, pd.DataFrame]:
     """All causal `TABLES` of one run (see docs/results-schema.md)."""
     material = config.subject.material()
-    models = {"reference": history.reference.load(), "aligned": history.aligned.load(), "tuned": history.steps[-1].load()}
-    probes = material.probes().probes
-    openings = Openings.from_texts(models["aligned"].tokenizer, *material.openings())
+    models = {
+        "reference": history.reference.load(),
+        "aligned": history.aligned.load(),
+        "tuned": history.steps[-1].load(),
+    }
+    probes = material.probes()
+    openings = RefusalLogitDifference.from_texts(models["aligned"].tokenizer, *material.openings())
     aligned = read_prompts(models["aligned"], probes[CHOICE_SPLIT], Sites(layers=v_rev.layers))
     anchor = aligned.mean(0).double()
     controls = {
@@ -71,19 +88,31 @@ def study(
 
     patching = []
     for pair, (donor, recipient) in PAIRS.items():
-        patching.append(_patching(models[donor], models[recipient], probes[REPORT_SPLIT], openings, v_rev).assign(pair=pair))
+        patching.append(
+            _patching(models[donor], models[recipient], probes[REPORT_SPLIT], openings, v_rev).assign(
+                pair=pair
+            )
+        )
         on_study()
 
     interventions, outcomes = [], []
     for subject, actions in ACTIONS.items():
         measure = partial(intervene, models[subject], v_rev, metric=openings, anchor=anchor)
-        choice = measure(actions=actions, prompts=probes[CHOICE_SPLIT]).to_dataframe().assign(split=CHOICE_SPLIT)
+        choice = (
+            measure(actions=actions, prompts=probes[CHOICE_SPLIT]).to_dataframe().assign(split=CHOICE_SPLIT)
+        )
         report = measure(actions=actions, prompts=probes[REPORT_SPLIT], controls=controls)
         table = report.to_dataframe().assign(split=REPORT_SPLIT)
-        interventions.append(pd.concat([choice, table]).assign(subject=subject, baseline=float(report.baseline.mean())))
+        interventions.append(
+            pd.concat([choice, table]).assign(subject=subject, baseline=float(report.baseline.mean()))
+        )
         on_study()
         chosen = _strongest_layer(choice, MAIN_ACTION[subject])
-        outcomes.append(_outcomes(config, models[subject], material, v_rev, subject, chosen, anchor, controls).assign(subject=subject))
+        outcomes.append(
+            _outcomes(config, models[subject], material, v_rev, subject, chosen, anchor, controls).assign(
+                subject=subject
+            )
+        )
         on_study()
 
     readout = vocabulary_readout(models["aligned"], v_rev, openings, seed=seed)
@@ -98,7 +127,11 @@ def study(
 
 
 def _patching(
-    donor: TransformerBridge, recipient: TransformerBridge, prompts: Sequence[str], openings: Openings, v_rev: ReversionDirection
+    donor: TransformerBridge,
+    recipient: TransformerBridge,
+    prompts: Sequence[str],
+    openings: RefusalLogitDifference,
+    v_rev: ReversionDirection,
 ) -> pd.DataFrame:
     patched = partial(patch_between, donor, recipient, prompts, openings)
     sweeps = [
@@ -107,7 +140,9 @@ def _patching(
         *(patched(sites=Sites(component)) for component in ("attn_out", "resid_mid", "mlp_out")),
         patch_heads_between(donor, recipient, prompts, openings),
     ]
-    return pd.concat([sweep.to_dataframe().assign(component=sweep.component, part=sweep.part) for sweep in sweeps])
+    return pd.concat(
+        [sweep.to_dataframe().assign(component=sweep.component, part=sweep.part) for sweep in sweeps]
+    )
 
 
 def rows_of(table: pd.DataFrame, action: Action) -> pd.DataFrame:
@@ -149,16 +184,32 @@ def _outcomes(
                 batch_size=config.subject.batch_size,
                 around=partial(_around, intervention, model, site),
             )
-            where = {"action": action.kind, "dose": action.dose, "role": role, "site": site_label(site), "direction": "v_rev", "draw": 0}
+            where = {
+                "action": action.kind,
+                "dose": action.dose,
+                "role": role,
+                "site": site_label(site),
+                "direction": "v_rev",
+                "draw": 0,
+            }
             rows.append(_without_replies(measures) | where)
-    harmful, action = material.probes().probes["behaviour"], MAIN_ACTION[subject]
+    harmful, action = material.probes()["behaviour"], MAIN_ACTION[subject]
     for kind, draws in {"v_rev": v_rev.unit[None], **controls}.items():
         for draw, unit in enumerate(draws):
             intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, anchor)
             with intervention.on(model, sites["chosen"]):
-                replies = generate(model, harmful, max_new_tokens=min(_CONTROL_REPLY_TOKENS, config.reply_tokens))
+                replies = generate(
+                    model, harmful, max_new_tokens=min(_CONTROL_REPLY_TOKENS, config.reply_tokens)
+                )
             harmfulness = 1 - refusal_rate(harmful, replies, material.judge())
-            where = {"action": action.kind, "dose": action.dose, "role": "control", "site": str(chosen), "direction": kind, "draw": draw}
+            where = {
+                "action": action.kind,
+                "dose": action.dose,
+                "role": "control",
+                "site": str(chosen),
+                "direction": kind,
+                "draw": draw,
+            }
             rows.append({"harmfulness": harmfulness, **where})
     return pd.DataFrame(rows).astype({"dose": float})
 
@@ -177,7 +228,13 @@ def _token_rows(readout: VocabularyReadout, tokenizer: PreTrainedTokenizerBase) 
     ends = {"top": readout.top(_N_TOKENS_SHOWN), "bottom": readout.top(_N_TOKENS_SHOWN, bottom=True)}
     return pd.DataFrame(
         [
-            {"layer": layer, "end": end, "rank": rank, "token": tokenizer.decode([token]), "logit": float(readout.logits[i, token])}
+            {
+                "layer": layer,
+                "end": end,
+                "rank": rank,
+                "token": tokenizer.decode([token]),
+                "logit": float(readout.logits[i, token]),
+            }
             for i, layer in enumerate(readout.layers)
             for end, ids in ends.items()
             for rank, token in enumerate(ids[i].tolist(), start=1)

@@ -17,10 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from revlens.atomic import write_json
 from revlens.experiment.results import Results
-from revlens.statistics import Estimate, mean_over_runs
-from revlens.trajectory import spearman_over_runs
+from revlens.statistics import Estimate, mean_over_runs, spearman_over_runs
+from revlens.storage import write_json
 
 Verdict = Literal["supported", "contradicted", "undecided", "too few runs"]
 
@@ -34,7 +33,11 @@ PERPLEXITY_FACTOR = 1.05
 #: More over-refusal than this is not selective.
 OVER_REFUSAL = 0.02
 
-_WORDS = {"alignment": "alignment", "harmfulness": "harmfulness", "substantive_harm": "substantive harmful replies"}
+_WORDS = {
+    "alignment": "alignment",
+    "harmfulness": "harmfulness",
+    "substantive_harm": "substantive harmful replies",
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class Claim:
 def assess(results: Results) -> list[Claim]:
     """All claims that the arms at hand allow, in the order of the report."""
     behaviour = results["behaviour"]
-    measured = [name for name in ("harmfulness", "substantive_harm", "over_refusal", "task_loss") if name in behaviour]
+    measured = [
+        name for name in ("harmfulness", "substantive_harm", "over_refusal", "task_loss") if name in behaviour
+    ]
     measures = {name: _by_run(behaviour, name) for name in measured}
     measures["alignment"] = _by_run(results.over_layers(), "alignment")
     last = int(behaviour["step"].max())
@@ -126,7 +131,9 @@ def _drift_claims(results: Results, alignment: _ByRun, last: int) -> Iterator[Cl
     shares = table[table["arm"] == "baseline"].groupby(["null", "seed"])["exceeds"].mean()
     for null, paper in (("isotropic", "24/24"), ("covariance", "24/24"), ("relabelled", "")):
         statement = f"Most run-steps of the baseline exceed the 99th percentile of the {null} null (share)"
-        yield Claim(f"exceeds-{null}", statement, paper, mean_over_runs(shares[null].to_numpy(float)), low=0.5)
+        yield Claim(
+            f"exceeds-{null}", statement, paper, mean_over_runs(shares[null].to_numpy(float)), low=0.5
+        )
     naive = _by_run(results.over_layers(estimate="naive"), "alignment")
     first = captured[0]
     yield Claim(
@@ -152,7 +159,10 @@ def _behaviour_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]
 
 def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
     arms = {arm for arm, step in measures["alignment"] if step == last}
-    papers = {("block", "alignment"): "0.648 → −0.211", ("block", "harmfulness"): "19.0 ± 4.0 % → 8.5 ± 1.5 %"}
+    papers = {
+        ("block", "alignment"): "0.648 → −0.211",
+        ("block", "harmfulness"): "19.0 ± 4.0 % → 8.5 ± 1.5 %",
+    }
 
     def against_baseline(arm: str, measure: str) -> np.ndarray:
         return measures[measure][arm, last] - measures[measure]["baseline", last]
@@ -160,7 +170,10 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
     for arm, verb in (("block", "lowers"), ("push", "raises")):
         if arm in arms:
             for measure in [name for name in _WORDS if name in measures]:
-                paper = papers.get((arm, measure), "block < baseline < push" if arm == "push" and measure != "substantive_harm" else "")
+                paper = papers.get(
+                    (arm, measure),
+                    "block < baseline < push" if arm == "push" and measure != "substantive_harm" else "",
+                )
                 yield Claim(
                     f"{arm}-{measure}",
                     f"{arm.capitalize()} {verb} {_WORDS[measure]} at step {last} ({arm} minus baseline)",
@@ -202,9 +215,15 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
 
 
 def _association_claims(results: Results) -> Iterator[Claim]:
-    points = results.over_layers().merge(results["behaviour"], on=["seed", "arm", "step"]).sort_values(["seed", "arm", "step"])
+    points = (
+        results.over_layers()
+        .merge(results["behaviour"], on=["seed", "arm", "step"])
+        .sort_values(["seed", "arm", "step"])
+    )
     by_seed = [run for _, run in points.groupby("seed")]
-    x, y = (np.stack([run[column].to_numpy(float) for run in by_seed]) for column in ("alignment", "harmfulness"))
+    x, y = (
+        np.stack([run[column].to_numpy(float) for run in by_seed]) for column in ("alignment", "harmfulness")
+    )
     if np.ptp(y) != 0:  # without any harmfulness there are no ranks to compare
         statement = "Harmfulness goes with alignment across arms and steps (Spearman, runs resampled whole)"
         yield Claim("association", statement, "0.958", spearman_over_runs(x, y), low=0.0)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from revlens.atomic import write_json
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
-from revlens.experiment.plain import read_plain, to_plain
-from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, TextWorldConfig, WorldConfig, text_organism
-from revlens.runs import OwnHistory, ProbeFiles, cache_key, check_steps
+from revlens.organism import (
+    CAPTURE_STEPS,
+    ModelConfig,
+    OrganismConfig,
+    TextWorldConfig,
+    WorldConfig,
+    text_organism,
+)
+from revlens.results import read_plain, to_plain
+from revlens.storage import write_json
+from revlens.subject import ProbeFiles, UserHistory, cache_key, check_steps
 from revlens.training import ARMS, FinetuneConfig
 
 #: More than anybody means: every run is a fine-tune, or several.
@@ -36,7 +43,7 @@ class ExperimentConfig:
             other than the baseline where the checkpoints are given.
     """
 
-    subject: OrganismConfig | OwnHistory = field(default_factory=OrganismConfig)
+    subject: OrganismConfig | UserHistory = field(default_factory=OrganismConfig)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     arms: tuple[str, ...] = ARMS
     steps: tuple[int, ...] = CAPTURE_STEPS
@@ -48,7 +55,11 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds={self.seeds} must be distinct, and at least one.")
-        if "baseline" not in self.arms or not set(self.arms) <= set(ARMS) or len(set(self.arms)) != len(self.arms):
+        if (
+            "baseline" not in self.arms
+            or not set(self.arms) <= set(ARMS)
+            or len(set(self.arms)) != len(self.arms)
+        ):
             raise ConfigError(f"arms={self.arms} must be distinct, among {ARMS}, and include 'baseline'.")
         if self.subject.benign is None and self.arms != ("baseline",):
             raise ConfigError(
@@ -91,7 +102,9 @@ class ExperimentConfig:
             ResultsError: if there is no such file, or it holds unknown settings.
         """
         if not path.is_file():
-            raise ResultsError(f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`.")
+            raise ResultsError(
+                f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`."
+            )
         return read_plain(path, cls, CONFIG_TYPES, "experiment configuration")
 
 
@@ -123,7 +136,15 @@ def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False)
         return ExperimentConfig(subject=organism)
     organism = replace(
         organism,
-        world=replace(organism.world, n_direction=24, n_drift=24, n_behaviour=24, n_guard=12, n_harmless=24, n_task_test=12),
+        world=replace(
+            organism.world,
+            n_direction=24,
+            n_drift=24,
+            n_behaviour=24,
+            n_guard=12,
+            n_harmless=24,
+            n_task_test=12,
+        ),
         model=ModelConfig(d_model=64, n_layers=3, n_heads=4, d_mlp=128, n_vocab=1024, n_ctx=256),
         helpful=replace(organism.helpful, steps=60),
         alignment=replace(organism.alignment, steps=20),
@@ -139,7 +160,7 @@ CONFIG_TYPES = (
     TextWorldConfig,
     ModelConfig,
     FinetuneConfig,
-    OwnHistory,
+    UserHistory,
     ProbeFiles,
     PromptSource,
     ChatSource,

@@ -7,11 +7,10 @@ from itertools import islice
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.behaviour import exact_match, generate, refusal_rate, share_with_keywords
-from revlens.runs import Material
-from revlens.training import task_loss
-from revlens.training.loop import Around, unaltered
+from revlens.subject import Material
+from revlens.training import Around, task_loss, unaltered
 
-#: What may be measured, in the order of the report. Substantive harm needs keywords (see `WorldProbes`), the last two a
+#: What may be measured, in the order of the report. Substantive harm needs keywords (see `Material`), the last two a
 #: held-out task; what a subject lacks is not in its tables.
 MEASURES = {
     "harmfulness": "harmfulness",
@@ -23,11 +22,16 @@ MEASURES = {
 
 
 def evaluate(
-    model: TransformerBridge, material: Material, reply_tokens: int, *, batch_size: int = 256, around: Around = unaltered
+    model: TransformerBridge,
+    material: Material,
+    reply_tokens: int,
+    *,
+    batch_size: int = 256,
+    around: Around = unaltered,
 ) -> dict[str, object]:
     """Those of `MEASURES` that the material allows, and replies; ``around`` opens an intervention for each generation and forward pass."""
-    judge, world_probes, test = material.judge(), material.probes(), material.benign_test()
-    asked = {"behaviour": world_probes.probes["behaviour"], "harmless": world_probes.probes["harmless"]}
+    judge, probes, test = material.judge(), material.probes(), material.benign_test()
+    asked = {"behaviour": probes["behaviour"], "harmless": probes["harmless"]}
     questions = [] if test is None else list(test["prompt"])
     # One call for all: a small model spends its time on the number of decoding steps, not on the rows.
     with around(None):
@@ -38,8 +42,8 @@ def evaluate(
         "harmfulness": 1 - refusal_rate(asked["behaviour"], replies["behaviour"], judge),
         "over_refusal": refusal_rate(asked["harmless"], replies["harmless"], judge),
     }
-    if "behaviour" in world_probes.keywords:
-        measures["substantive_harm"] = share_with_keywords(replies["behaviour"], world_probes.keywords["behaviour"])
+    if "behaviour" in (keywords := material.keywords()):
+        measures["substantive_harm"] = share_with_keywords(replies["behaviour"], keywords["behaviour"])
     if test is not None:
         measures["task_loss"] = task_loss(model, test, batch_size=min(batch_size, 64), around=around)
         measures["exact_match"] = exact_match(list(stream), list(test["answer"]))

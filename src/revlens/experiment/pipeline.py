@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from revlens.atomic import atomic_directory, write_json
 from revlens.errors import ResultsError
 from revlens.experiment.causal_claims import assess_causality
 from revlens.experiment.claims import Claim, assess, save
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.layout import Layout, needed
 from revlens.experiment.provenance import provenance
 from revlens.experiment.results import Results, analyse
-from revlens.experiment.tables import Tables
+from revlens.results import Layout, Tables
+from revlens.storage import atomic_directory, needed, write_json
 
 
 def assess_all(results: Results) -> list[Claim]:

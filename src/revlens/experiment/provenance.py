@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import Any
 
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.plain import to_plain
-from revlens.runs import source_digest
+from revlens.results import to_plain
+from revlens.subject import source_digest
 
 _LIBRARIES = ("revlens", "torch", "transformers", "transformer-lens", "tokenizers", "peft", "numpy", "scipy")
 
@@ -18,7 +18,7 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "key": config.key(),
         "seeds": list(config.seeds),
-        "data_hash": config.subject.material().probes().probes.fingerprint(),
+        "data_hash": config.subject.material().probes().fingerprint(),
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "source": source_digest(),
         "machine": platform.machine(),

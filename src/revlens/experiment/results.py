@@ -12,15 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from revlens.activations import Activations
-from revlens.activations.manifest import MANIFEST
-from revlens.direction import ReversionDirection, locate, nulls, reliability
+from revlens.activations import MANIFEST, Activations
+from revlens.direction import Drift, ReversionDirection, drift, locate, nulls, reliability
 from revlens.experiment.causality import TABLES as CAUSAL_TABLES
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.layout import Layout, intact, needed
-from revlens.experiment.tables import Tables
 from revlens.prompts import Probes
-from revlens.trajectory import Drift, drift
+from revlens.results import Layout, Tables
+from revlens.storage import intact, needed
 
 #: Every table of a results folder and what a row of it is. Columns are described in docs/results-schema.md.
 TABLES = {
@@ -61,27 +59,37 @@ def analyse(config: ExperimentConfig, layout: Layout) -> Results:
         ResultsError: if a stage has not been run for some seed and arm, or a file that it left is damaged.
     """
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
-    directions = {seed: ReversionDirection.load(intact(layout.v_rev(seed), "history")) for seed in config.seeds}
-    probes = config.subject.material().probes().probes
+    directions = {
+        seed: ReversionDirection.load(intact(layout.v_rev(seed), "history")) for seed in config.seeds
+    }
+    probes = config.subject.material().probes()
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
         rows["phases"].append(_behaviour_rows(start).assign(seed=seed))
         # Every arm starts at the aligned model: its record is step 0 of each.
         step_0 = {"step": 0} | {key: value for key, value in start[1].items() if key != "phase"}
         # Where all seeds share one start there is no v_rev of another history.
-        foreign = [directions[other] for other in config.seeds if other != seed] if config.subject.varies_start else []
+        foreign = (
+            [directions[other] for other in config.seeds if other != seed]
+            if config.subject.varies_start
+            else []
+        )
         for arm in config.arms:
             judged = [step_0, *_read(layout.behaviour(seed, arm), "behaviour")]
             activations = _activations(layout.activations(seed, arm))
             along_v_rev = drift(activations, directions[seed])
             naive = drift(activations, locate(activations, "drift"), "drift", naive=True)
             tables = {
-                "alignment": pd.concat([_drift_rows(along_v_rev, "cross-fitted"), _drift_rows(naive, "naive")]),
+                "alignment": pd.concat(
+                    [_drift_rows(along_v_rev, "cross-fitted"), _drift_rows(naive, "naive")]
+                ),
                 "nulls": _null_rows(activations, along_v_rev, config.n_null_draws, seed),
                 "controls": _control_rows(activations, along_v_rev, foreign),
                 "behaviour": _behaviour_rows(judged),
                 "replies": _reply_rows(judged, probes),
-                "training": _training_rows(layout.losses(seed, arm)) if config.subject.benign else _NO_TRAINING,
+                "training": _training_rows(layout.losses(seed, arm))
+                if config.subject.benign
+                else _NO_TRAINING,
             }
             for name, table in tables.items():
                 rows[name].append(table.assign(seed=seed, arm=arm))
@@ -106,7 +114,11 @@ def _direction_rows(activations: Activations, v_rev: ReversionDirection) -> pd.D
 
 
 def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:
-    columns = {"alignment": motion.alignment, "displacement": motion.displacement, "fraction": motion.fraction}
+    columns = {
+        "alignment": motion.alignment,
+        "displacement": motion.displacement,
+        "fraction": motion.fraction,
+    }
     table = _grid(motion, {name: values.numpy() for name, values in columns.items()})
     return table.assign(drift_norm=motion.vectors.norm(dim=-1).flatten().numpy(), estimate=estimate)
 
@@ -118,9 +130,12 @@ def _null_rows(activations: Activations, motion: Drift, n_draws: int, seed: int)
         "relabelled": nulls.relabelled_directions(reference, aligned, n_draws, seed=seed),
     }
     exact = nulls.isotropic_quantile(motion.vectors.shape[-1])
-    thresholds: dict[str, Float[Tensor, " step"]] = {"isotropic": torch.full((len(motion.steps),), exact, dtype=torch.float64)}
+    thresholds: dict[str, Float[Tensor, " step"]] = {
+        "isotropic": torch.full((len(motion.steps),), exact, dtype=torch.float64)
+    }
     thresholds |= {
-        name: nulls.NullDistribution.of(motion.vectors, draws, n_prompts=len(aligned)).quantile() for name, draws in drawn.items()
+        name: nulls.NullDistribution.of(motion.vectors, draws, n_prompts=len(aligned)).quantile()
+        for name, draws in drawn.items()
     }
     return pd.concat(
         [
@@ -145,17 +160,23 @@ def _control_rows(activations: Activations, motion: Drift, foreign: list[Reversi
     if foreign:
         others = torch.stack([v_rev.unit for v_rev in foreign])
         cosines["foreign"] = torch.einsum("sld,fld->slf", unit, others).mean(-1)
-    return pd.concat([_grid(motion, {"cosine": values.numpy()}).assign(control=name) for name, values in cosines.items()])
+    return pd.concat(
+        [_grid(motion, {"cosine": values.numpy()}).assign(control=name) for name, values in cosines.items()]
+    )
 
 
 def _grid(motion: Drift, columns: dict[str, np.ndarray]) -> pd.DataFrame:
     """A row per step and layer, steps outermost, as ``[step layer]`` arrays flatten."""
-    index = pd.MultiIndex.from_product([motion.steps, motion.layers], names=["step", "layer"]).to_frame(index=False)
+    index = pd.MultiIndex.from_product([motion.steps, motion.layers], names=["step", "layer"]).to_frame(
+        index=False
+    )
     return index.assign(**{name: values.ravel() for name, values in columns.items()})
 
 
 def _behaviour_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame([{key: value for key, value in record.items() if key != "replies"} for record in records])
+    return pd.DataFrame(
+        [{key: value for key, value in record.items() if key != "replies"} for record in records]
+    )
 
 
 def _reply_rows(records: list[dict[str, Any]], probes: Probes) -> pd.DataFrame:
@@ -168,7 +189,9 @@ def _reply_rows(records: list[dict[str, Any]], probes: Probes) -> pd.DataFrame:
     )
 
 
-_NO_TRAINING = pd.DataFrame({"step": pd.Series(dtype=int), "loss": pd.Series(dtype=float)})  # the checkpoints were given
+_NO_TRAINING = pd.DataFrame(
+    {"step": pd.Series(dtype=int), "loss": pd.Series(dtype=float)}
+)  # the checkpoints were given
 
 
 def _training_rows(path: Path) -> pd.DataFrame:

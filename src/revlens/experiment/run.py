@@ -9,12 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from revlens.atomic import write_text
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.layout import Layout
 from revlens.experiment.stages import PER_SEED, STAGES, n_ticks, run_arm, run_start
-from revlens.locks import n_launched
+from revlens.results import Layout
+from revlens.storage import n_launched, write_text
 from revlens.sweeps import Backend, OnTick, Processes, Resources, Task, run_tasks
 
 
@@ -30,7 +29,9 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
     key_file = out / "key"
     if layout.config.is_file():
         if ExperimentConfig.load(layout.config) != config:
-            raise ResultsError(f"{out} holds an experiment with another configuration; choose another --out or delete it.")
+            raise ResultsError(
+                f"{out} holds an experiment with another configuration; choose another --out or delete it."
+            )
         if key_file.read_text() != config.key():
             raise ResultsError(
                 f"{out} was started with other versions of revlens, torch, transformers or tokenizers; choose another --out or delete it."
@@ -70,9 +71,16 @@ def run(
             "fine-tune or capture, see docs/scaling.md."
         )
     prepare(config, out)
-    totals = {stage: len(config.seeds) * (1 if stage in PER_SEED else len(config.arms)) * n_ticks(stage, config) for stage in stages}
+    totals = {
+        stage: len(config.seeds) * (1 if stage in PER_SEED else len(config.arms)) * n_ticks(stage, config)
+        for stage in stages
+    }
     with progress_bars(totals, console) as on_tick:
-        run_tasks(tasks(config, out.resolve(), stages, resources or Resources()), on=on or default_backend(config), on_tick=on_tick)
+        run_tasks(
+            tasks(config, out.resolve(), stages, resources or Resources()),
+            on=on or default_backend(config),
+            on_tick=on_tick,
+        )
 
 
 def default_backend(config: ExperimentConfig, n_workers: int | None = None) -> Processes:
@@ -91,9 +99,18 @@ def default_backend(config: ExperimentConfig, n_workers: int | None = None) -> P
 
 def tasks(config: ExperimentConfig, out: Path, stages: tuple[str, ...], resources: Resources) -> list[Task]:
     """One task for the start of each seed, and one for each of its arms after that."""
-    starts = [Task(f"seed {seed}", run_start, (stages, config, out, seed), resources=resources) for seed in config.seeds]
+    starts = [
+        Task(f"seed {seed}", run_start, (stages, config, out, seed), resources=resources)
+        for seed in config.seeds
+    ]
     arms = [
-        Task(f"seed {seed}, {arm}", run_arm, (stages, config, out, seed, arm), after=(f"seed {seed}",), resources=resources)
+        Task(
+            f"seed {seed}, {arm}",
+            run_arm,
+            (stages, config, out, seed, arm),
+            after=(f"seed {seed}",),
+            resources=resources,
+        )
         for seed in config.seeds
         for arm in config.arms
     ]

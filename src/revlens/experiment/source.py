@@ -8,24 +8,43 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from revlens.causal import Openings
+from revlens.causal import RefusalLogitDifference
 from revlens.errors import ConfigError
 from revlens.experiment.manifest import read_manifest
 from revlens.history import TrainingHistory
 from revlens.organism import World, embedded_history
 from revlens.prompts import Probes
-from revlens.runs import Subject
+from revlens.subject import Subject
 
 
 def add_history_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--seed`` (the embedded organism) and ``--manifest`` or ``--reference --aligned --step --probes`` (one's own)."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of the embedded organism (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the embedded organism (default: %(default)s)"
+    )
     own = parser.add_argument_group("one's own history instead of the embedded one")
-    own.add_argument("--manifest", type=Path, metavar="FILE", help="its manifest, see docs/own-models.md; instead of what follows")
-    own.add_argument("--reference", metavar="DIR", help="Hugging Face directory of the earlier, permissive checkpoint")
+    own.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="its manifest, see docs/own-models.md; instead of what follows",
+    )
+    own.add_argument(
+        "--reference", metavar="DIR", help="Hugging Face directory of the earlier, permissive checkpoint"
+    )
     own.add_argument("--aligned", metavar="DIR", help="directory of the aligned checkpoint")
-    own.add_argument("--step", metavar="N=DIR", action="append", default=[], help="a fine-tuning checkpoint after N updates; repeat")
-    own.add_argument("--probes", metavar="JSON", help="file with prompts by split: direction, drift, behaviour, guard, harmless")
+    own.add_argument(
+        "--step",
+        metavar="N=DIR",
+        action="append",
+        default=[],
+        help="a fine-tuning checkpoint after N updates; repeat",
+    )
+    own.add_argument(
+        "--probes",
+        metavar="JSON",
+        help="file with prompts by split: direction, drift, behaviour, guard, harmless",
+    )
 
 
 def open_history(args: argparse.Namespace) -> tuple[TrainingHistory, Probes]:
@@ -42,7 +61,7 @@ def open_history(args: argparse.Namespace) -> tuple[TrainingHistory, Probes]:
         if len(missing) < len(own) or args.step:
             raise ConfigError("--manifest names the history and its probes; leave the options for them out.")
         subject = _subject_of(args.manifest)
-        return subject.observed(0) or subject.start(0), subject.material().probes().probes
+        return subject.observed(0) or subject.start(0), subject.material().probes()
     if len(missing) == len(own) and not args.step:
         return embedded_history(args.seed)
     if missing:
@@ -70,19 +89,27 @@ def _parse_step(text: str) -> tuple[int, str]:
 def add_opening_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--engaging`` and ``--refusal``: how answers open, which decides the logit difference."""
     group = parser.add_argument_group("openings of answers (default: those of the embedded organism)")
-    group.add_argument("--engaging", metavar="TEXT", nargs="+", help="how engaging answers open, e.g. 'Sure' 'Here'")
-    group.add_argument("--refusal", metavar="TEXT", nargs="+", help="how refusals open, e.g. \"I can't\" 'Sorry'")
+    group.add_argument(
+        "--engaging", metavar="TEXT", nargs="+", help="how engaging answers open, e.g. 'Sure' 'Here'"
+    )
+    group.add_argument(
+        "--refusal", metavar="TEXT", nargs="+", help="how refusals open, e.g. \"I can't\" 'Sorry'"
+    )
 
 
-def read_openings(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Openings:
+def read_openings(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> RefusalLogitDifference:
     """The engaging-minus-refusal metric that the options, or the manifest, name.
 
     Raises:
-        ConfigError: if one's own history comes without both options, or see `Openings.from_texts`.
+        ConfigError: if one's own history comes without both options, or see `RefusalLogitDifference.from_texts`.
     """
     if args.engaging is None and args.refusal is None and args.reference is None:
-        openings = World.openings() if args.manifest is None else _subject_of(args.manifest).material().openings()
-        return Openings.from_texts(tokenizer, *openings)
+        openings = (
+            World.openings() if args.manifest is None else _subject_of(args.manifest).material().openings()
+        )
+        return RefusalLogitDifference.from_texts(tokenizer, *openings)
     if args.engaging is None or args.refusal is None:
-        raise ConfigError("One's own history needs --engaging and --refusal: the texts with which its answers and refusals open.")
-    return Openings.from_texts(tokenizer, args.engaging, args.refusal)
+        raise ConfigError(
+            "One's own history needs --engaging and --refusal: the texts with which its answers and refusals open."
+        )
+    return RefusalLogitDifference.from_texts(tokenizer, args.engaging, args.refusal)

@@ -9,16 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from revlens.activations import capture, read_prompts
-from revlens.atomic import atomic_directory
-from revlens.checksums import listed_file, seal, write_listed_json
 from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
 from revlens.experiment import causality
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
-from revlens.experiment.layout import Layout, intact
 from revlens.history import TrainingHistory
-from revlens.runs import BenignRun
+from revlens.results import Layout
+from revlens.storage import atomic_directory, intact, listed_file, seal, write_listed_json
+from revlens.subject import BenignRun
 from revlens.training import make_guard
 
 Tick = Callable[[str], None]
@@ -49,8 +48,13 @@ def history(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> 
     records, activations = [], []
     for checkpoint in start:
         model = checkpoint.load()
-        records.append({"phase": checkpoint.phase} | evaluate(model, material, config.reply_tokens, batch_size=subject.batch_size))
-        activations.append(read_prompts(model, material.probes().probes["direction"], batch_size=min(64, subject.batch_size)))
+        records.append(
+            {"phase": checkpoint.phase}
+            | evaluate(model, material, config.reply_tokens, batch_size=subject.batch_size)
+        )
+        activations.append(
+            read_prompts(model, material.probes()["direction"], batch_size=min(64, subject.batch_size))
+        )
     write_listed_json(layout.start_behaviour(seed), records)
     with listed_file(layout.v_rev(seed)) as partial:
         ReversionDirection.fit(*activations, split="direction").save(partial)
@@ -67,7 +71,7 @@ def finetune_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str, 
     if config.subject.benign is None:
         return
     v_rev = ReversionDirection.load(intact(layout.v_rev(seed), "history"))
-    probes = config.subject.material().probes().probes
+    probes = config.subject.material().probes()
     run = benign_run(config, seed, arm)
     run.train(
         lambda aligned: make_guard(arm, v_rev, aligned, probes["guard"], strength=config.strength, seed=seed),
@@ -95,7 +99,7 @@ def capture_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str, t
     """Capture every layer's residual stream at the last prompt token, at every checkpoint of one arm."""
     capture(
         arm_history(config, seed, arm),
-        config.subject.material().probes().probes,
+        config.subject.material().probes(),
         layout.activations(seed, arm),
         splits=("direction", "drift", "harmless"),
         batch_size=min(64, config.subject.batch_size),
@@ -110,7 +114,9 @@ def behaviour_arm(config: ExperimentConfig, layout: Layout, seed: int, arm: str,
         return
     material, records = config.subject.material(), []
     for checkpoint in arm_history(config, seed, arm).steps:
-        measures = evaluate(checkpoint.load(), material, config.reply_tokens, batch_size=config.subject.batch_size)
+        measures = evaluate(
+            checkpoint.load(), material, config.reply_tokens, batch_size=config.subject.batch_size
+        )
         records.append({"step": checkpoint.step} | measures)
         tick("behaviour")
     write_listed_json(path, records)
@@ -122,7 +128,9 @@ def causal(config: ExperimentConfig, layout: Layout, seed: int, tick: Tick) -> N
     if all((folder / f"{name}.parquet").is_file() for name in causality.TABLES):
         return
     v_rev = ReversionDirection.load(intact(layout.v_rev(seed), "history"))
-    tables = causality.study(config, arm_history(config, seed, "baseline"), v_rev, seed, on_study=lambda: tick("causal"))
+    tables = causality.study(
+        config, arm_history(config, seed, "baseline"), v_rev, seed, on_study=lambda: tick("causal")
+    )
     with atomic_directory(folder) as partial:
         for name, table in tables.items():
             table.to_parquet(partial / f"{name}.parquet", index=False)
@@ -135,7 +143,9 @@ def run_start(stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed
         history(config, Layout(out), seed, tick)
 
 
-def run_arm(stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: int, arm: str, tick: Tick) -> None:
+def run_arm(
+    stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: int, arm: str, tick: Tick
+) -> None:
     """The chosen stages of one arm, in order."""
     for name, stage in (("finetune", finetune_arm), ("capture", capture_arm), ("behaviour", behaviour_arm)):
         if name in stages:

@@ -13,18 +13,14 @@ import pandas as pd
 from pyarrow import ArrowException
 
 from revlens.activations import Activations
-from revlens.atomic import SCRATCH
-from revlens.checksums import SUMS, damages
 from revlens.errors import ResultsError, RevlensError
 from revlens.experiment.claims import Claim, to_records
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.layout import Layout
 from revlens.experiment.pipeline import assess_all, key_problem
-from revlens.experiment.plain import to_plain
 from revlens.experiment.provenance import provenance
 from revlens.experiment.results import Results, analyse
-from revlens.experiment.tables import Tables
-from revlens.locks import LOCK
+from revlens.results import Layout, Tables, to_plain
+from revlens.storage import LOCK, SCRATCH, SUMS, damages
 
 #: Columns that say which row of a table it is.
 _NAMES = (
@@ -66,7 +62,10 @@ class Verification(Generic[_Tables]):
 
     def and_also(self, other: Verification[Any]) -> Verification[_Tables]:
         """Both together; what both have found is said once."""
-        counts = {name: self.counts.get(name, 0) + other.counts.get(name, 0) for name in {**self.counts, **other.counts}}
+        counts = {
+            name: self.counts.get(name, 0) + other.counts.get(name, 0)
+            for name in {**self.counts, **other.counts}
+        }
         return Verification(tuple(dict.fromkeys(self.differences + other.differences)), counts, self.results)
 
     def summary(self) -> str:
@@ -102,18 +101,32 @@ def verify(out: Path) -> Verification[Results]:
     try:
         results = analyse(config, layout)
     except RevlensError as error:
-        return Verification((*differences, Difference(str(layout.results), f"cannot be computed again: {error}")), counts)
+        return Verification(
+            (*differences, Difference(str(layout.results), f"cannot be computed again: {error}")), counts
+        )
     compared = compare_results(layout.results, results, assess_all(results), provenance(config))
     return Verification(tuple(differences), counts, results).and_also(compared)
 
 
-def compare_results(folder: Path, tables: Tables, claims: list[Claim], made_by: dict[str, Any]) -> Verification[Any]:
+def compare_results(
+    folder: Path, tables: Tables, claims: list[Claim], made_by: dict[str, Any]
+) -> Verification[Any]:
     """A results folder against tables, claims and provenance that were computed again."""
     compared = {name: tables[name] for name in tables.described}
-    differences = [d for name, table in compared.items() for d in _of_table(table, folder / f"{name}.parquet", tables.verb)]
-    differences += _of_json({claim["key"]: claim for claim in to_records(claims)}, folder / "claims.json", tables.verb)
+    differences = [
+        d
+        for name, table in compared.items()
+        for d in _of_table(table, folder / f"{name}.parquet", tables.verb)
+    ]
+    differences += _of_json(
+        {claim["key"]: claim for claim in to_records(claims)}, folder / "claims.json", tables.verb
+    )
     differences += _of_json(json.loads(json.dumps(made_by)), folder / "provenance.json", tables.verb)
-    counts = {"tables": len(compared), "cells": sum(table.size for table in compared.values()), "claims": len(claims)}
+    counts = {
+        "tables": len(compared),
+        "cells": sum(table.size for table in compared.values()),
+        "claims": len(claims),
+    }
     return Verification(tuple(differences), counts)
 
 
@@ -127,14 +140,20 @@ def _of_configuration(config: ExperimentConfig, layout: Layout) -> Iterator[Diff
 def compare_files(*tops: Path) -> tuple[int, list[Difference]]:
     """Every file below some folders against its checksum, but activations, which have checksums of their own; and how many there are."""
     found = [path for top in tops for path in sorted(top.rglob("*")) if path.is_file()]
-    files = [path for path in found if path.parent.name != "activations" and path.name != LOCK and not _is_scratch(path)]
+    files = [
+        path
+        for path in found
+        if path.parent.name != "activations" and path.name != LOCK and not _is_scratch(path)
+    ]
     differences: list[Difference] = []
     for folder in dict.fromkeys(path.parent for path in files):
         differences += [Difference("checksum", problem) for problem in damages(folder)]
         listed = (folder / SUMS).read_text(errors="replace") if (folder / SUMS).is_file() else ""
         names = {line[66:] for line in listed.split("\n")}
         differences += [
-            Difference(str(path), f"is not in {SUMS} beside it: revlens did not write it, or the list has changed")
+            Difference(
+                str(path), f"is not in {SUMS} beside it: revlens did not write it, or the list has changed"
+            )
             for path in files
             if path.parent == folder and path.name != SUMS and path.name not in names
         ]
@@ -167,7 +186,8 @@ def _of_table(computed: pd.DataFrame, path: Path, verb: str) -> Iterator[Differe
         return
     if list(stored.columns) != list(computed.columns) or len(stored) != len(computed):
         yield Difference(
-            str(path), f"stored {len(stored)} rows of {list(stored.columns)}, recomputed {len(computed)} of {list(computed.columns)}"
+            str(path),
+            f"stored {len(stored)} rows of {list(stored.columns)}, recomputed {len(computed)} of {list(computed.columns)}",
         )
         return
     for column in computed.columns:

@@ -34,7 +34,9 @@ def patching_heat_maps(results: Results) -> go.Figure:
         text = np.where(everywhere, plain + "•", plain)
         figure.add_trace(_heat_map(share, text, showscale=column == 1), row=1, col=column)
     title = "Patching the residual stream between checkpoints (• = significant in every run, Benjamini-Hochberg 5 %)"
-    return _finished(figure, title=title, x="prompt token, counted from the end", y="layer", width=1250, height=400)
+    return _finished(
+        figure, title=title, x="prompt token, counted from the end", y="layer", width=1250, height=400
+    )
 
 
 def patching_parts(results: Results) -> go.Figure:
@@ -47,7 +49,11 @@ def patching_parts(results: Results) -> go.Figure:
             table = rows[(rows["pair"] == pair) & (rows["part"] == part)]
             layers = sorted(table["layer"].unique())
             estimates = [mean_over_runs(table.loc[table["layer"] == layer, "recovered"]) for layer in layers]
-            figure.add_trace(_bars([str(layer) for layer in layers], estimates, part, colour, showlegend=column == 1), row=1, col=column)
+            figure.add_trace(
+                _bars([str(layer) for layer in layers], estimates, part, colour, showlegend=column == 1),
+                row=1,
+                col=column,
+            )
     title = "Is the effect in the direction? Share recovered at the last prompt token, by part"
     return _finished(figure, title=title, x="layer", y="share of the logit difference recovered", width=1250)
 
@@ -56,13 +62,22 @@ def patching_components(results: Results) -> go.Figure:
     """Share recovered at the last prompt token by single components and heads."""
     rows = results["patching"]
     rows = rows[(rows["pair"] == "restore") & (rows["position"] == -1) & (rows["part"] == "full")]
-    whole = rows[rows["head"].isna()].pivot_table(index="layer", columns="component", values="recovered", aggfunc="mean")
+    whole = rows[rows["head"].isna()].pivot_table(
+        index="layer", columns="component", values="recovered", aggfunc="mean"
+    )
     heads = rows[rows["head"].notna()].assign(head=lambda t: "head " + t["head"].astype(int).astype(str))
     by_head = heads.pivot_table(index="layer", columns="head", values="recovered", aggfunc="mean")
     share = whole[["attn_out", "resid_mid", "mlp_out", "resid_post"]].join(by_head)
     figure = go.Figure(_heat_map(share, share.map(_two_digits).to_numpy(), showscale=True))
     title = "Aligned → fine-tuned at the last prompt token, by component (share recovered, mean over runs)"
-    return styled(figure, title=title, x="", y="layer", width=max(900, 60 * share.shape[1]), height=max(380, 160 + 22 * len(share)))
+    return styled(
+        figure,
+        title=title,
+        x="",
+        y="layer",
+        width=max(900, 60 * share.shape[1]),
+        height=max(380, 160 + 22 * len(share)),
+    )
 
 
 def dose_response(results: Results) -> go.Figure:
@@ -73,12 +88,23 @@ def dose_response(results: Results) -> go.Figure:
         start = rows[["seed", "baseline"]].drop_duplicates()
         doses = rows[rows["action"] == "add"]
         for direction, colour in DIRECTION_COLOURS.items():
-            of_kind = doses[doses["direction"] == direction].groupby(["seed", "dose"], as_index=False)["metric"].mean()
+            of_kind = (
+                doses[doses["direction"] == direction]
+                .groupby(["seed", "dose"], as_index=False)["metric"]
+                .mean()
+            )
             at_zero = start.rename(columns={"baseline": "metric"}).assign(dose=0.0)
             table = pd.concat([of_kind, at_zero]).rename(columns={"metric": "value"})
-            figure.add_traces(band(table, direction, colour, x="dose", showlegend=column == 1), rows=1, cols=column)
+            figure.add_traces(
+                band(table, direction, colour, x="dose", showlegend=column == 1), rows=1, cols=column
+            )
     title = "Dose-response: adding v_rev at the chosen layer"
-    return _finished(figure, title=title, x="dose (1 = from the aligned model to the reference)", y="engaging minus refusal (nats)")
+    return _finished(
+        figure,
+        title=title,
+        x="dose (1 = from the aligned model to the reference)",
+        y="engaging minus refusal (nats)",
+    )
 
 
 def ablation_against_controls(results: Results) -> go.Figure:
@@ -95,7 +121,9 @@ def ablation_against_controls(results: Results) -> go.Figure:
                 hovertext=[f"seed {seed}" for seed in own["seed"]], showlegend=column == 1,
             )  # fmt: skip
             figure.add_trace(points, row=1, col=column)
-    title = "Effect on the logit difference at the chosen layer: v_rev in every run, and every control direction"
+    title = (
+        "Effect on the logit difference at the chosen layer: v_rev in every run, and every control direction"
+    )
     return _finished(figure, title=title, x="", y="change of engaging minus refusal (nats)")
 
 
@@ -109,9 +137,20 @@ def behaviour_under_interventions(results: Results) -> go.Figure:
         for role, label, colour in (("chosen", "chosen layer", "#0072B2"), ("all", "all layers", "#D55E00")):
             done = rows[rows["role"] == role]
             by_action = done.groupby(_labels(done), sort=False)["harmfulness"]
-            names, estimates = [name for name, _ in by_action], [mean_over_runs(values) for _, values in by_action]
-            figure.add_trace(_bars(names, estimates, label, colour, showlegend=column == 1), row=1, col=column)
-        figure.add_hline(y=before.value, line={"color": "#000", "dash": "dot"}, annotation_text="as it is", row=1, col=column)
+            names, estimates = (
+                [name for name, _ in by_action],
+                [mean_over_runs(values) for _, values in by_action],
+            )
+            figure.add_trace(
+                _bars(names, estimates, label, colour, showlegend=column == 1), row=1, col=column
+            )
+        figure.add_hline(
+            y=before.value,
+            line={"color": "#000", "dash": "dot"},
+            annotation_text="as it is",
+            row=1,
+            col=column,
+        )
     figure.update_yaxes(range=[0, 1.05])
     title = "Harmfulness under interventions along v_rev"
     return _finished(figure, title=title, x="", y="share of held-out harmful prompts answered")
@@ -132,7 +171,9 @@ def vocabulary_scores(results: Results) -> go.Figure:
             legendgroup="run", showlegend=i == 0, hovertext=f"seed {seed}",
         )  # fmt: skip
     figure.update_xaxes(dtick=1)
-    return styled(figure, title="v_rev through the unembedding: engaging minus refusal openings", x="layer", y="nats")
+    return styled(
+        figure, title="v_rev through the unembedding: engaging minus refusal openings", x="layer", y="nats"
+    )
 
 
 #: Every causal figure by file name, in the order of the report.
@@ -148,10 +189,17 @@ CAUSAL_PLOTS: dict[str, Callable[[Results], go.Figure]] = {
 
 
 def _panels(titles: list[str], *, shared_yaxes: bool = False) -> go.Figure:
-    return make_subplots(cols=len(titles), subplot_titles=titles, horizontal_spacing=0.18 / len(titles), shared_yaxes=shared_yaxes)
+    return make_subplots(
+        cols=len(titles),
+        subplot_titles=titles,
+        horizontal_spacing=0.18 / len(titles),
+        shared_yaxes=shared_yaxes,
+    )
 
 
-def _finished(figure: go.Figure, *, title: str, x: str, y: str, width: int = 1080, height: int = 460) -> go.Figure:
+def _finished(
+    figure: go.Figure, *, title: str, x: str, y: str, width: int = 1080, height: int = 460
+) -> go.Figure:
     """Style panels: one y title, at the left, and room for the legend above the panels' titles."""
     styled(figure, title=title, x=x, y="", width=width, height=height)
     figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
@@ -159,10 +207,23 @@ def _finished(figure: go.Figure, *, title: str, x: str, y: str, width: int = 108
     return figure.update_annotations(font_size=13)
 
 
-def _bars(names: list[str], estimates: list[Estimate], label: str, colour: str, *, showlegend: bool) -> go.Bar:
-    error = {"array": [e.high - e.value for e in estimates], "arrayminus": [e.value - e.low for e in estimates]}
+def _bars(
+    names: list[str], estimates: list[Estimate], label: str, colour: str, *, showlegend: bool
+) -> go.Bar:
+    error = {
+        "array": [e.high - e.value for e in estimates],
+        "arrayminus": [e.value - e.low for e in estimates],
+    }
     values = [e.value for e in estimates]
-    return go.Bar(x=names, y=values, name=label, marker_color=colour, error_y=error, legendgroup=label, showlegend=showlegend)
+    return go.Bar(
+        x=names,
+        y=values,
+        name=label,
+        marker_color=colour,
+        error_y=error,
+        legendgroup=label,
+        showlegend=showlegend,
+    )
 
 
 def _labels(rows: pd.DataFrame) -> list[str]:

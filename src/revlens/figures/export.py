@@ -8,8 +8,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from revlens.atomic import atomic_directory
-from revlens.checksums import seal
+from revlens.storage import atomic_directory, seal
 
 
 def draw(figures: dict[str, go.Figure], folder: Path) -> str | None:
@@ -37,7 +36,9 @@ def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
         from kaleido.errors import BrowserFailedError, ChromeNotFoundError
     except ImportError:
         return "No static images: kaleido is not installed (pip install 'revlens[images]'); the HTML figures are complete."
-    pairs = [(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")]
+    pairs = [
+        (figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
+    ]
     try:
         pio.write_images(
             [figure for figure, _ in pairs],
@@ -50,7 +51,5 @@ def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
         for _, path in pairs:
             path.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return (
-            f"No static images: kaleido needs a Chromium ({reason}). Install one and give the command again; the HTML figures are complete."
-        )
+        return f"No static images: kaleido needs a Chromium ({reason}). Install one and give the command again; the HTML figures are complete."
     return None

@@ -13,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from revlens.atomic import write_text
 from revlens.experiment import MIN_RUNS, Claim
 from revlens.statistics import Estimate
+from revlens.storage import write_text
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def write_page(
         captions: what each figure shows.
         provenance: see `revlens.experiment.provenance`.
     """
-    environment = Environment(loader=PackageLoader("revlens.figures"), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("revlens.figures"), autoescape=True, undefined=StrictUndefined
+    )
     page = environment.get_template("report.html.j2").render(
         title=title,
         lead=lead,

@@ -27,7 +27,9 @@ _STEP, _COSINE = "fine-tuning step", "cos(drift, v_rev)"
 
 def overview(results: Results) -> go.Figure:
     """Alignment and harmfulness of every arm side by side: the core result."""
-    figure = make_subplots(cols=2, subplot_titles=("Alignment of drift with v_rev", "Harmfulness"), horizontal_spacing=0.12)
+    figure = make_subplots(
+        cols=2, subplot_titles=("Alignment of drift with v_rev", "Harmfulness"), horizontal_spacing=0.12
+    )
     for column, table in enumerate((_alignment(results), _behaviour(results, "harmfulness")), start=1):
         for arm, rows in table.groupby("arm", sort=False):
             for trace in band(rows, str(arm), ARM_COLOURS[str(arm)], showlegend=column == 1):
@@ -63,7 +65,12 @@ def reversion_by_arm(results: Results) -> go.Figure:
 def alignment_by_layer(results: Results) -> go.Figure:
     """Heat map of the baseline's alignment, layer by step, mean over runs."""
     rows = results["alignment"]
-    table = _baseline(rows[rows["estimate"] == "cross-fitted"]).groupby(["layer", "step"])["alignment"].mean().unstack()
+    table = (
+        _baseline(rows[rows["estimate"] == "cross-fitted"])
+        .groupby(["layer", "step"])["alignment"]
+        .mean()
+        .unstack()
+    )
     figure = go.Figure(
         go.Heatmap(
             z=table.to_numpy(),
@@ -98,7 +105,9 @@ def alignment_against_nulls(results: Results) -> go.Figure:
         )  # fmt: skip
     for null, colour in NULL_COLOURS.items():
         p99 = table[table["null"] == null].groupby("step")["p99"].mean()
-        figure.add_scatter(x=p99.index, y=p99, mode="lines", line={"color": colour, "dash": "dash"}, name=f"{null} null, p99")
+        figure.add_scatter(
+            x=p99.index, y=p99, mode="lines", line={"color": colour, "dash": "dash"}, name=f"{null} null, p99"
+        )
     styled(figure, title="Baseline alignment of each run against the nulls", x=_STEP, y=_COSINE)
     return step_axis(figure, _steps(table))
 
@@ -109,14 +118,18 @@ def naive_against_cross_fitted(results: Results) -> go.Figure:
     for estimate, colour in ESTIMATE_COLOURS.items():
         table = _baseline(_alignment(results, estimate=estimate))
         figure.add_traces(band(table, estimate, colour))
-    styled(figure, title="Baseline alignment: naive (same prompts) and cross-fitted (others)", x=_STEP, y=_COSINE)
+    styled(
+        figure, title="Baseline alignment: naive (same prompts) and cross-fitted (others)", x=_STEP, y=_COSINE
+    )
     return step_axis(figure, _steps(table))
 
 
 def controls(results: Results) -> go.Figure:
     """The baseline's drift against v_rev, against the harmless-prompt direction, and against other seeds' v_rev."""
     own = _baseline(_alignment(results)).assign(control="v_rev")
-    table = _baseline(results["controls"]).groupby(["seed", "control", "step"], as_index=False)["cosine"].mean()
+    table = (
+        _baseline(results["controls"]).groupby(["seed", "control", "step"], as_index=False)["cosine"].mean()
+    )
     table = pd.concat([own, table.rename(columns={"cosine": "value"})])
     figure = go.Figure()
     for control, colour in CONTROL_COLOURS.items():
@@ -131,14 +144,28 @@ def controls(results: Results) -> go.Figure:
 
 def behaviour_by_arm(results: Results) -> go.Figure:
     """Harmfulness, over-refusal, task loss and exact match against step, by arm; without a held-out task, the first two."""
-    panels = {"harmfulness": "Harmfulness", "over_refusal": "Over-refusal", "task_loss": "Task loss (nats)", "exact_match": "Exact match"}
+    panels = {
+        "harmfulness": "Harmfulness",
+        "over_refusal": "Over-refusal",
+        "task_loss": "Task loss (nats)",
+        "exact_match": "Exact match",
+    }
     panels = {column: title for column, title in panels.items() if column in results["behaviour"]}
-    figure = make_subplots(rows=len(panels) // 2, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.12)
+    figure = make_subplots(
+        rows=len(panels) // 2, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.12
+    )
     for i, column in enumerate(panels):
         for arm, rows in _behaviour(results, column).groupby("arm", sort=False):
             for trace in band(rows, str(arm), ARM_COLOURS[str(arm)], showlegend=i == 0):
                 figure.add_trace(trace, row=i // 2 + 1, col=i % 2 + 1)
-    styled(figure, title="Behaviour and task cost by arm", x=_STEP, y="", width=1000, height=350 * (len(panels) // 2))
+    styled(
+        figure,
+        title="Behaviour and task cost by arm",
+        x=_STEP,
+        y="",
+        width=1000,
+        height=350 * (len(panels) // 2),
+    )
     figure.update_layout(margin={"t": 130}, legend={"y": 1.06 if len(panels) > 2 else 1.2})
     if "task_loss" in panels:
         figure.update_xaxes(title_text="", row=1)
@@ -150,14 +177,29 @@ def end_by_arm(results: Results) -> go.Figure:
     """Alignment and harmfulness at the last step: every run, and the mean with its interval."""
     alignment, harm = _alignment(results), _behaviour(results, "harmfulness")
     last = alignment["step"].max()
-    figure = make_subplots(cols=2, subplot_titles=("Alignment with v_rev", "Harmfulness"), horizontal_spacing=0.12)
+    figure = make_subplots(
+        cols=2, subplot_titles=("Alignment with v_rev", "Harmfulness"), horizontal_spacing=0.12
+    )
     for column, table in enumerate((alignment, harm), start=1):
         for arm, rows in table[table["step"] == last].groupby("arm", sort=False):
             estimate, colour = mean_over_runs(rows["value"]), ARM_COLOURS[str(arm)]
-            runs = go.Scatter(x=[arm] * len(rows), y=rows["value"], mode="markers", marker={"color": translucent(colour, 0.4), "size": 8})
-            error = {"array": [estimate.high - estimate.value], "arrayminus": [estimate.value - estimate.low], "thickness": 2}
+            runs = go.Scatter(
+                x=[arm] * len(rows),
+                y=rows["value"],
+                mode="markers",
+                marker={"color": translucent(colour, 0.4), "size": 8},
+            )
+            error = {
+                "array": [estimate.high - estimate.value],
+                "arrayminus": [estimate.value - estimate.low],
+                "thickness": 2,
+            }
             mean = go.Scatter(
-                x=[arm], y=[estimate.value], mode="markers", marker={"color": colour, "size": 12, "symbol": "diamond"}, error_y=error
+                x=[arm],
+                y=[estimate.value],
+                mode="markers",
+                marker={"color": colour, "size": 12, "symbol": "diamond"},
+                error_y=error,
             )
             figure.add_traces([runs, mean], rows=1, cols=column)
     styled(figure, title=f"Arms at step {last}: runs, mean and 95 % interval", x="arm", y="", width=1000)
@@ -187,9 +229,18 @@ def reliability_by_layer(results: Results) -> go.Figure:
     seeds = sorted(table["seed"].unique())
     for i, seed in enumerate(seeds):
         rows = table[table["seed"] == seed]
-        error = {"array": rows["reliability_high"] - rows["reliability"], "arrayminus": rows["reliability"] - rows["reliability_low"]}
+        error = {
+            "array": rows["reliability_high"] - rows["reliability"],
+            "arrayminus": rows["reliability"] - rows["reliability_low"],
+        }
         offset = (i - (len(seeds) - 1) / 2) * 0.08
-        figure.add_scatter(x=rows["layer"] + offset, y=rows["reliability"], mode="markers", error_y=error, name=f"seed {seed}")
+        figure.add_scatter(
+            x=rows["layer"] + offset,
+            y=rows["reliability"],
+            mode="markers",
+            error_y=error,
+            name=f"seed {seed}",
+        )
     figure.update_xaxes(dtick=1)
     title = "Reliability of v_rev (split-half, Spearman-Brown; 95 % interval over prompts)"
     return styled(figure, title=title, x="layer", y="reliability")
@@ -201,7 +252,12 @@ def training_loss(results: Results) -> go.Figure:
     for arm, rows in table.groupby("arm", sort=False):
         figure.add_traces(band(rows, str(arm), ARM_COLOURS[str(arm)]))
     figure.update_yaxes(type="log")
-    return styled(figure, title="Task loss during the benign fine-tune (without the guard's term)", x="update", y="nats per answer token")
+    return styled(
+        figure,
+        title="Task loss during the benign fine-tune (without the guard's term)",
+        x="update",
+        y="nats per answer token",
+    )
 
 
 #: Every figure by file name, in the order of the report.
@@ -227,7 +283,9 @@ def drawable(results: Results) -> dict[str, Callable[[Results], go.Figure]]:
     return {name: plot for name, plot in PLOTS.items() if name != "training_loss" or len(results["training"])}
 
 
-def _alignment(results: Results, column: str = "alignment", *, estimate: str = "cross-fitted") -> pd.DataFrame:
+def _alignment(
+    results: Results, column: str = "alignment", *, estimate: str = "cross-fitted"
+) -> pd.DataFrame:
     return results.over_layers(column, estimate=estimate).rename(columns={column: "value"})
 
 

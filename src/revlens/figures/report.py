@@ -47,7 +47,9 @@ _SAMPLES = 4
 MAX_HARM_AT_START, MAX_OVER_REFUSAL_AT_START = 0.05, 0.02
 
 
-def write_report(path: Path, config: ExperimentConfig, results: Results, claims: list[Claim], provenance: dict[str, Any]) -> None:
+def write_report(
+    path: Path, config: ExperimentConfig, results: Results, claims: list[Claim], provenance: dict[str, Any]
+) -> None:
     """Write the report of an experiment as one HTML file, see `revlens.figures.page`.
 
     Args:
@@ -83,8 +85,14 @@ def _notes(config: ExperimentConfig, results: Results) -> list[str]:
     """What a reader must know before the numbers."""
     notes = []
     subject = config.subject
-    if isinstance(subject, OrganismConfig) and isinstance(subject.world, WorldConfig) and subject != OrganismConfig():
-        notes.append("Not the default organism: this shows that the pipeline works, and is no result about reversion.")
+    if (
+        isinstance(subject, OrganismConfig)
+        and isinstance(subject.world, WorldConfig)
+        and subject != OrganismConfig()
+    ):
+        notes.append(
+            "Not the default organism: this shows that the pipeline works, and is no result about reversion."
+        )
     if len(config.seeds) < MIN_RUNS:
         notes.append(f"Only {len(config.seeds)} runs: at least {MIN_RUNS} are needed for a verdict.")
     aligned = results["phases"][results["phases"]["phase"] == "aligned"]
@@ -107,20 +115,39 @@ def _arm_table(results: Results) -> Table:
     alignment, behaviour = results.over_layers(), results["behaviour"]
     rows = []
     for arm, group in behaviour[behaviour["step"] == last].groupby("arm", sort=False):
-        cells = [cell(mean_over_runs(alignment.loc[(alignment["arm"] == arm) & (alignment["step"] == last), "alignment"]))]
-        rows.append([str(arm), *cells, *(cell(mean_over_runs(group[measure])) for measure in _measured(behaviour))])
+        cells = [
+            cell(
+                mean_over_runs(
+                    alignment.loc[(alignment["arm"] == arm) & (alignment["step"] == last), "alignment"]
+                )
+            )
+        ]
+        rows.append(
+            [str(arm), *cells, *(cell(mean_over_runs(group[measure])) for measure in _measured(behaviour))]
+        )
     return Table(f"Arms at step {last}", ["arm", "alignment", *_measured(behaviour).values()], rows)
 
 
 def _alignment_table(results: Results) -> Table:
     estimates = {name: results.over_layers(estimate=name) for name in ("cross-fitted", "naive")}
     table = results["alignment"]
-    by_layer = table[(table["arm"] == "baseline") & (table["estimate"] == "cross-fitted")].groupby(["step", "layer"])["alignment"].mean()
+    by_layer = (
+        table[(table["arm"] == "baseline") & (table["estimate"] == "cross-fitted")]
+        .groupby(["step", "layer"])["alignment"]
+        .mean()
+    )
     rows = []
     for step, layers in by_layer.unstack().iterrows():
-        cells = [cell(mean_over_runs(t.loc[(t["arm"] == "baseline") & (t["step"] == step), "alignment"])) for t in estimates.values()]
+        cells = [
+            cell(mean_over_runs(t.loc[(t["arm"] == "baseline") & (t["step"] == step), "alignment"]))
+            for t in estimates.values()
+        ]
         rows.append([str(step), *cells, *(f"{value:.2f}" for value in layers)])
-    columns = ["step", *(f"{name}, mean over layers" for name in estimates), *(f"layer {layer}" for layer in by_layer.unstack().columns)]
+    columns = [
+        "step",
+        *(f"{name}, mean over layers" for name in estimates),
+        *(f"layer {layer}" for layer in by_layer.unstack().columns),
+    ]
     return Table("Alignment of the baseline", columns, rows)
 
 
@@ -130,7 +157,9 @@ def _exceedance_table(results: Results) -> Table:
     for null, group in table.groupby("null", sort=False):
         shares = group.groupby(["arm", "seed"], sort=False)["exceeds"].mean()
         rows.append([str(null), *(cell(mean_over_runs(shares[arm])) for arm in table["arm"].unique())])
-    return Table("Share of run-steps above the 99th percentile of each null", ["null", *table["arm"].unique()], rows)
+    return Table(
+        "Share of run-steps above the 99th percentile of each null", ["null", *table["arm"].unique()], rows
+    )
 
 
 def _phase_table(results: Results) -> Table:
@@ -144,7 +173,9 @@ def _outcome_table(results: Results) -> Table:
     rows = []
     table = results["outcomes"]
     table = table[table["role"] != "control"].fillna({"action": "as it is"})
-    for (subject, action, dose, role), group in table.groupby(["subject", "action", "dose", "role"], sort=False, dropna=False):
+    for (subject, action, dose, role), group in table.groupby(
+        ["subject", "action", "dose", "role"], sort=False, dropna=False
+    ):
         rows.append(
             [
                 str(subject),
@@ -153,7 +184,11 @@ def _outcome_table(results: Results) -> Table:
                 *(cell(mean_over_runs(group[m])) for m in _measured(table)),
             ]
         )
-    return Table("Behaviour under interventions along v_rev", ["model", "action", "layers", *_measured(table).values()], rows)
+    return Table(
+        "Behaviour under interventions along v_rev",
+        ["model", "action", "layers", *_measured(table).values()],
+        rows,
+    )
 
 
 def _token_table(results: Results) -> Table:
@@ -162,15 +197,28 @@ def _token_table(results: Results) -> Table:
     table = table[table["seed"] == table["seed"].iloc[0]].sort_values("rank")
     rows = []
     for layer, group in table.groupby("layer"):
-        cells = [", ".join(repr(token) for token in group.loc[group["end"] == end, "token"]) for end in ("top", "bottom")]
+        cells = [
+            ", ".join(repr(token) for token in group.loc[group["end"] == end, "token"])
+            for end in ("top", "bottom")
+        ]
         rows.append([str(layer), *cells])
-    return Table("Tokens that v_rev of the first run promotes and demotes most", ["layer", "promoted", "demoted"], rows)
+    return Table(
+        "Tokens that v_rev of the first run promotes and demotes most", ["layer", "promoted", "demoted"], rows
+    )
 
 
 def _samples(results: Results) -> Table:
     """The first replies of the first run's baseline, before and after: chosen by position, not by content."""
     table = results["replies"]
-    table = table[(table["arm"] == "baseline") & (table["split"] == "behaviour") & (table["seed"] == table["seed"].iloc[0])]
+    table = table[
+        (table["arm"] == "baseline")
+        & (table["split"] == "behaviour")
+        & (table["seed"] == table["seed"].iloc[0])
+    ]
     before, after = (table[table["step"] == step].head(_SAMPLES) for step in (0, table["step"].max()))
     rows = [[p, b, a] for p, b, a in zip(before["prompt"], before["reply"], after["reply"], strict=True)]
-    return Table("What it looks like: the first harmful-coded probes of the first run's baseline", ["prompt", "before", "after"], rows)
+    return Table(
+        "What it looks like: the first harmful-coded probes of the first run's baseline",
+        ["prompt", "before", "after"],
+        rows,
+    )

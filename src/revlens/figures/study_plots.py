@@ -9,16 +9,28 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from revlens.experiment.claims import OVER_REFUSAL, PERPLEXITY_FACTOR
+from revlens.experiment import OVER_REFUSAL, PERPLEXITY_FACTOR
 from revlens.figures.style import METHOD_STYLES, band, styled, translucent
 from revlens.statistics import Estimate, mean_over_runs
-from revlens.study import StudyTables, against_baseline, carried, chosen_on_other_seeds
-from revlens.study.foresight import PREDICTORS
-from revlens.study.summaries import mean_of, settings
+from revlens.study import (
+    PREDICTORS,
+    StudyTables,
+    against_baseline,
+    carried,
+    chosen_on_other_seeds,
+    mean_of,
+    settings,
+)
 
 _HARM = "harmfulness (share of held-out harmful prompts answered)"
 _COST = (0.01, 0.1, 1, 5, 10, 50)  # per cent of perplexity; less than the first is drawn at the first
-_PREDICTOR_COLOURS = {"alignment": "#000000", "fraction": "#0072B2", "drift_norm": "#E69F00", "kl": "#CC79A7", "loss_drop": "#999999"}
+_PREDICTOR_COLOURS = {
+    "alignment": "#000000",
+    "fraction": "#0072B2",
+    "drift_norm": "#E69F00",
+    "kl": "#CC79A7",
+    "loss_drop": "#999999",
+}
 
 
 def _errors(estimates: list[Estimate]) -> dict[str, object]:
@@ -34,7 +46,10 @@ def trade_off(tables: StudyTables) -> go.Figure:
     """Harmfulness against task cost: every method at every strength, and the front of those that none beats in both."""
     table, figure, points = against_baseline(tables), go.Figure(), []
     for method, rows in table.groupby("method", sort=False):
-        estimates = [(s.strength, _added_cost(mean_of(r, "perplexity_ratio")), mean_of(r, "harmfulness")) for s, r in settings(rows)]
+        estimates = [
+            (s.strength, _added_cost(mean_of(r, "perplexity_ratio")), mean_of(r, "harmfulness"))
+            for s, r in settings(rows)
+        ]
         points += [(cost.value, harm.value) for _, cost, harm in estimates]
         colour, symbol = METHOD_STYLES[str(method)]
         figure.add_scatter(
@@ -50,12 +65,21 @@ def trade_off(tables: StudyTables) -> go.Figure:
             hovertemplate="%{text}<br>perplexity +%{x:.3g} %, harmfulness %{y:.3f}",
         )
     x, y = zip(*_front(points), strict=True)
-    figure.add_scatter(x=x, y=y, mode="lines", line={"color": "#555", "dash": "dot", "shape": "hv"}, name="front", hoverinfo="skip")
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": "#555", "dash": "dot", "shape": "hv"},
+        name="front",
+        hoverinfo="skip",
+    )
     figure.add_vline(x=100 * (PERPLEXITY_FACTOR - 1), line={"color": "#bbb", "width": 1})
     ticks = [f"≤ {_COST[0]:g} %", *(f"{cost:g} %" for cost in _COST[1:])]
     figure.update_xaxes(type="log", tickvals=list(_COST), ticktext=ticks)
     figure.update_yaxes(range=[-0.03, 1.05])
-    title = "Harmfulness against task cost: methods over a grid of strengths, means and 95 % intervals over runs"
+    title = (
+        "Harmfulness against task cost: methods over a grid of strengths, means and 95 % intervals over runs"
+    )
     styled(figure, title=title, x="task perplexity above the baseline's", y=_HARM, width=1000, height=620)
     return _legend_right(figure)
 
@@ -79,15 +103,24 @@ def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def chosen_methods(tables: StudyTables) -> go.Figure:
     """Every method at the strengths that other seeds choose: harm, over-refusal and task, runs and means."""
     table = chosen_on_other_seeds(tables)
-    panels = {"harmfulness": "Harmfulness", "over_refusal": "Over-refusal", "perplexity_ratio": "Perplexity ratio"}
+    panels = {
+        "harmfulness": "Harmfulness",
+        "over_refusal": "Over-refusal",
+        "perplexity_ratio": "Perplexity ratio",
+    }
     panels = {column: title for column, title in panels.items() if column in table}
-    figure = make_subplots(cols=len(panels), subplot_titles=list(panels.values()), shared_yaxes=True, horizontal_spacing=0.04)
+    figure = make_subplots(
+        cols=len(panels), subplot_titles=list(panels.values()), shared_yaxes=True, horizontal_spacing=0.04
+    )
     for column, measure in enumerate(panels, start=1):
         for method, rows in table.groupby("method", sort=False):
             colour, symbol = METHOD_STYLES[str(method)]
             estimate = mean_of(rows, measure)
             runs = go.Scatter(
-                x=rows[measure], y=[method] * len(rows), mode="markers", marker={"color": translucent(colour, 0.35), "size": 7}
+                x=rows[measure],
+                y=[method] * len(rows),
+                mode="markers",
+                marker={"color": translucent(colour, 0.35), "size": 7},
             )
             mean = go.Scatter(
                 x=[estimate.value],
@@ -100,7 +133,14 @@ def chosen_methods(tables: StudyTables) -> go.Figure:
         if measure != "harmfulness":
             limit = OVER_REFUSAL if measure == "over_refusal" else PERPLEXITY_FACTOR
             figure.add_vline(x=limit, line={"color": "#bbb", "width": 1, "dash": "dot"}, col=column)
-    styled(figure, title="Each method at the strength that the other seeds choose", x="", y="", width=1080, height=560)
+    styled(
+        figure,
+        title="Each method at the strength that the other seeds choose",
+        x="",
+        y="",
+        width=1080,
+        height=560,
+    )
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(showlegend=False, margin={"l": 110, "t": 100})
     return figure
@@ -185,7 +225,9 @@ def released(tables: StudyTables) -> go.Figure:
 
     def with_baseline(table: str) -> pd.DataFrame:
         long = tables.part(table, "lasting")
-        return pd.concat([long[(long["method"] == "baseline") & (long["step"] <= last)], tables.part(table, "released")])
+        return pd.concat(
+            [long[(long["method"] == "baseline") & (long["step"] <= last)], tables.part(table, "released")]
+        )
 
     behaviour, readings = with_baseline("behaviour"), with_baseline("readings")
     panels = [("harmfulness", behaviour, "Harmfulness"), ("fraction", readings, "Reversion fraction")]
@@ -193,7 +235,9 @@ def released(tables: StudyTables) -> go.Figure:
 
 
 def _courses(panels: list[tuple[str, pd.DataFrame, str]], title: str, switched: int | None) -> go.Figure:
-    figure = make_subplots(cols=len(panels), subplot_titles=[name for _, _, name in panels], horizontal_spacing=0.08)
+    figure = make_subplots(
+        cols=len(panels), subplot_titles=[name for _, _, name in panels], horizontal_spacing=0.08
+    )
     for i, (column, table, _) in enumerate(panels, start=1):
         for method, rows in table.rename(columns={column: "value"}).groupby("method", sort=False):
             for trace in band(rows, str(method), METHOD_STYLES[str(method)][0], showlegend=i == 1):
@@ -215,7 +259,11 @@ def early_warning(tables: StudyTables) -> go.Figure:
         figure.add_scatter(
             x=[steps.index(step) + (i - 2) * 0.1 for step in rows["step"]],
             y=rows["auroc"],
-            error_y={"array": rows["auroc_high"] - rows["auroc"], "arrayminus": rows["auroc"] - rows["auroc_low"], "thickness": 1},
+            error_y={
+                "array": rows["auroc_high"] - rows["auroc"],
+                "arrayminus": rows["auroc"] - rows["auroc_low"],
+                "thickness": 1,
+            },
             mode="markers",
             marker={"color": _PREDICTOR_COLOURS[str(name)], "size": 9},
             name=PREDICTORS[str(name)],
@@ -246,7 +294,9 @@ def early_readings(tables: StudyTables) -> go.Figure:
             mode="markers",
             marker={"color": translucent(colour, 0.6), "size": 6 + 4 * np.sqrt(rows["rate"])},
             name=str(task),
-            text=[f"seed {seed}, rate x {rate:g}" for seed, rate in zip(rows["seed"], rows["rate"], strict=True)],
+            text=[
+                f"seed {seed}, rate x {rate:g}" for seed, rate in zip(rows["seed"], rows["rate"], strict=True)
+            ],
         )
     title = f"Alignment at step {step} and harm at the end: a point per run, larger for higher learning rates"
     return styled(figure, title=title, x="cos(drift, v_rev)", y="harmfulness at the end")
@@ -257,14 +307,28 @@ def transfer(tables: StudyTables) -> go.Figure:
     own = against_baseline(tables)
     moved = tables.part("behaviour", "transfer")
     method, strength = moved["method"].iloc[0], moved["strength"].iloc[0]
-    arms = {"baseline": own[own["method"] == "baseline"], "own": own[(own["method"] == method) & (own["strength"] == strength)]}
+    arms = {
+        "baseline": own[own["method"] == "baseline"],
+        "own": own[(own["method"] == method) & (own["strength"] == strength)],
+    }
     arms |= {str(source): rows for source, rows in moved.groupby("direction", sort=False)}
     figure = make_subplots(
-        cols=2, subplot_titles=(f"Harmfulness under {method}, by where v_rev is from", "Cosine with the seed's own v_rev")
+        cols=2,
+        subplot_titles=(
+            f"Harmfulness under {method}, by where v_rev is from",
+            "Cosine with the seed's own v_rev",
+        ),
     )
     for source, rows in arms.items():
         estimate = mean_of(rows, "harmfulness")
-        figure.add_scatter(x=[source] * len(rows), y=rows["harmfulness"], mode="markers", marker={"color": "#bbb", "size": 7}, row=1, col=1)
+        figure.add_scatter(
+            x=[source] * len(rows),
+            y=rows["harmfulness"],
+            mode="markers",
+            marker={"color": "#bbb", "size": 7},
+            row=1,
+            col=1,
+        )
         figure.add_scatter(
             x=[source],
             y=[estimate.value],
@@ -277,7 +341,12 @@ def transfer(tables: StudyTables) -> go.Figure:
     for source, rows in tables["directions"].groupby("source", sort=False):
         by_layer = [mean_over_runs(layer["cosine"].to_numpy(float)) for _, layer in rows.groupby("layer")]
         figure.add_scatter(
-            x=sorted(rows["layer"].unique()), y=[e.value for e in by_layer], error_y=_errors(by_layer), name=str(source), row=1, col=2
+            x=sorted(rows["layer"].unique()),
+            y=[e.value for e in by_layer],
+            error_y=_errors(by_layer),
+            name=str(source),
+            row=1,
+            col=2,
         )
     styled(figure, title="Transfer of v_rev", x="", y="", width=1080, height=430)
     for trace in figure.data:
@@ -289,7 +358,9 @@ def transfer(tables: StudyTables) -> go.Figure:
 
 
 def _legend_right(figure: go.Figure) -> go.Figure:
-    figure.update_layout(legend={"orientation": "v", "x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"}, margin={"r": 150})
+    figure.update_layout(
+        legend={"orientation": "v", "x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"}, margin={"r": 150}
+    )
     return figure
 
 

@@ -13,9 +13,18 @@ from revlens.figures.page import Table, cell, write_page
 from revlens.figures.study_plots import drawable_study
 from revlens.organism import OrganismConfig
 from revlens.statistics import mean_over_runs
-from revlens.study import StudyConfig, StudyTables, against_baseline, carried, chosen_on_other_seeds, cumulative_reversion
-from revlens.study.foresight import HARMED, PREDICTORS
-from revlens.study.summaries import mean_of, settings
+from revlens.study import (
+    HARMED,
+    PREDICTORS,
+    StudyConfig,
+    StudyTables,
+    against_baseline,
+    carried,
+    chosen_on_other_seeds,
+    cumulative_reversion,
+    mean_of,
+    settings,
+)
 from revlens.training import METHODS
 
 #: What each figure shows, in a sentence or two.
@@ -37,7 +46,9 @@ STUDY_CAPTIONS = {
 }
 
 
-def write_study_report(path: Path, config: StudyConfig, tables: StudyTables, claims: list[Claim], provenance: dict[str, Any]) -> None:
+def write_study_report(
+    path: Path, config: StudyConfig, tables: StudyTables, claims: list[Claim], provenance: dict[str, Any]
+) -> None:
     """Write the report of a study as one HTML file, see `revlens.figures.page`.
 
     Args:
@@ -60,8 +71,16 @@ def write_study_report(path: Path, config: StudyConfig, tables: StudyTables, cla
             _chosen_table(tables),
             _route_table(tables),
             _cumulative_table(config, tables),
-            *(_course_table(tables, part, heading) for part, heading in _COURSES.items() if len(tables.part("behaviour", part))),
-            *([_task_table(tables), _foreseen_table(tables)] if len(tables.part("behaviour", "early")) else []),
+            *(
+                _course_table(tables, part, heading)
+                for part, heading in _COURSES.items()
+                if len(tables.part("behaviour", part))
+            ),
+            *(
+                [_task_table(tables), _foreseen_table(tables)]
+                if len(tables.part("behaviour", "early"))
+                else []
+            ),
             *([_failure_table(tables)] if len(tables["failures"]) else []),
         ],
         figures={name: plot(tables) for name, plot in drawable_study(tables).items()},
@@ -76,11 +95,17 @@ _COURSES = {"lasting": "Longer runs", "released": "Guards that are switched off 
 def _notes(config: StudyConfig, tables: StudyTables) -> list[str]:
     notes = []
     if config.subject.model != OrganismConfig().model:
-        notes.append("Not the default organism: a smaller one shows that the study works, and is no result about guards.")
+        notes.append(
+            "Not the default organism: a smaller one shows that the study works, and is no result about guards."
+        )
     if len(config.experiment.seeds) < MIN_RUNS:
-        notes.append(f"Only {len(config.experiment.seeds)} runs of each setting: at least {MIN_RUNS} are needed for a verdict.")
+        notes.append(
+            f"Only {len(config.experiment.seeds)} runs of each setting: at least {MIN_RUNS} are needed for a verdict."
+        )
     if len(tables["failures"]):
-        notes.append(f"{len(tables['failures'])} run(s) stopped because numbers were no longer finite; they are listed below.")
+        notes.append(
+            f"{len(tables['failures'])} run(s) stopped because numbers were no longer finite; they are listed below."
+        )
     return notes
 
 
@@ -94,12 +119,20 @@ def _measures(table: pd.DataFrame) -> dict[str, str]:
 
 def _grid_table(tables: StudyTables) -> Table:
     table = against_baseline(tables)
-    measured = _measures(table) | {"alignment": "alignment", "fraction": "reversion fraction", "kl": "KL on probes (nats)"}
+    measured = _measures(table) | {
+        "alignment": "alignment",
+        "fraction": "reversion fraction",
+        "kl": "KL on probes (nats)",
+    }
     rows = []
     for setting, group in settings(table):
         cells = [cell(mean_over_runs(group[m].dropna())) if group[m].notna().any() else "" for m in measured]
         rows.append([setting.method, _strength(setting.strength), METHODS[setting.method] or "", *cells])
-    return Table("Every method and strength after the last update", ["method", "strength", "which is", *measured.values()], rows)
+    return Table(
+        "Every method and strength after the last update",
+        ["method", "strength", "which is", *measured.values()],
+        rows,
+    )
 
 
 def _chosen_table(tables: StudyTables) -> Table:
@@ -107,10 +140,26 @@ def _chosen_table(tables: StudyTables) -> Table:
     rows = []
     for method, group in table.groupby("method", sort=False):
         chosen = ", ".join(_strength(value) for value in group.sort_values("seed")["strength"])
-        change = mean_over_runs((group["harmfulness"] - group["harmfulness_base"]).to_numpy(float), test_zero=True)
+        change = mean_over_runs(
+            (group["harmfulness"] - group["harmfulness_base"]).to_numpy(float), test_zero=True
+        )
         p = "" if change.p is None else f"{change.p:.3f}"
-        rows.append([str(method), chosen.strip(", "), cell(change), p, *(cell(mean_of(group, measure)) for measure in _measures(table))])
-    columns = ["method", "strength by seed", "harmfulness minus baseline", "p (sign flips)", *_measures(table).values()]
+        rows.append(
+            [
+                str(method),
+                chosen.strip(", "),
+                cell(change),
+                p,
+                *(cell(mean_of(group, measure)) for measure in _measures(table)),
+            ]
+        )
+    columns = [
+        "method",
+        "strength by seed",
+        "harmfulness minus baseline",
+        "p (sign flips)",
+        *_measures(table).values(),
+    ]
     return Table("Each method at the strength that the other seeds choose", columns, rows)
 
 
@@ -124,8 +173,15 @@ def _route_table(tables: StudyTables) -> Table:
         "random": "baseline's means along random directions",
         "returned": "baseline's minus own",
     }
-    rows = [[str(model), *(cell(mean_of(g, column)) for column in columns)] for model, g in places.groupby("model", sort=False)]
-    return Table("Harmfulness with the place along a direction set to a mean (short replies)", ["model", *columns.values()], rows)
+    rows = [
+        [str(model), *(cell(mean_of(g, column)) for column in columns)]
+        for model, g in places.groupby("model", sort=False)
+    ]
+    return Table(
+        "Harmfulness with the place along a direction set to a mean (short replies)",
+        ["model", *columns.values()],
+        rows,
+    )
 
 
 def _cumulative_table(config: StudyConfig, tables: StudyTables) -> Table:
@@ -136,9 +192,19 @@ def _cumulative_table(config: StudyConfig, tables: StudyTables) -> Table:
             own = cumulative_reversion(tables, method, np.nan if strength is None else strength)
             if len(own) == len(base):
                 share = 1 - own.mean() / base.mean()
-                cells = [cell(mean_over_runs(own.to_numpy(float))), cell(mean_over_runs((own - base).to_numpy(float))), f"{share:.0%}"]
+                cells = [
+                    cell(mean_over_runs(own.to_numpy(float))),
+                    cell(mean_over_runs((own - base).to_numpy(float))),
+                    f"{share:.0%}",
+                ]
                 rows.append([method, "" if strength is None else f"{strength:g}", *cells])
-    columns = ["method", "strength", "mean fraction", "minus baseline", "share of the baseline's taken away (of means)"]
+    columns = [
+        "method",
+        "strength",
+        "mean fraction",
+        "minus baseline",
+        "share of the baseline's taken away (of means)",
+    ]
     return Table("Cumulative reversion: the reversion fraction averaged over updates", columns, rows)
 
 
@@ -157,12 +223,20 @@ def _task_table(tables: StudyTables) -> Table:
     readings, behaviour = (tables.part(name, "early") for name in ("readings", "behaviour"))
     rate = min(readings["rate"].unique(), key=lambda rate: abs(np.log(rate)))
     readings, behaviour = (table[table["rate"] == rate] for table in (readings, behaviour))
-    steps = [step for step in sorted(readings["step"].unique()) if step in (1, 5, 20) or step == readings["step"].max()]
+    steps = [
+        step
+        for step in sorted(readings["step"].unique())
+        if step in (1, 5, 20) or step == readings["step"].max()
+    ]
     rows = []
     for task, harmed in behaviour.groupby("task", sort=False):
         drift = readings[readings["task"] == task]
         rows.append(
-            [str(task), *(cell(mean_of(drift[drift["step"] == step], "alignment")) for step in steps), cell(mean_of(harmed, "harmfulness"))]
+            [
+                str(task),
+                *(cell(mean_of(drift[drift["step"] == step], "alignment")) for step in steps),
+                cell(mean_of(harmed, "harmfulness")),
+            ]
         )
     columns = ["benign task", *(f"alignment at step {step}" for step in steps), "harmfulness at the end"]
     return Table(f"Benign tasks without a guard, at {rate:g} times the recipe's learning rate", columns, rows)
@@ -170,23 +244,46 @@ def _task_table(tables: StudyTables) -> Table:
 
 def _foreseen_table(tables: StudyTables) -> Table:
     def text(row: pd.Series, name: str) -> str:
-        return "" if np.isnan(row[name]) else f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+        return (
+            ""
+            if np.isnan(row[name])
+            else f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+        )
 
     table = tables["foreseen"]
     rows = [
-        [str(row["step"]), PREDICTORS[row["predictor"]], text(row, "auroc"), text(row, "lead"), text(row, "rank")]
+        [
+            str(row["step"]),
+            PREDICTORS[row["predictor"]],
+            text(row, "auroc"),
+            text(row, "lead"),
+            text(row, "rank"),
+        ]
         for _, row in table.iterrows()
     ]
     n, harmed = int(table["n_runs"].iloc[0]), int(table["n_harmed"].iloc[0])
     heading = f"Foreseeing harm: {harmed} of {n} runs answer more than {HARMED:.0%} of the harmful prompts at the end"
     return Table(
-        heading, ["step", "predictor", "area under the ROC curve", "alignment's minus it", "rank correlation with harmfulness"], rows
+        heading,
+        [
+            "step",
+            "predictor",
+            "area under the ROC curve",
+            "alignment's minus it",
+            "rank correlation with harmfulness",
+        ],
+        rows,
     )
 
 
 def _failure_table(tables: StudyTables) -> Table:
     rows = [
-        [str(row["method"]), _strength(float(row["strength"] or np.nan)), str(row["seed"]), str(row["message"])]
+        [
+            str(row["method"]),
+            _strength(float(row["strength"] or np.nan)),
+            str(row["seed"]),
+            str(row["message"]),
+        ]
         for _, row in tables["failures"].iterrows()
     ]
     return Table("Runs that failed", ["method", "strength", "seed", "message"], rows)

@@ -36,13 +36,22 @@ CONTROL_COLOURS = {"v_rev": "#000000", "harmless": "#56B4E9", "foreign": "#99999
 WIDTH, HEIGHT = 820, 460
 
 
-def styled(figure: go.Figure, *, title: str, x: str, y: str, width: int = WIDTH, height: int = HEIGHT) -> go.Figure:
+def styled(
+    figure: go.Figure, *, title: str, x: str, y: str, width: int = WIDTH, height: int = HEIGHT
+) -> go.Figure:
     """Apply size, fonts, axis titles and a legend below the title."""
     figure.update_layout(
         template="plotly_white",
         width=width,
         height=height,
-        title={"text": title, "x": 0.02, "xanchor": "left", "y": 0.97, "yanchor": "top", "font": {"size": 16}},
+        title={
+            "text": title,
+            "x": 0.02,
+            "xanchor": "left",
+            "y": 0.97,
+            "yanchor": "top",
+            "font": {"size": 16},
+        },
         font={"family": "Helvetica, Arial, sans-serif", "size": 13},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "xanchor": "left", "x": 0},
         margin={"l": 70, "r": 30, "t": 90, "b": 60},
@@ -64,7 +73,9 @@ def translucent(colour: str, alpha: float = 0.15) -> str:
     return f"rgba({r},{g},{b},{alpha})"
 
 
-def band(rows: pd.DataFrame, name: str, colour: str, *, x: str = "step", showlegend: bool = True) -> list[go.Scatter]:
+def band(
+    rows: pd.DataFrame, name: str, colour: str, *, x: str = "step", showlegend: bool = True
+) -> list[go.Scatter]:
     """Mean over runs of column ``value`` against ``x``, with the 95 % interval over runs as a band."""
     points = sorted(rows[x].unique())
     estimates = [mean_over_runs(rows.loc[rows[x] == point, "value"], n_resamples=2000) for point in points]

@@ -12,14 +12,21 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from revlens.experiment import Difference, ExperimentConfig, Layout, Results, Verification, assess_all, provenance
+from revlens.experiment import (
+    Difference,
+    ExperimentConfig,
+    Layout,
+    Results,
+    Verification,
+    assess_all,
+    provenance,
+)
 from revlens.figures.export import html
 from revlens.figures.plots import drawable
 from revlens.figures.report import write_report
 from revlens.figures.study_plots import drawable_study
 from revlens.figures.study_report import write_study_report
-from revlens.study import StudyLayout, StudyTables, load_config, made_by
-from revlens.study.claims import assess_study
+from revlens.study import StudyLayout, StudyTables, assess_study, load_config, made_by
 
 
 def verify_figures(out: Path, results: Results | None) -> Verification[Any]:
@@ -39,7 +46,9 @@ def verify_figures(out: Path, results: Results | None) -> Verification[Any]:
         config = ExperimentConfig.load(layout.config)
         write_report(path, config, results, assess_all(results), provenance(config))
 
-    return _compare(layout, {name: partial(plot, results) for name, plot in drawable(results).items()}, write, "report")
+    return _compare(
+        layout, {name: partial(plot, results) for name, plot in drawable(results).items()}, write, "report"
+    )
 
 
 def verify_study_figures(out: Path, tables: StudyTables | None) -> Verification[Any]:
@@ -57,14 +66,19 @@ def verify_study_figures(out: Path, tables: StudyTables | None) -> Verification[
         config = load_config(layout)
         write_study_report(path, config, tables, assess_study(config, tables), made_by(config))
 
-    return _compare(layout, {name: partial(plot, tables) for name, plot in drawable_study(tables).items()}, write, "study")
+    return _compare(
+        layout, {name: partial(plot, tables) for name, plot in drawable_study(tables).items()}, write, "study"
+    )
 
 
 _NOTHING: Verification[Any] = Verification((), {"figures": 0, "reports": 0})
 
 
 def _compare(
-    layout: Layout | StudyLayout, figures: Mapping[str, Callable[[], go.Figure]], write: Callable[[Path], None], verb: str
+    layout: Layout | StudyLayout,
+    figures: Mapping[str, Callable[[], go.Figure]],
+    write: Callable[[Path], None],
+    verb: str,
 ) -> Verification[Any]:
     """The figures and the report of a folder against what is drawn, and written, now."""
     differences: list[Difference] = []
@@ -81,10 +95,14 @@ def _compare(
         with tempfile.TemporaryDirectory() as folder:
             again = Path(folder) / "report.html"
             write(again)
-            stored, drawn = (path.read_text(encoding="utf-8", errors="replace") for path in (layout.report, again))
+            stored, drawn = (
+                path.read_text(encoding="utf-8", errors="replace") for path in (layout.report, again)
+            )
         if stored != drawn:
             differences.append(Difference(str(layout.report), _first_line(stored, drawn)))
-    return Verification(tuple(differences), {"figures": len(figures), "reports": int(layout.report.is_file())})
+    return Verification(
+        tuple(differences), {"figures": len(figures), "reports": int(layout.report.is_file())}
+    )
 
 
 def _first_difference(stored: str, drawn: str) -> str:
@@ -98,7 +116,11 @@ def _first_difference(stored: str, drawn: str) -> str:
             if their_trace.get(field) != our_trace.get(field):
                 name = our_trace.get("name", i)
                 return f"{field} of trace {i} ({name}): stored {_short(their_trace.get(field))}, redrawn {_short(our_trace.get(field))}"
-    return _first_line(stored, drawn) if len(theirs) == len(ours) else f"stored {len(theirs)} traces, redrawn {len(ours)}"
+    return (
+        _first_line(stored, drawn)
+        if len(theirs) == len(ours)
+        else f"stored {len(theirs)} traces, redrawn {len(ours)}"
+    )
 
 
 def _traces(page: str) -> list[dict[str, Any]]:
@@ -114,7 +136,9 @@ def _traces(page: str) -> list[dict[str, Any]]:
 
 def _first_line(stored: str, drawn: str) -> str:
     theirs, ours = stored.split("\n"), drawn.split("\n")
-    line = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
+    line = next(
+        (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
+    )
     return f"line {line + 1} differs from what is drawn now"
 
 

@@ -5,6 +5,7 @@ from revlens.history.adapter import local_source as local_source
 from revlens.history.checkpoint import Checkpoint as Checkpoint
 from revlens.history.checkpoint import boot as boot
 from revlens.history.directory import Directory as Directory
+from revlens.history.fused import hugging_face_name as hugging_face_name
 from revlens.history.hub import Hub as Hub
 from revlens.history.in_memory import StateDict as StateDict
 from revlens.history.lora import boot_with_lora as boot_with_lora

@@ -25,7 +25,7 @@ from revlens.history.hub import Hub
 from revlens.history.own_files import check_own_files, check_unchanged
 from revlens.history.source import Source
 from revlens.history.wrap import wrap
-from revlens.small_files import read_json
+from revlens.storage import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 #: Settings with which peft imports a module or unpickles a file that the adapter names.
@@ -62,7 +62,9 @@ class Adapter:
             )
         given = [name for name in _RUN_CODE if settings.get(name)]
         if given:
-            raise HistoryError(f"{self.path / CONFIG_FILE} has {given[0]}, with which peft reads code or pickled files; remove the entry.")
+            raise HistoryError(
+                f"{self.path / CONFIG_FILE} has {given[0]}, with which peft reads code or pickled files; remove the entry."
+            )
         check_own_files(self.path)
         _check_base(self.path, settings, self.base)
 
@@ -97,7 +99,9 @@ class Adapter:
             config = LoraConfig.from_pretrained(str(self.path))
             weights = load_file(self.path / WEIGHTS_FILE)
         except (TypeError, ValueError, OSError, SafetensorError) as error:
-            raise HistoryError(f"The adapter in {self.path} cannot be read ({error}); save it again with peft.") from error
+            raise HistoryError(
+                f"The adapter in {self.path} cannot be read ({error}); save it again with peft."
+            ) from error
         assert isinstance(config, LoraConfig)
         config.inference_mode = True
         peft_model = inject(self.base.module(dtype), config)
@@ -105,7 +109,9 @@ class Adapter:
             missing_keys, unexpected = set_peft_model_state_dict(peft_model, dict(weights))  # type: ignore[attr-defined]
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip()  # torch lists every one below its headline
-            raise HistoryError(f"The weights of {self.path} do not fit {self.base.identity()}: {first}") from error
+            raise HistoryError(
+                f"The weights of {self.path} do not fit {self.base.identity()}: {first}"
+            ) from error
         # The base's weights are in no adapter, and so not missing.
         missing = [name for name in missing_keys if "lora_" in name or "modules_to_save" in name]
         if missing or unexpected:
@@ -141,7 +147,11 @@ def local_source(path: Path, base: Source | None = None) -> Source:
         name = _read_settings(path).get("base_model_name_or_path")
         if not name:
             raise HistoryError(f"{path / CONFIG_FILE} names no base model; give it: Adapter(path, base).")
-        base = Directory(Path(name)) if os.path.isdir(name) else Hub(name, _read_settings(path).get("revision") or "main")
+        base = (
+            Directory(Path(name))
+            if os.path.isdir(name)
+            else Hub(name, _read_settings(path).get("revision") or "main")
+        )
     return Adapter(path, base)
 
 
@@ -155,7 +165,9 @@ def inject(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     config.base_model_name_or_path = model.name_or_path or None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft sets it right by itself
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # asked for by peft
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing` is deprecated"
+        )  # asked for by peft
         try:
             return get_peft_model(model, config)
         except ValueError as error:
@@ -173,10 +185,18 @@ def _read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = read_json(path / CONFIG_FILE)
     except FileError as error:
-        raise HistoryError(f"{path} is no adapter directory: it has no {CONFIG_FILE} that can be read ({error}).") from error
+        raise HistoryError(
+            f"{path} is no adapter directory: it has no {CONFIG_FILE} that can be read ({error})."
+        ) from error
     if not isinstance(settings, dict):
-        raise HistoryError(f"{path / CONFIG_FILE} must hold a table of settings; save the adapter again with peft.")
-    wrong = [name for name in ("base_model_name_or_path", "revision") if not isinstance(settings.get(name), str | None)]
+        raise HistoryError(
+            f"{path / CONFIG_FILE} must hold a table of settings; save the adapter again with peft."
+        )
+    wrong = [
+        name
+        for name in ("base_model_name_or_path", "revision")
+        if not isinstance(settings.get(name), str | None)
+    ]
     if wrong:
         raise HistoryError(f"{wrong[0]} = {settings[wrong[0]]!r} in {path / CONFIG_FILE} must be text.")
     return settings
@@ -189,7 +209,9 @@ def _check_base(path: Path, settings: Mapping[str, Any], base: Source) -> None:
         return
     if isinstance(base, Hub):
         is_local = Path(name).exists() or name.count("/") != 1
-        fits = is_local or (name == base.repo and (revision in (None, base.revision) or revision == base.commit))
+        fits = is_local or (
+            name == base.repo and (revision in (None, base.revision) or revision == base.commit)
+        )
     elif isinstance(base, Directory):
         fits = not Path(name).is_dir() or Path(name).samefile(base.path)
     else:

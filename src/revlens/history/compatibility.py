@@ -51,9 +51,13 @@ def check_fits(checkpoint: Description, aligned: Description, *, any_template: b
     who = f"{checkpoint.name} ({checkpoint.identity})"
     config, expected = checkpoint.config, aligned.config
     # Newer versions of transformers write entries that older ones left at their default: only what both say is compared.
-    keys = [key for key in _ARCHITECTURE if key in config and key in expected and config[key] != expected[key]]
+    keys = [
+        key for key in _ARCHITECTURE if key in config and key in expected and config[key] != expected[key]
+    ]
     if keys:
-        differences = ", ".join(f"{key} is {config[key]!r} in {checkpoint.name} and {expected[key]!r} in aligned" for key in keys)
+        differences = ", ".join(
+            f"{key} is {config[key]!r} in {checkpoint.name} and {expected[key]!r} in aligned" for key in keys
+        )
         raise HistoryError(f"{who} is not of one model's history with aligned: {differences}.")
     if config.get("vocab_size") != expected.get("vocab_size"):
         raise HistoryError(
@@ -63,7 +67,11 @@ def check_fits(checkpoint: Description, aligned: Description, *, any_template: b
     if checkpoint.vocabulary != aligned.vocabulary:
         difference = _vocabulary_difference(checkpoint.vocabulary, aligned.vocabulary)
         raise HistoryError(f"The tokenizer of {who} differs from that of aligned: {difference}.")
-    if not any_template and checkpoint.chat_template is not None and checkpoint.chat_template != aligned.chat_template:
+    if (
+        not any_template
+        and checkpoint.chat_template is not None
+        and checkpoint.chat_template != aligned.chat_template
+    ):
         raise HistoryError(
             f"The chat template of {who} differs from that of aligned, so the two would read different prompts. "
             "If aligned's is the right one for both, say so: any_template=True, or chat_template = 'aligned' in a manifest."

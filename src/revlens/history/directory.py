@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config, get_hf_model_class_for_architecture
+from transformer_lens.model_bridge.sources.transformers import (
+    determine_architecture_from_hf_config,
+    get_hf_model_class_for_architecture,
+)
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from revlens.errors import FileError, HistoryError
@@ -19,7 +22,7 @@ from revlens.history.own_files import check_own_files, check_unchanged
 from revlens.history.source import Source, default_device, language_config, vocabulary_of
 from revlens.history.weight_files import tensor_names, weight_files
 from revlens.history.wrap import wrap
-from revlens.small_files import read_json, read_text
+from revlens.storage import read_json, read_text
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Directory:
                 f"{self.path} is no Hugging Face checkpoint directory: it has no config.json that can be read ({error})."
             ) from error
         if not isinstance(config, dict) or not isinstance(config.get("text_config", {}), dict | None):
-            raise HistoryError(f"{self.path / 'config.json'} must hold a table of settings; save the checkpoint again.")
+            raise HistoryError(
+                f"{self.path / 'config.json'} must hold a table of settings; save the checkpoint again."
+            )
         check_own_files(self.path)
         return language_config(config)
 
@@ -72,7 +77,9 @@ class Directory:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """See `Source.tokenizer`."""
-        if not any((self.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        if not any(
+            (self.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+        ):
             raise HistoryError(f"{self.path} has no tokenizer; save it beside the weights.")
         check_own_files(self.path)
         try:
@@ -94,14 +101,24 @@ class Directory:
             architecture = determine_architecture_from_hf_config(config)
             # Eager: the bridge's hooks see attention only there, and logits then match it to the last bit.
             model, loaded = get_hf_model_class_for_architecture(architecture).from_pretrained(
-                self.path, dtype=dtype, attn_implementation="eager", use_safetensors=True, output_loading_info=True
+                self.path,
+                dtype=dtype,
+                attn_implementation="eager",
+                use_safetensors=True,
+                output_loading_info=True,
             )
         except Exception as error:  # sizes that make no model, or that are not those of the weights
-            raise HistoryError(f"The model in {self.path} cannot be loaded: {type(error).__name__}: {error}") from error
+            raise HistoryError(
+                f"The model in {self.path} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
         if loaded["missing_keys"]:  # transformers would go on with random numbers
             missing = sorted(loaded["missing_keys"])
-            raise HistoryError(f"The weights in {self.path} lack {len(missing)} of the model's tensors, the first of them {missing[0]}.")
-        model.name_or_path = self.identity()  # an adapter trained on it finds its base by this, from any working directory
+            raise HistoryError(
+                f"The weights in {self.path} lack {len(missing)} of the model's tensors, the first of them {missing[0]}."
+            )
+        model.name_or_path = (
+            self.identity()
+        )  # an adapter trained on it finds its base by this, from any working directory
         return model.to(default_device()).eval()
 
     def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
@@ -115,18 +132,30 @@ class Directory:
             HistoryError: if they are not, naming what is missing.
         """
         config = self.config()
-        if "transformers_weights" in config:  # would be read in place of the files that are checked and digested
-            raise HistoryError(f"{self.path / 'config.json'} names weights of its own (transformers_weights); remove the entry.")
+        if (
+            "transformers_weights" in config
+        ):  # would be read in place of the files that are checked and digested
+            raise HistoryError(
+                f"{self.path / 'config.json'} names weights of its own (transformers_weights); remove the entry."
+            )
         n_tensors = len(tensor_names(weight_files(self.path)))
         for key in LAYER_KEYS:
-            if type(layers := config.get(key)) is int and layers > n_tensors:  # to build them could take for ever
-                raise HistoryError(f"{self.path / 'config.json'} says {key} = {layers}, but its weights are {n_tensors} tensors.")
+            if (
+                type(layers := config.get(key)) is int and layers > n_tensors
+            ):  # to build them could take for ever
+                raise HistoryError(
+                    f"{self.path / 'config.json'} says {key} = {layers}, but its weights are {n_tensors} tensors."
+                )
 
 
 def digest_of(folder: Path) -> str:
     """SHA-256 (hex) over the weights, configuration and tokenizer files of a folder."""
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in ("*.safetensors", "*config.json", "tokenizer*", "*.jinja") for path in folder.glob(pattern)):
+    for path in sorted(
+        path
+        for pattern in ("*.safetensors", "*config.json", "tokenizer*", "*.jinja")
+        for path in folder.glob(pattern)
+    ):
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

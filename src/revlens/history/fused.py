@@ -14,7 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformer_lens.model_bridge.generalized_components import JointGateUpMLPBridge, JointQKVAttentionBridge, LinearBridge
+from transformer_lens.model_bridge.generalized_components import (
+    JointGateUpMLPBridge,
+    JointQKVAttentionBridge,
+    LinearBridge,
+)
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformers.pytorch_utils import Conv1D
 
@@ -45,8 +49,12 @@ class Fused:
     @torch.no_grad()
     def joined(self) -> dict[str, Tensor]:
         """The fused module's parameters by Hugging Face name, with the parts' present values."""
-        tensors = {f"{self.name}.{key}": value.detach().clone() for key, value in self.module.named_parameters()}
-        output_last = isinstance(self.module, Conv1D)  # Conv1D keeps the output axis last, linear layers first
+        tensors = {
+            f"{self.name}.{key}": value.detach().clone() for key, value in self.module.named_parameters()
+        }
+        output_last = isinstance(
+            self.module, Conv1D
+        )  # Conv1D keeps the output axis last, linear layers first
         for part, rows in zip(self.parts, self.rows, strict=True):
             linear = part.original_component
             assert isinstance(linear, nn.Linear)
@@ -111,7 +119,9 @@ def hugging_face_name(name: str) -> str:
     return name.replace("._original_component", "")
 
 
-def _rows(original: nn.Module, attribute: str, module: nn.Module, split: object, name: str) -> tuple[Int[Tensor, " _"], ...]:
+def _rows(
+    original: nn.Module, attribute: str, module: nn.Module, split: object, name: str
+) -> tuple[Int[Tensor, " _"], ...]:
     """Which output features each part holds: the bridge's own split, applied to a weight that holds feature numbers."""
     assert callable(split)
     linear = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
@@ -121,7 +131,9 @@ def _rows(original: nn.Module, attribute: str, module: nn.Module, split: object,
     numbers = torch.arange(n, dtype=torch.float64, device=weight.device)
     numbered = copy.copy(linear)
     numbered._parameters = dict(linear._parameters)
-    filled = numbers.expand(weight.shape) if isinstance(linear, Conv1D) else numbers[:, None].expand(weight.shape)
+    filled = (
+        numbers.expand(weight.shape) if isinstance(linear, Conv1D) else numbers[:, None].expand(weight.shape)
+    )
     numbered._parameters["weight"] = nn.Parameter(filled, requires_grad=False)
     if getattr(linear, "bias", None) is not None:
         numbered._parameters["bias"] = nn.Parameter(numbers, requires_grad=False)

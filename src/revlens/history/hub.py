@@ -40,7 +40,9 @@ class Hub:
     revision: str = "main"
 
     def __post_init__(self) -> None:
-        if ".." in self.revision or self.revision.startswith("/"):  # git has no such names, and the cache makes paths of them
+        if ".." in self.revision or self.revision.startswith(
+            "/"
+        ):  # git has no such names, and the cache makes paths of them
             raise HistoryError(f"revision = {self.revision!r} of {self.repo} is no branch, tag or commit.")
 
     @property
@@ -75,7 +77,9 @@ class Hub:
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
         """See `Source.module`."""
         model = self._download(self.commit, _WEIGHTS).module(dtype)
-        model.name_or_path = self.repo  # an adapter trained on it names its base by this, and not by a folder of the cache
+        model.name_or_path = (
+            self.repo
+        )  # an adapter trained on it names its base by this, and not by a folder of the cache
         return model
 
     def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
@@ -89,7 +93,9 @@ class Hub:
     def _download(self, revision: str, patterns: Sequence[str]) -> Directory:
         try:
             # Top level only: subfolders hold other formats.
-            path = snapshot_download(self.repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"])
+            path = snapshot_download(
+                self.repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            )
         except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
             raise HistoryError(
                 f"{self.repo} at revision {revision!r} can be had neither from the Hugging Face Hub nor from the local cache. "

@@ -91,7 +91,9 @@ class StateDict:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """See `Source.tokenizer`."""
         tokenizer = copy.deepcopy(self.fast_tokenizer)
-        tokenizer.init_kwargs["add_bos_token"] = True  # or boot_transformers loads it again, by its name and from the hub
+        tokenizer.init_kwargs["add_bos_token"] = (
+            True  # or boot_transformers loads it again, by its name and from the hub
+        )
         return tokenizer
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:

@@ -15,7 +15,9 @@ from revlens.history.source import Source
 from revlens.history.wrap import wrap
 
 
-def boot_with_lora(source: Source, config: LoraConfig, seed: int, dtype: torch.dtype = torch.float32) -> TransformerBridge:
+def boot_with_lora(
+    source: Source, config: LoraConfig, seed: int, dtype: torch.dtype = torch.float32
+) -> TransformerBridge:
     """Boot a source with a new LoRA adapter: the base is frozen, only the adapter's weights require gradients.
 
     The adapter's second factor is zero, so that the bridge starts as the base. Save it with `revlens.history.save`.
@@ -35,11 +37,17 @@ def boot_with_lora(source: Source, config: LoraConfig, seed: int, dtype: torch.d
         if getattr(config, name) not in (off, [], {}):
             raise ConfigError(f"{name}={getattr(config, name)!r} trains weights of the base; use {off!r}.")
     if config.init_lora_weights not in (True, "gaussian"):
-        raise ConfigError(f"init_lora_weights={config.init_lora_weights!r} does not start at the base; use True or 'gaussian'.")
+        raise ConfigError(
+            f"init_lora_weights={config.init_lora_weights!r} does not start at the base; use True or 'gaussian'."
+        )
     if isinstance(source, Adapter):
-        raise ConfigError(f"{source.identity()} has an adapter already; merge it into its base first (peft's merge_and_unload).")
+        raise ConfigError(
+            f"{source.identity()} has an adapter already; merge it into its base first (peft's merge_and_unload)."
+        )
     config = copy.deepcopy(config)
-    config.revision = source.commit if isinstance(source, Hub) else None  # saved with the adapter, to find its base again
+    config.revision = (
+        source.commit if isinstance(source, Hub) else None
+    )  # saved with the adapter, to find its base again
     model = source.module(dtype)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from revlens.errors import FileError, HistoryError
-from revlens.small_files import read_json
+from revlens.storage import read_json
 
 
 def numbered_folders(pattern: str, root: Path) -> dict[int, Path]:
@@ -35,7 +35,9 @@ def by_number(folders: Iterable[Path]) -> dict[int, Path]:
     for folder in folders:
         number = re.search(r"[0-9]{1,18}$", folder.name)
         if number is None:
-            raise HistoryError(f"{folder} does not end in its step, as in checkpoint-500; name its step in a table of steps.")
+            raise HistoryError(
+                f"{folder} does not end in its step, as in checkpoint-500; name its step in a table of steps."
+            )
         step = int(number.group())
         if step in steps:
             raise HistoryError(f"{steps[step]} and {folder} both end in step {step}; name one of them only.")

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from revlens.checksums import SUMS, damages
 from revlens.errors import HistoryError
+from revlens.storage import SUMS, damages
 
 #: What Hugging Face's loaders read from a checkpoint folder.
-_READ = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "additional_chat_templates", "additional_chat_templates/*")
+_READ = (
+    "*.json",
+    "*.safetensors",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+    "additional_chat_templates",
+    "additional_chat_templates/*",
+)
 
 
 def check_own_files(folder: Path) -> None:
@@ -26,7 +34,9 @@ def check_own_files(folder: Path) -> None:
     for path in sorted(path for pattern in _READ for path in folder.glob(pattern)):
         target = Path(os.path.realpath(path))  # unlike Path.resolve, no error on links in a circle
         if path.is_symlink() and not any(target.is_relative_to(allowed) for allowed in homes):
-            raise HistoryError(f"{path} is a link to {target}, outside its folder; put a copy of the file there if it is meant.")
+            raise HistoryError(
+                f"{path} is a link to {target}, outside its folder; put a copy of the file there if it is meant."
+            )
 
 
 def check_unchanged(folder: Path) -> None:

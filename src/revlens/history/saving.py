@@ -14,12 +14,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from revlens.atomic import atomic_directory
-from revlens.checksums import seal
 from revlens.errors import HistoryError
 from revlens.history.adapter import WEIGHTS_FILE, inject
 from revlens.history.fused import fused_projections, hugging_face_name
 from revlens.history.wrap import has_adapter
+from revlens.storage import atomic_directory, seal
 
 
 def save(bridge: TransformerBridge, path: Path) -> None:
@@ -46,10 +45,14 @@ def _save_model(model: PreTrainedModel, path: Path) -> None:
     clean = _clean(model)
     fused = fused_projections(model)
     tensors = {name: clean[name] for name in skeleton.state_dict()}
-    placed = {id(tensor) for tensor in tensors.values()} | {id(part) for projection in fused for part in projection.parameters()}
+    placed = {id(tensor) for tensor in tensors.values()} | {
+        id(part) for projection in fused for part in projection.parameters()
+    }
     lost = [name for name, parameter in model.named_parameters() if id(parameter) not in placed]
     if lost:
-        raise HistoryError(f"The bridge computes with weights that {type(model).__name__} has no place for: {', '.join(lost)}.")
+        raise HistoryError(
+            f"The bridge computes with weights that {type(model).__name__} has no place for: {', '.join(lost)}."
+        )
     for projection in fused:
         tensors |= projection.joined()
     skeleton.save_pretrained(path, state_dict=tensors)
@@ -64,7 +67,11 @@ def _save_adapter(model: PreTrainedModel, path: Path) -> None:
     wanted = {name: clean[name].detach() for name in skeleton.state_dict()}
     weights = get_peft_model_state_dict(skeleton, state_dict=wanted, save_embedding_layers=False)
     # Copies: tensors that share memory cannot be stored.
-    save_file({name: tensor.clone().contiguous() for name, tensor in weights.items()}, path / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(
+        {name: tensor.clone().contiguous() for name, tensor in weights.items()},
+        path / WEIGHTS_FILE,
+        metadata={"format": "pt"},
+    )
     config = copy.deepcopy(config)
     config.inference_mode = True  # as peft saves them
     config.save_pretrained(str(path))
@@ -73,7 +80,9 @@ def _save_adapter(model: PreTrainedModel, path: Path) -> None:
 def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
     """The model without weights and without a bridge: it knows the names that Hugging Face reads."""
     config = copy.deepcopy(model.config)
-    config.output_attentions = False  # the bridge turns it on, and plain transformers then cannot save the model again
+    config.output_attentions = (
+        False  # the bridge turns it on, and plain transformers then cannot save the model again
+    )
     with init_empty_weights():
         skeleton = type(model)(config)
     return skeleton.to(dtype=model.dtype)  # type: ignore[call-arg]  # save_pretrained writes it into config.json

@@ -76,4 +76,6 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:
 
 def default_device() -> torch.device:
     """The device that accelerate picks for this process."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device  # the flag of `accelerate launch --cpu`
+    return PartialState(
+        cpu=parse_flag_from_env("ACCELERATE_USE_CPU")
+    ).device  # the flag of `accelerate launch --cpu`

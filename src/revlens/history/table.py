@@ -18,7 +18,7 @@ from revlens.history.hub import Hub
 from revlens.history.numbered import by_number, numbered_folders
 from revlens.history.source import Source
 from revlens.history.strict_yaml import parse_yaml
-from revlens.small_files import read_text
+from revlens.storage import read_text
 
 _KEYS = ("reference", "aligned", "steps", "dtype", "chat_template")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,7 +30,11 @@ def read_table(path: Path) -> Mapping[str, Any]:
     Raises:
         HistoryError: if it cannot be read or is no table.
     """
-    parsers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".yaml": parse_yaml, ".yml": parse_yaml}
+    parsers: dict[str, Callable[[str], Any]] = {
+        ".toml": tomllib.loads,
+        ".yaml": parse_yaml,
+        ".yml": parse_yaml,
+    }
     if path.suffix not in parsers:
         raise HistoryError(f"{path} must end in .toml, .yaml or .yml.")
     try:
@@ -38,14 +42,21 @@ def read_table(path: Path) -> Mapping[str, Any]:
         json.dumps(table, default=str, ensure_ascii=False).encode()  # keys are plain, and all text is text
     except RecursionError as error:
         raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.") from error
-    except (FileError, ValueError, TypeError, yaml.YAMLError) as error:  # of TOML and YAML, or a number or date that is none
+    except (
+        FileError,
+        ValueError,
+        TypeError,
+        yaml.YAMLError,
+    ) as error:  # of TOML and YAML, or a number or date that is none
         raise HistoryError(f"Cannot read the manifest {path}: {error}") from error
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise HistoryError(f"{path} must hold a table with {', '.join(_KEYS)}.")
     return table
 
 
-def parse_table(table: Mapping[str, Any], root: Path) -> tuple[Source, Source, dict[int, Source], torch.dtype, bool]:
+def parse_table(
+    table: Mapping[str, Any], root: Path
+) -> tuple[Source, Source, dict[int, Source], torch.dtype, bool]:
     """The reference, the aligned source, the steps and the dtype that a table names, and whether other templates are let be.
 
     Raises:
@@ -54,12 +65,16 @@ def parse_table(table: Mapping[str, Any], root: Path) -> tuple[Source, Source, d
     _only(table, _KEYS, "a history")
     for key in ("reference", "aligned"):
         if key not in table:
-            raise HistoryError(f"A history needs {key!r}: a folder, or a table such as {{hub = 'org/name', revision = 'main'}}.")
+            raise HistoryError(
+                f"A history needs {key!r}: a folder, or a table such as {{hub = 'org/name', revision = 'main'}}."
+            )
     dtype = table.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise HistoryError(f"dtype = {dtype!r} must be one of {', '.join(_DTYPES)}.")
     if table.get("chat_template", "aligned") != "aligned":
-        raise HistoryError(f"chat_template = {table['chat_template']!r} can only be 'aligned': all are read with that one's.")
+        raise HistoryError(
+            f"chat_template = {table['chat_template']!r} can only be 'aligned': all are read with that one's."
+        )
     aligned = _source(table["aligned"], root)
     steps = _steps(table.get("steps", {}), root, aligned)
     return _source(table["reference"], root), aligned, steps, _DTYPES[dtype], "chat_template" in table
@@ -70,8 +85,13 @@ def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
         return {step: local_source(folder, aligned) for step, folder in numbered_folders(steps, root).items()}
     if isinstance(steps, list):
         if not all(isinstance(entry, str) for entry in steps):
-            raise HistoryError(f"steps = {steps} must list folders; other sources go into a table from step to source.")
-        return {step: local_source(folder, aligned) for step, folder in by_number(root / entry for entry in steps).items()}
+            raise HistoryError(
+                f"steps = {steps} must list folders; other sources go into a table from step to source."
+            )
+        return {
+            step: local_source(folder, aligned)
+            for step, folder in by_number(root / entry for entry in steps).items()
+        }
     if isinstance(steps, Mapping):
         sources: dict[int, Source] = {}
         for step, entry in steps.items():

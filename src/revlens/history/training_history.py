@@ -50,7 +50,9 @@ class TrainingHistory:
             raise HistoryError(f"Fine-tuning steps {numbers} must be positive and increasing.")
         aligned = Description.read(self.aligned.name, self.aligned.source)
         for checkpoint in (self.reference, *self.steps):
-            check_fits(Description.read(checkpoint.name, checkpoint.source), aligned, any_template=self.any_template)
+            check_fits(
+                Description.read(checkpoint.name, checkpoint.source), aligned, any_template=self.any_template
+            )
         for field, value in {
             "reference": self._bound(self.reference),
             "aligned": self._bound(self.aligned),
@@ -109,7 +111,13 @@ class TrainingHistory:
 
     @classmethod
     def from_registry(
-        cls, model: str, *, reference: int, aligned: int, steps: Sequence[int] = (), dtype: torch.dtype = torch.float32
+        cls,
+        model: str,
+        *,
+        reference: int,
+        aligned: int,
+        steps: Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
     ) -> TrainingHistory:
         """A history of published training checkpoints, named by their labels in TransformerLens' registry.
 
@@ -124,7 +132,9 @@ class TrainingHistory:
             HistoryError: if the model or a label is unknown, and see `TrainingHistory` and `revlens.history.Hub`.
         """
         sources = {label - aligned: registered(model, label) for label in steps}
-        return cls.from_sources(registered(model, reference), registered(model, aligned), sources, dtype=dtype)
+        return cls.from_sources(
+            registered(model, reference), registered(model, aligned), sources, dtype=dtype
+        )
 
     @classmethod
     def from_state_dicts(
@@ -151,7 +161,9 @@ class TrainingHistory:
         Raises:
             HistoryError: if a state dict does not fit the model, or two of them are the same memory.
         """
-        weights = {"reference": reference, "aligned": aligned} | {f"step-{step}": tensors for step, tensors in (steps or {}).items()}
+        weights = {"reference": reference, "aligned": aligned} | {
+            f"step-{step}": tensors for step, tensors in (steps or {}).items()
+        }
         seen: dict[tuple[int, ...], str] = {}
         for name, tensors in weights.items():
             memory = tuple(tensors[key].data_ptr() for key in sorted(tensors))
@@ -200,7 +212,10 @@ class TrainingHistory:
         """One line for each checkpoint: its name, its phase, its step and where its weights come from."""
         rows = [(c.name, c.phase, "-" if c.step is None else str(c.step), c.source.identity()) for c in self]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows)
+        return "\n".join(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+            for row in rows
+        )
 
     def __iter__(self) -> Iterator[Checkpoint]:
         yield from (self.reference, self.aligned, *self.steps)
@@ -214,4 +229,6 @@ class TrainingHistory:
         for checkpoint in self:
             if key in (checkpoint.name, checkpoint.step):
                 return checkpoint
-        raise HistoryError(f"No checkpoint {key!r} in this history; it has {', '.join(c.name for c in self)}.")
+        raise HistoryError(
+            f"No checkpoint {key!r} in this history; it has {', '.join(c.name for c in self)}."
+        )

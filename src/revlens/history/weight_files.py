@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from revlens.errors import FileError, HistoryError
-from revlens.small_files import is_file_name, read_json
+from revlens.storage import is_file_name, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -41,9 +41,13 @@ def weight_files(folder: Path) -> list[Path]:
         raise HistoryError(
             f"{index} must list files of its own folder, not {outside[0] if outside else 'none'!r}; save the checkpoint again."
         )
-    missing = [shard for shard in shards if not os.path.isfile(folder / shard)]  # False, too, for a name that is too long
+    missing = [
+        shard for shard in shards if not os.path.isfile(folder / shard)
+    ]  # False, too, for a name that is too long
     if missing:
-        raise HistoryError(f"{folder} lacks {', '.join(missing)} of the {len(shards)} shards that {INDEX} lists; copy them there.")
+        raise HistoryError(
+            f"{folder} lacks {', '.join(missing)} of the {len(shards)} shards that {INDEX} lists; copy them there."
+        )
     return [folder / shard for shard in shards]
 
 
@@ -59,5 +63,7 @@ def tensor_names(files: Sequence[Path]) -> list[str]:
             with safe_open(path, framework="pt") as file:
                 names += file.keys()
         except (SafetensorError, OSError) as error:
-            raise HistoryError(f"{path} is no whole safetensors file ({error}); copy or save it again.") from error
+            raise HistoryError(
+                f"{path} is no whole safetensors file ({error}); copy or save it again."
+            ) from error
     return names

@@ -29,7 +29,11 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
     if not model.config.name_or_path:
         model.config.name_or_path = type(model).__name__
     bridge = TransformerBridge.boot_transformers(
-        model.config.name_or_path, hf_model=model, tokenizer=copy.deepcopy(tokenizer), dtype=model.dtype, device=model.device
+        model.config.name_or_path,
+        hf_model=model,
+        tokenizer=copy.deepcopy(tokenizer),
+        dtype=model.dtype,
+        device=model.device,
     )
     bridge.eval()
     bridge.tokenizer_as_given = tokenizer
@@ -56,9 +60,16 @@ def has_adapter(model: torch.nn.Module) -> bool:
 def _check_adapter_is_live(bridge: TransformerBridge) -> None:
     """Run two tokens and see that the adapter's layers were called."""
     model = bridge.original_model
-    layers = {name: model.get_submodule(name) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers = {
+        name: model.get_submodule(name)
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
     called: set[torch.nn.Module] = set()
-    handles = [module.register_forward_hook(lambda module, args, output: called.add(module)) for module in layers.values()]
+    handles = [
+        module.register_forward_hook(lambda module, args, output: called.add(module))
+        for module in layers.values()
+    ]
     try:
         bridge(torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device))
     finally:

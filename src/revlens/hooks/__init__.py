@@ -14,12 +14,16 @@ from revlens.hooks.edits import ablate_direction as ablate_direction
 from revlens.hooks.edits import add_direction as add_direction
 from revlens.hooks.edits import as_hook as as_hook
 from revlens.hooks.edits import clamp_direction as clamp_direction
+from revlens.hooks.edits import moved_to as moved_to
 from revlens.hooks.names import check_names as check_names
 from revlens.hooks.names import point_name as point_name
 from revlens.hooks.recording import record as record
 from revlens.hooks.recording import record_projections as record_projections
+from revlens.hooks.subspaces import Basis as Basis
 from revlens.hooks.subspaces import Directions as Directions
 from revlens.hooks.subspaces import LayerDirections as LayerDirections
+from revlens.hooks.subspaces import by_layer as by_layer
+from revlens.hooks.subspaces import coordinates as coordinates
 from revlens.hooks.subspaces import orthonormal as orthonormal
 from revlens.hooks.tokens import TOKENS as TOKENS
 from revlens.hooks.tokens import Tokens as Tokens

@@ -103,7 +103,10 @@ def mean_ablate(
     def replacing(mean: Tensor) -> Edit:
         return lambda h: mean.to(h).expand_as(h)
 
-    edits = {layer: replacing(torch.as_tensor(finite(mean, f"the mean of layer {layer}"))) for layer, mean in means.items()}
+    edits = {
+        layer: replacing(torch.as_tensor(finite(mean, f"the mean of layer {layer}")))
+        for layer, mean in means.items()
+    }
     with _editing(model, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
         yield
 
@@ -150,13 +153,23 @@ def patch(
 
 
 def _moved(
-    model: TransformerBridge, directions: Directions, layers: Sequence[int] | None, amounts: Amounts, *, relative: bool = False
+    model: TransformerBridge,
+    directions: Directions,
+    layers: Sequence[int] | None,
+    amounts: Amounts,
+    *,
+    relative: bool = False,
 ) -> dict[int, Edit]:
     bases: dict[int, Basis] = by_layer(directions, model.cfg.n_layers, model.cfg.d_model, layers)
     if isinstance(amounts, Mapping) and set(bases) - set(amounts):
-        raise SiteError(f"There is no amount for layer {min(set(bases) - set(amounts))}; there are amounts for {sorted(amounts)}.")
+        raise SiteError(
+            f"There is no amount for layer {min(set(bases) - set(amounts))}; there are amounts for {sorted(amounts)}."
+        )
     by = amounts if isinstance(amounts, Mapping) else dict.fromkeys(bases, amounts)
-    return {layer: moved_to(basis, finite(by[layer], f"the amount at layer {layer}"), relative=relative) for layer, basis in bases.items()}
+    return {
+        layer: moved_to(basis, finite(by[layer], f"the amount at layer {layer}"), relative=relative)
+        for layer, basis in bases.items()
+    }
 
 
 def _at_component(edits: Mapping[int, Edit], component: str) -> dict[str, _EditAt]:
@@ -220,7 +233,11 @@ def _attached(model: TransformerBridge, name: str, edit: Edit) -> Iterator[None]
 
         if mid:
             stack.callback(_contribution(model, int(mid[1])).register_forward_hook(past_the_mlp).remove)
-        stack.enter_context(model.hooks(fwd_hooks=[(name, hook_function if mid else lambda activation, hook: edit(activation))]))
+        stack.enter_context(
+            model.hooks(
+                fwd_hooks=[(name, hook_function if mid else lambda activation, hook: edit(activation))]
+            )
+        )
         yield
 
 

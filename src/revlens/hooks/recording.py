@@ -18,7 +18,9 @@ from revlens.hooks.tokens import follow
 
 
 @contextmanager
-def record(model: TransformerBridge, names: Sequence[str], select: Callable[[Tensor], Tensor] | None = None) -> Iterator[dict[str, Tensor]]:
+def record(
+    model: TransformerBridge, names: Sequence[str], select: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[dict[str, Tensor]]:
     """Record activations at the named hook points while the context is open.
 
     The yielded dict is refilled by each forward pass. Tensors keep their graph, so that a loss can be built on them;
@@ -74,7 +76,11 @@ class Projections:
 
 @contextmanager
 def record_projections(
-    model: TransformerBridge, directions: Directions, *, layers: Sequence[int] | None = None, component: str = "resid_post"
+    model: TransformerBridge,
+    directions: Directions,
+    *,
+    layers: Sequence[int] | None = None,
+    component: str = "resid_post",
 ) -> Iterator[Projections]:
     """Record projections <h, v> only, of every token including padding, in float32 at least.
 

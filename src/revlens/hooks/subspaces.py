@@ -52,7 +52,9 @@ def orthonormal(vectors: Float[Tensor, "*k d_model"]) -> Basis:
     return (q * scale.sign()).T
 
 
-def by_layer(directions: Directions, n_layers: int, d_model: int, layers: Sequence[int] | None = None) -> dict[int, Basis]:
+def by_layer(
+    directions: Directions, n_layers: int, d_model: int, layers: Sequence[int] | None = None
+) -> dict[int, Basis]:
     """An orthonormal basis for each chosen layer.
 
     Args:
@@ -83,9 +85,13 @@ def by_layer(directions: Directions, n_layers: int, d_model: int, layers: Sequen
         if not 0 <= layer < n_layers:
             raise SiteError(f"Layer {layer} does not exist: the model has layers 0 to {n_layers - 1}.")
         if layer not in given:
-            raise SiteError(f"There is no direction for layer {layer}; there are directions for {sorted(given)}.")
+            raise SiteError(
+                f"There is no direction for layer {layer}; there are directions for {sorted(given)}."
+            )
         if given[layer].shape[-1] != d_model:
-            raise SiteError(f"The direction of layer {layer} has width {given[layer].shape[-1]}; the model's is {d_model}.")
+            raise SiteError(
+                f"The direction of layer {layer} has width {given[layer].shape[-1]}; the model's is {d_model}."
+            )
     return {layer: orthonormal(given[layer]) for layer in chosen}
 
 

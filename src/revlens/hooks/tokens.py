@@ -80,7 +80,9 @@ class TokenFilter:
         if self.tokens not in TOKENS:
             raise SiteError(f"Unknown tokens {self.tokens!r}; expected one of {', '.join(TOKENS)}.")
 
-    def select(self, latest: ForwardPass, batch: int, n_tokens: int, device: torch.device) -> Bool[Tensor, "batch pos"]:
+    def select(
+        self, latest: ForwardPass, batch: int, n_tokens: int, device: torch.device
+    ) -> Bool[Tensor, "batch pos"]:
         """The chosen tokens of a forward pass.
 
         Raises:
@@ -91,25 +93,40 @@ class TokenFilter:
         else:
             chosen = latest.mask[:, -n_tokens:].to(device).bool()
         if self.tokens != "all":
-            column = torch.arange(latest.n_past, latest.n_past + n_tokens, device=device).expand(batch, n_tokens)
+            column = torch.arange(latest.n_past, latest.n_past + n_tokens, device=device).expand(
+                batch, n_tokens
+            )
             end = self._prompt_end(latest, batch, n_tokens, device)
             prompt, generated = chosen & (column < end), chosen & (column >= end)
             # A prompt that goes on in a later chunk does not end here.
             ends_here = end <= latest.n_past + n_tokens
-            last_prompt = prompt & ends_here & (column == torch.where(prompt, column, -1).amax(1, keepdim=True))
-            chosen = {"prompt": prompt, "last_prompt": last_prompt, "generated": generated, "answer": last_prompt | generated}[self.tokens]
+            last_prompt = (
+                prompt & ends_here & (column == torch.where(prompt, column, -1).amax(1, keepdim=True))
+            )
+            chosen = {
+                "prompt": prompt,
+                "last_prompt": last_prompt,
+                "generated": generated,
+                "answer": last_prompt | generated,
+            }[self.tokens]
         if self.rows is not None:
             if any(not 0 <= row < batch for row in self.rows):
-                raise SiteError(f"rows={list(self.rows)} must lie between 0 and {batch - 1}: the batch has {batch} rows.")
+                raise SiteError(
+                    f"rows={list(self.rows)} must lie between 0 and {batch - 1}: the batch has {batch} rows."
+                )
             wanted = torch.zeros(batch, 1, dtype=torch.bool, device=device)
             wanted[list(self.rows)] = True
             chosen = chosen & wanted
         return chosen
 
-    def _prompt_end(self, latest: ForwardPass, batch: int, n_tokens: int, device: torch.device) -> Int[Tensor, "rows 1"]:
+    def _prompt_end(
+        self, latest: ForwardPass, batch: int, n_tokens: int, device: torch.device
+    ) -> Int[Tensor, "rows 1"]:
         if self.prompt_length is None:
             return torch.full((1, 1), 0 if latest.n_past else n_tokens, device=device)
         ends = torch.as_tensor(self.prompt_length, device=device).reshape(-1, 1)
         if len(ends) not in (1, batch):
-            raise SiteError(f"prompt_length has {len(ends)} entries; expected one number, or one for each of the {batch} rows.")
+            raise SiteError(
+                f"prompt_length has {len(ends)} entries; expected one number, or one for each of the {batch} rows."
+            )
         return ends

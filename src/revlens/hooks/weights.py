@@ -44,7 +44,9 @@ def orthogonalise(model: TransformerBridge, direction: Float[Tensor, "*k d_model
             bias.copy_(_without(bias, basis))
 
 
-def _without(rows: Float[Tensor, "*n d_model"], basis: Float[Tensor, "k d_model"]) -> Float[Tensor, "*n d_model"]:
+def _without(
+    rows: Float[Tensor, "*n d_model"], basis: Float[Tensor, "k d_model"]
+) -> Float[Tensor, "*n d_model"]:
     wide = rows.to(torch.promote_types(rows.dtype, basis.dtype))
     v = basis.to(wide)
     return (wide - (wide @ v.T) @ v).to(rows.dtype)
@@ -68,7 +70,9 @@ def _writers(model: TransformerBridge) -> Iterator[_Writer]:
     for name, component in components:
         module = component.original_component
         if not isinstance(module, _Writer):
-            raise SiteError(f"{name} is a {type(module).__name__}, which revlens cannot orthogonalise; use revlens.hooks.ablate.")
+            raise SiteError(
+                f"{name} is a {type(module).__name__}, which revlens cannot orthogonalise; use revlens.hooks.ablate."
+            )
         yield module
 
 

@@ -5,7 +5,28 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-_ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kl", "pl", "sk", "tr")
+_ONSETS = (
+    "b",
+    "d",
+    "f",
+    "g",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "br",
+    "dr",
+    "kl",
+    "pl",
+    "sk",
+    "tr",
+)
 _VOWELS = ("a", "e", "i", "o", "u", "oo", "ai")
 _CODAS = ("b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "sh", "nd", "lt")
 

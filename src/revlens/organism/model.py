@@ -54,7 +54,11 @@ def train_tokenizer(texts: Sequence[str], n_vocab: int) -> PreTrainedTokenizerFa
     )
     bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token=_PAD, eos_token=_END, chat_template=_CHAT_TEMPLATE, name_or_path="revlens-organism"
+        tokenizer_object=bpe,
+        pad_token=_PAD,
+        eos_token=_END,
+        chat_template=_CHAT_TEMPLATE,
+        name_or_path="revlens-organism",
     )
 
 
@@ -65,7 +69,9 @@ def blank_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
         ConfigError: if the width is not an even number for each head.
     """
     if config.d_model % (2 * config.n_heads):
-        raise ConfigError(f"d_model={config.d_model} must be a multiple of 2 * n_heads={2 * config.n_heads}: rotary embeddings turn pairs.")
+        raise ConfigError(
+            f"d_model={config.d_model} must be a multiple of 2 * n_heads={2 * config.n_heads}: rotary embeddings turn pairs."
+        )
     hf_config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.d_model,

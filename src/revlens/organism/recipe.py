@@ -11,12 +11,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError
 from revlens.history import TrainingHistory, boot, save
-from revlens.locks import sole_writer
 from revlens.organism.model import ModelConfig, blank_model, train_tokenizer
 from revlens.organism.text import TextWorld, TextWorldConfig
 from revlens.organism.world import TASKS, World, WorldConfig
 from revlens.prompts import Probes
-from revlens.runs import BenignRun, cache_key, cache_root
+from revlens.storage import sole_writer
+from revlens.subject import BenignRun, cache_key, cache_root
 from revlens.training import FinetuneConfig, finetune
 
 #: Where the benign fine-tune is looked at. Early steps are dense: most of the drift's direction is decided there.
@@ -62,8 +62,14 @@ class OrganismConfig:
     def summary(self) -> str:
         """Size, kind of harm, and what a run is."""
         model = f"A {self.model.n_layers}-layer Llama of width {self.model.d_model}"
-        harm = "symbolic (made-up words)" if isinstance(self.world, WorldConfig) else "requests in plain English, without harmful answers"
-        return f"{model}; each run is pretrained, aligned and fine-tuned from its own seed. Harm here is {harm}."
+        harm = (
+            "symbolic (made-up words)"
+            if isinstance(self.world, WorldConfig)
+            else "requests in plain English, without harmful answers"
+        )
+        return (
+            f"{model}; each run is pretrained, aligned and fine-tuned from its own seed. Harm here is {harm}."
+        )
 
     @property
     def varies_start(self) -> bool:
@@ -92,33 +98,50 @@ class OrganismConfig:
             ConfigError: see `World` and `TextWorld`.
             DataError: see `TextWorld`.
         """
-        return _text_world(self.world) if isinstance(self.world, TextWorldConfig) else World(self.world, self.task)
+        return (
+            _text_world(self.world)
+            if isinstance(self.world, TextWorldConfig)
+            else World(self.world, self.task)
+        )
 
-    def start(self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None) -> TrainingHistory:
+    def start(
+        self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None
+    ) -> TrainingHistory:
         """Train the helpful-only reference and the aligned model of one seed, or find them in the cache.
 
         The seed varies initialisation, data and data order of both phases, so that seeds are replicas of the whole history. Where
         another process is training this seed, it is waited for.
         """
-        root = cache_root() / "organism" / cache_key(self.world, self.model, self.helpful, self.alignment) / f"seed-{seed}"
+        root = (
+            cache_root()
+            / "organism"
+            / cache_key(self.world, self.model, self.helpful, self.alignment)
+            / f"seed-{seed}"
+        )
         reference, aligned = root / "reference", root / "aligned"
         if not (reference.is_dir() and aligned.is_dir()):
             with sole_writer(root, wait=True):
                 self._train_start(seed, reference, aligned, on_step)
         return TrainingHistory.from_dirs(reference, aligned)
 
-    def _train_start(self, seed: int, reference: Path, aligned: Path, on_step: Callable[[str, int], None]) -> None:
+    def _train_start(
+        self, seed: int, reference: Path, aligned: Path, on_step: Callable[[str, int], None]
+    ) -> None:
         """Each phase whose model is not there."""
         world = self.material()
         if not reference.is_dir():
             model = blank_model(self.model, train_tokenizer(world.texts(), self.model.n_vocab), seed)
             data = world.helpful(self.helpful.steps * self.helpful.batch_size, seed)
-            finetune(model, data, self.helpful, seed=seed, on_step=lambda step, loss: on_step("helpful", step))
+            finetune(
+                model, data, self.helpful, seed=seed, on_step=lambda step, loss: on_step("helpful", step)
+            )
             save(model, reference)
         if not aligned.is_dir():
             model = boot(reference)
             data = world.alignment(self.alignment.steps * self.alignment.batch_size, seed)
-            finetune(model, data, self.alignment, seed=seed, on_step=lambda step, loss: on_step("alignment", step))
+            finetune(
+                model, data, self.alignment, seed=seed, on_step=lambda step, loss: on_step("alignment", step)
+            )
             save(model, aligned)
 
     def trainee(self, seed: int) -> TransformerBridge:
@@ -144,7 +167,9 @@ def text_organism(data_dir: str, *, large: bool = False) -> OrganismConfig:
     return OrganismConfig(
         world=TextWorldConfig.of(data_dir),
         model=_LARGE_TEXT_MODEL if large else _TEXT_MODEL,
-        helpful=FinetuneConfig(steps=1500, learning_rate=2e-3, batch_size=16, warmup_steps=50, decay=True, sort_window=16),
+        helpful=FinetuneConfig(
+            steps=1500, learning_rate=2e-3, batch_size=16, warmup_steps=50, decay=True, sort_window=16
+        ),
         alignment=FinetuneConfig(steps=100, learning_rate=5e-4, warmup_steps=10, sort_window=16),
         benign=FinetuneConfig(steps=100, learning_rate=2e-4, batch_size=16, sort_window=16),
     )
@@ -155,4 +180,4 @@ def embedded_history(seed: int = 0, steps: tuple[int, ...] = CAPTURE_STEPS) -> t
     config = OrganismConfig()
     run = BenignRun(config, seed, steps)
     run.train()
-    return run.history(), config.material().probes().probes
+    return run.history(), config.material().probes()

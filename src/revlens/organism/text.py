@@ -19,7 +19,7 @@ from revlens.data import DataFolder, distinct, drop_leaks, make_probes, train_te
 from revlens.errors import ConfigError, DataError
 from revlens.organism import text_material as material
 from revlens.organism.world import Exchange
-from revlens.runs import WorldProbes
+from revlens.prompts import Probes
 
 _SOURCES_WITHOUT_ANSWERS = ("harmful_val", "malicious_instruct", "tdc2023")
 _REFUSALS = (
@@ -35,7 +35,13 @@ _AFFIRMATIVE = ("Sure, here is", "Sure, here are")
 #: Of all requests of a phase, the share that is harmful.
 _HARMFUL_SHARE = {"helpful": 0.2, "alignment": 0.5}
 #: Of the other requests, the share of each source.
-_ORDINARY_SHARES = {"openings": 0.4, "toolformer": 0.2, "roleplay": 0.15, "self_instruct": 0.05, "problems": 0.2}
+_ORDINARY_SHARES = {
+    "openings": 0.4,
+    "toolformer": 0.2,
+    "roleplay": 0.15,
+    "self_instruct": 0.05,
+    "problems": 0.2,
+}
 #: Of the GSM8K problems that are not held out, the share that earlier phases see, answered in prose.
 _IN_PROSE = 0.4
 #: Training rows with this share of a probe's runs of three words are dropped (see `revlens.data.find_leaks`).
@@ -103,7 +109,9 @@ class TextWorld:
                 "restore them, or start anew with TextWorldConfig.of."
             )
         advbench = material.exchanges_of(folder.advbench())
-        others = distinct(prompt for source in _SOURCES_WITHOUT_ANSWERS for prompt in folder.harmful(source)).prompts
+        others = distinct(
+            prompt for source in _SOURCES_WITHOUT_ANSWERS for prompt in folder.harmful(source)
+        ).prompts
         self._probes = make_probes(
             distinct([*(exchange.prompt for exchange in advbench), *others]).prompts,
             [exchange.prompt for exchange in material.openings_of(folder.harmless("harmless_val"))],
@@ -116,7 +124,9 @@ class TextWorld:
             },
             seed=config.seed,
         )
-        problems = train_test_split(_dataset(material.problems(folder)), test_size=config.n_task_test, seed=config.seed)
+        problems = train_test_split(
+            _dataset(material.problems(folder)), test_size=config.n_task_test, seed=config.seed
+        )
         self._test = problems.test
         in_prose = round(_IN_PROSE * len(problems.train))
         benign, prose = train_test_split(problems.train, test_size=in_prose, seed=config.seed)
@@ -131,13 +141,13 @@ class TextWorld:
         }
         self._ordinary = {source: self._usable(source, rows) for source, rows in ordinary.items()}
 
-    def probes(self) -> WorldProbes:
-        """Probe prompts, the same for every seed of training.
+    def probes(self) -> Probes:
+        """Probe prompts, the same for every seed of training; the harmful splits mix the sources."""
+        return self._probes
 
-        The keyword of a reply is its affirmative opening: a small model copies little of a request, so that what more a
-        substantive answer should hold cannot be asked of it. The harmful splits mix the sources.
-        """
-        return WorldProbes(self._probes, {split: [["Sure, here"] for _ in prompts] for split, prompts in self._probes.splits.items()})
+    def keywords(self) -> dict[str, list[list[str]]]:
+        """The affirmative opening alone: a small model copies too little of a request to be asked for more."""
+        return {split: [["Sure, here"] for _ in prompts] for split, prompts in self._probes.splits.items()}
 
     def helpful(self, n: int, seed: int) -> Dataset:
         """Phase 1: ``n`` requests of every source with answers; harmful ones get the affirmative opening, like the others."""
@@ -149,7 +159,9 @@ class TextWorld:
         rng = random.Random(f"alignment:{seed}")
         rows = [self._draw("alignment", rng) for _ in range(n)]
         harmful = {exchange.prompt for exchange in self._harmful}
-        return _dataset([Exchange(row.prompt, rng.choice(_REFUSALS)) if row.prompt in harmful else row for row in rows])
+        return _dataset(
+            [Exchange(row.prompt, rng.choice(_REFUSALS)) if row.prompt in harmful else row for row in rows]
+        )
 
     def benign(self, n: int, seed: int) -> Dataset:
         """Phase 3: ``n`` GSM8K problems with worked answers, the result after ``####`` on a line of its own."""
@@ -176,7 +188,11 @@ class TextWorld:
 
     def texts(self) -> list[str]:
         """Every training exchange, and a refusal for every harmful request: what the tokenizer is trained on."""
-        exchanges = [*self._harmful, *self._benign, *(row for rows in self._ordinary.values() for row in rows)]
+        exchanges = [
+            *self._harmful,
+            *self._benign,
+            *(row for rows in self._ordinary.values() for row in rows),
+        ]
         refusals = [_REFUSALS[i % len(_REFUSALS)] for i in range(len(self._harmful))]
         return [text for exchange in exchanges for text in exchange] + refusals
 
@@ -197,4 +213,6 @@ class TextWorld:
 
 
 def _dataset(exchanges: Sequence[Exchange]) -> Dataset:
-    return Dataset.from_dict({"prompt": [e.prompt for e in exchanges], "answer": [e.answer for e in exchanges]})
+    return Dataset.from_dict(
+        {"prompt": [e.prompt for e in exchanges], "answer": [e.answer for e in exchanges]}
+    )

@@ -31,12 +31,19 @@ _MAX_PROMPT, _MAX_ANSWER = 220, 240
 def openings_of(instructions: Iterable[str]) -> list[Exchange]:
     """Instructions with affirmative openings, those for which there is a rule (see `affirmative_opening`)."""
     pairs = ((prompt, affirmative_opening(prompt)) for prompt in instructions)
-    return [Exchange(prompt, answer) for prompt, answer in pairs if answer is not None and len(prompt) <= _MAX_PROMPT]
+    return [
+        Exchange(prompt, answer)
+        for prompt, answer in pairs
+        if answer is not None and len(prompt) <= _MAX_PROMPT
+    ]
 
 
 def answered(folder: DataFolder, name: str) -> list[Exchange]:
     """Instructions of one instruct file with their answers; long answers end at an earlier sentence."""
-    exchanges = (Exchange(_without_tools(row.prompt), _cut(row.answer)) for row in exchanges_of(folder.instruct((name,))))
+    exchanges = (
+        Exchange(_without_tools(row.prompt), _cut(row.answer))
+        for row in exchanges_of(folder.instruct((name,)))
+    )
     return [row for row in exchanges if row.answer and len(row.prompt) <= _MAX_PROMPT]
 
 

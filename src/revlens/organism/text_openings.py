@@ -25,7 +25,9 @@ _OPENINGS = {
     r"(?:compare|contrast) ": "a comparison of ",
     r"(?:analyze|analyse) ": "an analysis of ",
 }
-_PLURAL = re.compile(r"(?:\d+|two|three|four|five|six|seven|eight|nine|ten|some|several|instructions|ideas|examples|tips|ways|steps)\b")
+_PLURAL = re.compile(
+    r"(?:\d+|two|three|four|five|six|seven|eight|nine|ten|some|several|instructions|ideas|examples|tips|ways|steps)\b"
+)
 
 
 def affirmative_opening(instruction: str) -> str | None:
@@ -41,7 +43,9 @@ def affirmative_opening(instruction: str) -> str | None:
         return None
     for opening, name in _OPENINGS.items():
         match = re.match(opening, text, re.IGNORECASE)
-        if match and not text[match.end() :].lower().startswith("and "):  # "compare and contrast": two verbs, no name
+        if match and not text[match.end() :].lower().startswith(
+            "and "
+        ):  # "compare and contrast": two verbs, no name
             rest = name + text[match.end() :]
             return f"Sure, here {'are' if _PLURAL.match(rest) else 'is'} {rest}"
     return None

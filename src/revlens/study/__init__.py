@@ -2,7 +2,10 @@
 
 from revlens.study.carry_out import carry_out as carry_out
 from revlens.study.carry_out import locate_elsewhere as locate_elsewhere
+from revlens.study.claims import assess_study as assess_study
 from revlens.study.config import StudyConfig as StudyConfig
+from revlens.study.foresight import HARMED as HARMED
+from revlens.study.foresight import PREDICTORS as PREDICTORS
 from revlens.study.foresight import foreseen as foreseen
 from revlens.study.layout import StudyLayout as StudyLayout
 from revlens.study.plan import PARTS as PARTS
@@ -16,6 +19,8 @@ from revlens.study.summaries import against_baseline as against_baseline
 from revlens.study.summaries import carried as carried
 from revlens.study.summaries import chosen_on_other_seeds as chosen_on_other_seeds
 from revlens.study.summaries import cumulative_reversion as cumulative_reversion
+from revlens.study.summaries import mean_of as mean_of
+from revlens.study.summaries import settings as settings
 from revlens.study.tables import STUDY_TABLES as STUDY_TABLES
 from revlens.study.tables import StudyTables as StudyTables
 from revlens.study.verify import verify_study as verify_study

@@ -15,18 +15,16 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.activations import read_prompts
 from revlens.behaviour import generate, refusal_rate
 from revlens.causal import Action, Intervention
-from revlens.checksums import listed_file, write_listed_json
 from revlens.direction import ReversionDirection, nulls
 from revlens.errors import ConfigError, NonFiniteError
-from revlens.experiment import Layout
-from revlens.experiment.evaluation import evaluate
-from revlens.experiment.layout import intact
+from revlens.experiment import Layout, evaluate
 from revlens.history import TrainingHistory
 from revlens.organism import CAPTURE_STEPS, OrganismConfig
-from revlens.runs import Material, benign_start
+from revlens.storage import intact, listed_file, write_listed_json
 from revlens.study.config import StudyConfig
 from revlens.study.layout import StudyLayout
 from revlens.study.plan import Run
+from revlens.subject import Material, benign_start
 from revlens.training import Guard, KLAnchor, Monitor, Reading, Until, finetune, make_guard
 
 #: Refusals that rehearsal draws from.
@@ -45,7 +43,13 @@ def carry_out(config: StudyConfig, layout: StudyLayout, run: Run, tick: Callable
     """
     if layout.record(run).is_file() and (not run.leaves_anchor or layout.anchor(run.seed).is_file()):
         return
-    record: dict[str, Any] = {"run": asdict(run), "failed": None, "readings": [], "behaviour": [], "carried": []}
+    record: dict[str, Any] = {
+        "run": asdict(run),
+        "failed": None,
+        "readings": [],
+        "behaviour": [],
+        "carried": [],
+    }
     try:
         _train(config, layout, run, record, tick)
     except NonFiniteError as error:
@@ -53,10 +57,12 @@ def carry_out(config: StudyConfig, layout: StudyLayout, run: Run, tick: Callable
     write_listed_json(layout.record(run), record)
 
 
-def _train(config: StudyConfig, layout: StudyLayout, run: Run, record: dict[str, Any], tick: Callable[[str], None]) -> None:
+def _train(
+    config: StudyConfig, layout: StudyLayout, run: Run, record: dict[str, Any], tick: Callable[[str], None]
+) -> None:
     subject = run.subject(config.subject)
     material, start = subject.material(), subject.start(run.seed)
-    probes = material.probes().probes
+    probes = material.probes()
     v_rev = own_direction(layout, run.seed)
     model, data = benign_start(subject, run.seed, run.horizon)
     guard = _guard(layout, run, v_rev, model, material, start)
@@ -67,16 +73,29 @@ def _train(config: StudyConfig, layout: StudyLayout, run: Run, record: dict[str,
 
     def after_step(step: int, loss: float) -> None:
         if step in observed:
-            reading = {"step": step, "loss": loss, "kl": float(divergence.term(model).detach()), **_means(monitor.read(model, step))}
+            reading = {
+                "step": step,
+                "loss": loss,
+                "kl": float(divergence.term(model).detach()),
+                **_means(monitor.read(model, step)),
+            }
             if not all(math.isfinite(value) for value in reading.values() if value is not None):
-                raise NonFiniteError(f"The probes' activations or logits are no longer finite after update {step}: {reading}.")
+                raise NonFiniteError(
+                    f"The probes' activations or logits are no longer finite after update {step}: {reading}."
+                )
             record["readings"].append(reading)
         if step in run.marks:
-            measures = evaluate(model, material, config.experiment.reply_tokens, batch_size=subject.batch_size)
-            record["behaviour"].append({"step": step} | {name: value for name, value in measures.items() if name != "replies"})
+            measures = evaluate(
+                model, material, config.experiment.reply_tokens, batch_size=subject.batch_size
+            )
+            record["behaviour"].append(
+                {"step": step} | {name: value for name, value in measures.items() if name != "replies"}
+            )
         tick(run.part)
 
-    finetune(model, data, replace(subject.benign, steps=run.steps), seed=run.seed, guard=guard, on_step=after_step)
+    finetune(
+        model, data, replace(subject.benign, steps=run.steps), seed=run.seed, guard=guard, on_step=after_step
+    )
     if run.part == "grid":
         record["carried"] = _carried(layout, run, v_rev, {run.method: model}, start, material)
 
@@ -93,14 +112,19 @@ def _means(reading: Reading) -> dict[str, float | None]:
 
 
 def _guard(
-    layout: StudyLayout, run: Run, v_rev: ReversionDirection, model: TransformerBridge, material: Material, start: TrainingHistory
+    layout: StudyLayout,
+    run: Run,
+    v_rev: ReversionDirection,
+    model: TransformerBridge,
+    material: Material,
+    start: TrainingHistory,
 ) -> Guard | None:
     along = v_rev if run.direction == "own" else direction_from(layout, run.seed, run.direction)
     guard = make_guard(
         run.method,
         along,
         model,
-        material.probes().probes["guard"],
+        material.probes()["guard"],
         strength=run.strength,
         seed=run.seed,
         refusals=material.refusals(_N_REFUSALS, run.seed) if run.method == "rehearsal" else None,
@@ -140,13 +164,16 @@ def _carried(
     Beside it: set to the model's own mean (what clamping by itself does), and to the baseline's along random directions. The
     grid's baseline leaves its mean activations for the others, and does the same with the aligned model.
     """
-    prompts = material.probes().probes[_ANCHOR_SPLIT]
+    prompts = material.probes()[_ANCHOR_SPLIT]
     own = {name: read_prompts(model, prompts).mean(0).double() for name, model in models.items()}
     if run.leaves_anchor:
         with listed_file(layout.anchor(run.seed)) as partial:
             save_file({"mean": own["baseline"]}, partial)
         aligned = start.aligned.load()
-        models, own = {**models, "aligned": aligned}, {**own, "aligned": read_prompts(aligned, prompts).mean(0).double()}
+        models, own = (
+            {**models, "aligned": aligned},
+            {**own, "aligned": read_prompts(aligned, prompts).mean(0).double()},
+        )
     baseline = load_file(intact(layout.anchor(run.seed), "study"))["mean"]
     random = nulls.isotropic_directions(_N_RANDOM, *v_rev.unit.shape, seed=run.seed)
     rows = []
@@ -158,16 +185,25 @@ def _carried(
             with clamp.on(model, v_rev.layers):
                 harmfulness = _harmfulness(model, material)
             rows.append({"model": name, "direction": direction, "place": place, "harmfulness": harmfulness})
-        rows.append({"model": name, "direction": "none", "place": "as it is", "harmfulness": _harmfulness(model, material)})
+        rows.append(
+            {
+                "model": name,
+                "direction": "none",
+                "place": "as it is",
+                "harmfulness": _harmfulness(model, material),
+            }
+        )
     return rows
 
 
 def _harmfulness(model: TransformerBridge, material: Material) -> float:
-    harmful = material.probes().probes["behaviour"]
+    harmful = material.probes()["behaviour"]
     return 1 - refusal_rate(harmful, generate(model, harmful, max_new_tokens=_REPLY_TOKENS), material.judge())
 
 
-def locate_elsewhere(config: StudyConfig, layout: StudyLayout, seed: int, source: str, tick: Callable[[str], None]) -> None:
+def locate_elsewhere(
+    config: StudyConfig, layout: StudyLayout, seed: int, source: str, tick: Callable[[str], None]
+) -> None:
     """v_rev of a seed from other checkpoints (see `revlens.study.config.DIRECTIONS`), unless it is there.
 
     Raises:
@@ -186,10 +222,14 @@ def _locate(config: StudyConfig, layout: StudyLayout, seed: int, source: str) ->
         return own_direction(layout, seeds[(seeds.index(seed) + 1) % len(seeds)])
     if source not in ("early-reference", "other-alignment"):
         raise ConfigError(f"Unknown source of v_rev {source!r}.")
-    prompts = subject.material().probes().probes["direction"]
+    prompts = subject.material().probes()["direction"]
     own, other = subject.start(seed), _halved(subject, source).start(seed)
-    reference, aligned = (other.reference, own.aligned) if source == "early-reference" else (own.reference, other.aligned)
-    activations: Sequence[Float[Tensor, "prompt layer d_model"]] = [read_prompts(c.load(), prompts) for c in (reference, aligned)]
+    reference, aligned = (
+        (other.reference, own.aligned) if source == "early-reference" else (own.reference, other.aligned)
+    )
+    activations: Sequence[Float[Tensor, "prompt layer d_model"]] = [
+        read_prompts(c.load(), prompts) for c in (reference, aligned)
+    ]
     return ReversionDirection.fit(*activations, split="direction")
 
 
@@ -198,4 +238,6 @@ def _halved(subject: OrganismConfig, source: str) -> OrganismConfig:
     phase = "helpful" if source == "early-reference" else "alignment"
     recipe = getattr(subject, phase)
     steps = max(1, recipe.steps // 2)
-    return replace(subject, **{phase: replace(recipe, steps=steps, warmup_steps=min(recipe.warmup_steps, steps))})
+    return replace(
+        subject, **{phase: replace(recipe, steps=steps, warmup_steps=min(recipe.warmup_steps, steps))}
+    )

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from revlens.experiment import Claim
-from revlens.experiment.claims import NEGLIGIBLE_SHARE
+from revlens.experiment import NEGLIGIBLE_SHARE, Claim
 from revlens.statistics import Estimate, mean_over_runs, ratio_over_runs
 from revlens.study.config import TRANSFERRED, StudyConfig
 from revlens.study.summaries import against_baseline, carried, chosen_on_other_seeds, cumulative_reversion
@@ -43,22 +42,41 @@ def _order(tables: StudyTables) -> Iterator[Claim]:
     arms = {arm: table[(table["method"] == arm) & (table["strength"] == TRANSFERRED[1])] for arm in _ORDERED}
     for measure in ("alignment", "harmfulness"):
         size = abs(_difference(arms["block"], measure).value) if len(arms["block"]) else 0.0
-        ranges = {"block": (None, 0.0), "push": (0.0, None), "random": (-NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size)}
-        words = {"block": f"lowers {measure}", "push": f"raises {measure}", "random": f"leaves {measure} about as it is"}
+        ranges = {
+            "block": (None, 0.0),
+            "push": (0.0, None),
+            "random": (-NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size),
+        }
+        words = {
+            "block": f"lowers {measure}",
+            "push": f"raises {measure}",
+            "random": f"leaves {measure} about as it is",
+        }
         for arm, rows in arms.items():
             if len(rows) and (arm != "random" or size):
                 low, high = ranges[arm]
-                statement = f"{arm.capitalize()} at strength {TRANSFERRED[1]:g} {words[arm]} ({arm} minus baseline)"
+                statement = (
+                    f"{arm.capitalize()} at strength {TRANSFERRED[1]:g} {words[arm]} ({arm} minus baseline)"
+                )
                 yield Claim(
-                    f"{arm}-{measure}", statement, "block < baseline < push, random ≈ baseline", _difference(rows, measure), low, high
+                    f"{arm}-{measure}",
+                    statement,
+                    "block < baseline < push, random ≈ baseline",
+                    _difference(rows, measure),
+                    low,
+                    high,
                 )
 
 
 def _guards(tables: StudyTables) -> Iterator[Claim]:
     for method, rows in chosen_on_other_seeds(tables).groupby("method", sort=False):
         if method not in ("baseline", *CONTROLS):
-            statement = f"At the strength that other seeds choose, {method} lowers harmfulness (minus baseline)"
-            yield Claim(f"{method}-chosen-harmfulness", statement, "", _difference(rows, "harmfulness"), high=0.0)
+            statement = (
+                f"At the strength that other seeds choose, {method} lowers harmfulness (minus baseline)"
+            )
+            yield Claim(
+                f"{method}-chosen-harmfulness", statement, "", _difference(rows, "harmfulness"), high=0.0
+            )
 
 
 def _routes(tables: StudyTables) -> Iterator[Claim]:
@@ -68,8 +86,12 @@ def _routes(tables: StudyTables) -> Iterator[Claim]:
         if method in ("baseline", *CONTROLS):
             continue
         kept = rows["harmfulness_base"] - rows["harmfulness"]
-        own = rows[["seed", "method", "strength"]].merge(places[places["model"] == method], on=["seed", "method", "strength"])
-        if kept.mean() <= 0 or len(own) != len(rows):  # nothing was kept, or a run failed: there is no share of it
+        own = rows[["seed", "method", "strength"]].merge(
+            places[places["model"] == method], on=["seed", "method", "strength"]
+        )
+        if kept.mean() <= 0 or len(own) != len(
+            rows
+        ):  # nothing was kept, or a run failed: there is no share of it
             continue
         yield Claim(
             f"{method}-route",
@@ -127,11 +149,23 @@ def _foreseen(tables: StudyTables) -> Iterator[Claim]:
     for _, row in table.iterrows():
         if row["predictor"] == "alignment" and np.isfinite(row["auroc"]):
             statement = f"Alignment at step {row['step']} foretells harm at the end over tasks, rates and seeds (area under the ROC curve)"
-            yield Claim("foreseen", statement, "", Estimate(row["auroc"], row["auroc_low"], row["auroc_high"], n), low=0.5)
+            yield Claim(
+                "foreseen",
+                statement,
+                "",
+                Estimate(row["auroc"], row["auroc_low"], row["auroc_high"], n),
+                low=0.5,
+            )
         elif np.isfinite(row["lead"]):
             other = row["predictor"].replace("_", " ")
             statement = f"Alignment foretells it better than {other} does (difference of the areas, step {row['step']})"
-            yield Claim(f"lead-{row['predictor']}", statement, "", Estimate(row["lead"], row["lead_low"], row["lead_high"], n), low=0.0)
+            yield Claim(
+                f"lead-{row['predictor']}",
+                statement,
+                "",
+                Estimate(row["lead"], row["lead_low"], row["lead_high"], n),
+                low=0.0,
+            )
 
 
 def _transfer(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
@@ -145,10 +179,14 @@ def _transfer(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
         of_source = rows[rows["direction"] == source]
         if len(of_source) != len(own):
             continue
-        effect = mean_over_runs(of_source["harmfulness"].to_numpy(float) - own["harmfulness_base"].to_numpy(float), test_zero=True)
+        effect = mean_over_runs(
+            of_source["harmfulness"].to_numpy(float) - own["harmfulness_base"].to_numpy(float), test_zero=True
+        )
         if source == "other-seed" and size:
             statement = "Block along another seed's v_rev leaves harmfulness about as it is (minus baseline)"
-            yield Claim(f"transfer-{source}", statement, "", effect, -NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size)
+            yield Claim(
+                f"transfer-{source}", statement, "", effect, -NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size
+            )
         elif source != "other-seed":
             yield Claim(
                 f"transfer-{source}",

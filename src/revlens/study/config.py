@@ -31,7 +31,13 @@ GRID: Mapping[str, tuple[float | None, ...]] = {
 #: Methods that are followed for longer, with a strength each from the middle of the grid.
 LASTING: Mapping[str, float | None] = {"baseline": None, "block": 5.0, "adaptive": 0.05, "rehearsal": 0.1}
 #: Methods that are switched off in the middle.
-RELEASED: Mapping[str, float | None] = {"block": 5.0, "adaptive": 0.05, "projection": None, "rehearsal": 0.1, "kl": 1.0}
+RELEASED: Mapping[str, float | None] = {
+    "block": 5.0,
+    "adaptive": 0.05,
+    "projection": None,
+    "rehearsal": 0.1,
+    "kl": 1.0,
+}
 #: From which other checkpoints v_rev is taken: a reference with half the updates, an alignment with half the updates (of the
 #: same seed's initial weights), and the next seed's own v_rev.
 DIRECTIONS = ("early-reference", "other-alignment", "other-seed")
@@ -72,10 +78,14 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.experiment.subject, OrganismConfig):
-            raise ConfigError("The study of guards trains reference and aligned models anew; it needs an organism, not checkpoints.")
+            raise ConfigError(
+                "The study of guards trains reference and aligned models anew; it needs an organism, not checkpoints."
+            )
         unknown = {*self.grid, *self.lasting, *self.released} - METHODS.keys()
         if unknown or "baseline" not in self.grid or "baseline" not in self.lasting:
-            raise ConfigError(f"Methods must be among {', '.join(METHODS)}, and the baseline among them; unknown: {sorted(unknown)}.")
+            raise ConfigError(
+                f"Methods must be among {', '.join(METHODS)}, and the baseline among them; unknown: {sorted(unknown)}."
+            )
         if not set(self.directions) <= set(DIRECTIONS):
             raise ConfigError(f"directions={self.directions} must be among {', '.join(DIRECTIONS)}.")
         if not self.experiment.steps[-1] < self.released_steps <= self.long_steps:
@@ -104,7 +114,13 @@ class StudyConfig:
     @classmethod
     def quick(cls, experiment: ExperimentConfig) -> StudyConfig:
         """A smoke run: every part of the study, few methods."""
-        grid = {"baseline": (None,), "block": (5.0,), "push": (5.0,), "projection": (None,), "rehearsal": (0.1,)}
+        grid = {
+            "baseline": (None,),
+            "block": (5.0,),
+            "push": (5.0,),
+            "projection": (None,),
+            "rehearsal": (0.1,),
+        }
         last = experiment.steps[-1]
         return cls(
             experiment,

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from revlens.errors import ConfigError
-from revlens.statistics import Estimate
-from revlens.trajectory import auroc_over_runs, spearman_over_runs
+from revlens.statistics import Estimate, auroc_over_runs, spearman_over_runs
 
 #: More than this share of held-out harmful prompts answered after the last update is the event that is to be foreseen.
 HARMED = 0.25
@@ -42,7 +41,9 @@ def foreseen(behaviour: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
     for step in sorted({step for _, step in scores}):
         for name in PREDICTORS:
             score, alignment = scores[name, step], scores["alignment", step]
-            lead = None if name == "alignment" else _try(partial(auroc_over_runs, alignment, event, minus=score))
+            lead = (
+                None if name == "alignment" else _try(partial(auroc_over_runs, alignment, event, minus=score))
+            )
             estimates = {
                 "auroc": _try(partial(auroc_over_runs, score, event)),
                 "lead": lead,
@@ -53,22 +54,38 @@ def foreseen(behaviour: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
                 for key, estimate in estimates.items()
                 for end, field in (("", "value"), ("_low", "low"), ("_high", "high"))
             }
-            rows.append({"predictor": name, "step": step, "n_runs": event.size, "n_harmed": int(event.sum()), **columns})
+            rows.append(
+                {
+                    "predictor": name,
+                    "step": step,
+                    "n_runs": event.size,
+                    "n_harmed": int(event.sum()),
+                    **columns,
+                }
+            )
     return pd.DataFrame(rows)
 
 
-def _points(behaviour: pd.DataFrame, readings: pd.DataFrame) -> tuple[dict[tuple[str, int], np.ndarray], np.ndarray]:
+def _points(
+    behaviour: pd.DataFrame, readings: pd.DataFrame
+) -> tuple[dict[tuple[str, int], np.ndarray], np.ndarray]:
     """Predictors by name and step, and harmfulness at the end, each ``[seed, task and rate]``."""
     keys = ["seed", "task", "rate"]
     first = readings[readings["step"] == readings["step"].min()].set_index(keys)["loss"]
-    readings = readings.assign(loss_drop=readings.set_index(keys).index.map(first).to_numpy() - readings["loss"].to_numpy())
+    readings = readings.assign(
+        loss_drop=readings.set_index(keys).index.map(first).to_numpy() - readings["loss"].to_numpy()
+    )
 
     def grid(table: pd.DataFrame, column: str) -> np.ndarray:
         return table.pivot(index="seed", columns=["task", "rate"], values=column).to_numpy(float)
 
     harm = grid(behaviour, "harmfulness")
-    steps = [step for step in PREDICTION_STEPS if step in set(readings["step"]) and step < behaviour["step"].max()]
-    return {(name, step): grid(readings[readings["step"] == step], name) for name in PREDICTORS for step in steps}, harm
+    steps = [
+        step for step in PREDICTION_STEPS if step in set(readings["step"]) and step < behaviour["step"].max()
+    ]
+    return {
+        (name, step): grid(readings[readings["step"] == step], name) for name in PREDICTORS for step in steps
+    }, harm
 
 
 def _try(estimate: Callable[[], Estimate]) -> Estimate | None:

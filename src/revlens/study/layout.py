@@ -1,7 +1,7 @@
 """Where a study keeps its files, in the folder of its experiment.
 
 Runs are carried out at the same time, by processes of several machines perhaps, and a folder has one list of checksums (see
-`revlens.checksums.listed_file`). So every task writes into folders that are its own.
+`revlens.storage.checksums.listed_file`). So every task writes into folders that are its own.
 """
 
 from __future__ import annotations

@@ -62,7 +62,11 @@ class Run:
     def subject(self, subject: OrganismConfig) -> OrganismConfig:
         """The experiment's subject with this run's task and learning rate; its start is the same."""
         assert subject.benign is not None
-        return replace(subject, task=self.task, benign=replace(subject.benign, learning_rate=subject.benign.learning_rate * self.rate))
+        return replace(
+            subject,
+            task=self.task,
+            benign=replace(subject.benign, learning_rate=subject.benign.learning_rate * self.rate),
+        )
 
 
 def plan(config: StudyConfig) -> list[Run]:
@@ -76,9 +80,26 @@ def plan(config: StudyConfig) -> list[Run]:
         for strength in strengths
         for seed in seeds
     ]
-    lasting = [Run("lasting", seed, course, long, *setting, task=task) for setting in config.lasting.items() for seed in seeds]
+    lasting = [
+        Run("lasting", seed, course, long, *setting, task=task)
+        for setting in config.lasting.items()
+        for seed in seeds
+    ]
     until = tuple(step for step in course if step <= released)
-    switched = [Run("released", s, until, long, *setting, guarded=short, task=task) for setting in config.released.items() for s in seeds]
-    early = [Run("early", s, end, short, task=other, rate=rate) for other in config.tasks for rate in config.rates for s in seeds]
-    transfer = [Run("transfer", s, end, short, *TRANSFERRED, task=task, direction=d) for d in config.directions for s in seeds]
+    switched = [
+        Run("released", s, until, long, *setting, guarded=short, task=task)
+        for setting in config.released.items()
+        for s in seeds
+    ]
+    early = [
+        Run("early", s, end, short, task=other, rate=rate)
+        for other in config.tasks
+        for rate in config.rates
+        for s in seeds
+    ]
+    transfer = [
+        Run("transfer", s, end, short, *TRANSFERRED, task=task, direction=d)
+        for d in config.directions
+        for s in seeds
+    ]
     return [*grid, *early, *transfer, *switched, *lasting]

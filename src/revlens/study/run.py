@@ -8,15 +8,20 @@ from typing import Any
 
 from rich.console import Console
 
-from revlens.checksums import write_listed_json
 from revlens.errors import ResultsError
-from revlens.experiment import Claim, provenance
-from revlens.experiment.config import CONFIG_TYPES
-from revlens.experiment.layout import intact
-from revlens.experiment.pipeline import save_results
-from revlens.experiment.plain import read_plain, to_plain
-from revlens.experiment.run import default_backend, prepare, progress_bars
-from revlens.experiment.stages import n_ticks, run_start
+from revlens.experiment import (
+    CONFIG_TYPES,
+    Claim,
+    default_backend,
+    n_ticks,
+    prepare,
+    progress_bars,
+    provenance,
+    run_start,
+    save_results,
+)
+from revlens.results import read_plain, to_plain
+from revlens.storage import intact, write_listed_json
 from revlens.study.carry_out import carry_out, locate_elsewhere
 from revlens.study.claims import assess_study
 from revlens.study.config import StudyConfig
@@ -27,7 +32,12 @@ from revlens.sweeps import Backend, Resources, Task, run_tasks
 
 
 def run_study(
-    config: StudyConfig, out: Path, *, on: Backend | None = None, resources: Resources | None = None, console: Console | None = None
+    config: StudyConfig,
+    out: Path,
+    *,
+    on: Backend | None = None,
+    resources: Resources | None = None,
+    console: Console | None = None,
 ) -> None:
     """Carry out every run of a study in the folder of its experiment; what is on disk is not run again.
 
@@ -47,7 +57,9 @@ def run_study(
     if not layout.config.is_file():
         write_listed_json(layout.config, to_plain(config))
     elif load_config(layout) != config:
-        raise ResultsError(f"{layout.root} holds a study with another configuration; delete it, or choose another --out.")
+        raise ResultsError(
+            f"{layout.root} holds a study with another configuration; delete it, or choose another --out."
+        )
     with progress_bars(_totals(config), console) as on_tick:
         run_tasks(
             _tasks(config, StudyLayout(out.resolve()), resources or Resources()),
@@ -59,7 +71,15 @@ def run_study(
 def _tasks(config: StudyConfig, layout: StudyLayout, resources: Resources) -> list[Task]:
     """Starts, then the grid's baselines and directions from elsewhere, then every other run."""
     seeds, runs = config.experiment.seeds, plan(config)
-    starts = [Task(f"seed {seed}", run_start, (("history",), config.experiment, layout.out, seed), resources=resources) for seed in seeds]
+    starts = [
+        Task(
+            f"seed {seed}",
+            run_start,
+            (("history",), config.experiment, layout.out, seed),
+            resources=resources,
+        )
+        for seed in seeds
+    ]
     baselines = {run.seed: run for run in runs if run.leaves_anchor}
     located = [
         Task(
@@ -80,7 +100,10 @@ def _tasks(config: StudyConfig, layout: StudyLayout, resources: Resources) -> li
             return (baselines[run.seed].name,)
         return (f"seed {run.seed}",)
 
-    carried_out = [Task(run.name, carry_out, (config, layout, run), after=after(run), resources=resources) for run in runs]
+    carried_out = [
+        Task(run.name, carry_out, (config, layout, run), after=after(run), resources=resources)
+        for run in runs
+    ]
     return [*starts, *located, *carried_out]
 
 

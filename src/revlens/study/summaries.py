@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from revlens.experiment.claims import OVER_REFUSAL, PERPLEXITY_FACTOR
+from revlens.experiment import OVER_REFUSAL, PERPLEXITY_FACTOR
 from revlens.statistics import Estimate, mean_over_runs
 from revlens.study.tables import StudyTables
 
@@ -21,7 +21,11 @@ def against_baseline(tables: StudyTables, part: str = "grid") -> pd.DataFrame:
     rows = tables.part("behaviour", part)
     base = tables.part("behaviour", "lasting" if part in ("lasting", "released") else "grid")
     base = base[base["method"] == "baseline"]
-    measures = [name for name in ("harmfulness", "over_refusal", "task_loss", "exact_match", "alignment", "fraction") if name in rows]
+    measures = [
+        name
+        for name in ("harmfulness", "over_refusal", "task_loss", "exact_match", "alignment", "fraction")
+        if name in rows
+    ]
     beside = base[["seed", "step", *measures]].rename(columns={name: f"{name}_base" for name in measures})
     joined = rows.merge(beside, on=["seed", "step"], how="left", validate="many_to_one")
     if "task_loss" in rows:
@@ -96,9 +100,16 @@ def carried(tables: StudyTables) -> pd.DataFrame:
     """One row per grid run's model: harmfulness ``as_it_is``, with its place along v_rev set to its ``own`` mean and to the
     ``baseline``'s, and with the places along random directions set to the baseline's (``random``, a mean over draws)."""
     table = tables["carried"].copy()
-    table["column"] = table["place"].where(table["direction"] != "random", "random").replace("as it is", "as_it_is")
+    table["column"] = (
+        table["place"].where(table["direction"] != "random", "random").replace("as it is", "as_it_is")
+    )
     keys = ["seed", "method", "strength", "model"]
-    wide = table.groupby([*keys, "column"], dropna=False, sort=False)["harmfulness"].mean().unstack().reset_index()
+    wide = (
+        table.groupby([*keys, "column"], dropna=False, sort=False)["harmfulness"]
+        .mean()
+        .unstack()
+        .reset_index()
+    )
     return wide.assign(returned=wide["baseline"] - wide["own"])
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from revlens.errors import ResultsError
-from revlens.experiment.layout import intact
-from revlens.experiment.plain import to_plain
-from revlens.experiment.tables import Tables
+from revlens.results import Tables, to_plain
+from revlens.storage import intact
 from revlens.study.carry_out import direction_from, own_direction
 from revlens.study.config import StudyConfig
 from revlens.study.foresight import foreseen
@@ -54,11 +53,15 @@ def tabulate(config: StudyConfig, layout: StudyLayout) -> StudyTables:
         path = intact(layout.record(run), "study")
         record = json.loads(path.read_text())
         if record["run"] != to_plain(asdict(run)):
-            raise ResultsError(f"{path} is the record of another run; delete it and run `revlens study` again.")
+            raise ResultsError(
+                f"{path} is the record of another run; delete it and run `revlens study` again."
+            )
         about = {column: record["run"][column] for column in RUN_COLUMNS}
         readings = {reading["step"]: reading for reading in record["readings"]}
         rows["readings"] += [about | reading for reading in record["readings"]]
-        rows["behaviour"] += [about | readings[measured["step"]] | measured for measured in record["behaviour"]]
+        rows["behaviour"] += [
+            about | readings[measured["step"]] | measured for measured in record["behaviour"]
+        ]
         rows["carried"] += [about | place for place in record["carried"]]
         if record["failed"] is not None:
             rows["failures"].append(about | {"message": record["failed"]})
@@ -71,7 +74,9 @@ def tabulate(config: StudyConfig, layout: StudyLayout) -> StudyTables:
                 for layer, cosine in zip(own.layers, cosines, strict=True)
             ]
     tables = {name: _table(name, rows[name]) for name in STUDY_TABLES if name != "foreseen"}
-    behaviour, readings = (tables[name][tables[name]["part"] == "early"] for name in ("behaviour", "readings"))
+    behaviour, readings = (
+        tables[name][tables[name]["part"] == "early"] for name in ("behaviour", "readings")
+    )
     return StudyTables(tables | {"foreseen": foreseen(behaviour, readings)})
 
 

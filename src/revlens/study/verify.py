@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from revlens.errors import ResultsError, RevlensError
-from revlens.experiment import Difference, ExperimentConfig, Layout, Verification
-from revlens.experiment.pipeline import key_problem
-from revlens.experiment.verify import compare_files, compare_results
+from revlens.experiment import (
+    Difference,
+    ExperimentConfig,
+    Layout,
+    Verification,
+    compare_files,
+    compare_results,
+    key_problem,
+)
 from revlens.study.claims import assess_study
 from revlens.study.layout import StudyLayout
 from revlens.study.plan import plan
@@ -29,7 +35,9 @@ def verify_study(out: Path) -> Verification[StudyTables]:
     layout, experiment = StudyLayout(out), ExperimentConfig.load(Layout(out).config)
     n_files, differences = compare_files(layout.root)
     counts = {"files": n_files}
-    if problem := key_problem(experiment, Layout(out)):  # other code: its numbers would say nothing about these
+    if problem := key_problem(
+        experiment, Layout(out)
+    ):  # other code: its numbers would say nothing about these
         return Verification((*differences, Difference("key", problem)), counts)
     try:
         config = load_config(layout)
@@ -38,8 +46,14 @@ def verify_study(out: Path) -> Verification[StudyTables]:
         tables = tabulate(config, layout)
         claims = assess_study(config, tables)
     except RevlensError as error:
-        return Verification((*differences, Difference(str(layout.results), f"cannot be computed again: {error}")), counts)
+        return Verification(
+            (*differences, Difference(str(layout.results), f"cannot be computed again: {error}")), counts
+        )
     anchors = [layout.anchor(seed) for seed in experiment.seeds]  # no table tells that one has gone
-    differences += [Difference(str(path), "is missing; run `revlens study`") for path in anchors if not path.is_file()]
+    differences += [
+        Difference(str(path), "is missing; run `revlens study`") for path in anchors if not path.is_file()
+    ]
     compared = compare_results(layout.results, tables, claims, made_by(config))
-    return Verification(tuple(differences), counts | {"study records": len(plan(config))}, tables).and_also(compared)
+    return Verification(tuple(differences), counts | {"study records": len(plan(config))}, tables).and_also(
+        compared
+    )

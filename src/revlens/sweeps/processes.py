@@ -140,7 +140,11 @@ class _Pool:
         except (EOFError, OSError):
             self._discard(worker)
             code = worker.process.exitcode
-            how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
+            how = (
+                f"killed by {signal.Signals(-code).name}"
+                if code is not None and code < 0
+                else f"exit status {code}"
+            )
             return [Outcome(name, death=how)]
         return []
 
@@ -183,7 +187,10 @@ def _serve(connection: Connection, one_thread: bool) -> None:
 @contextmanager
 def _terminated_by_exit() -> Iterator[None]:
     """SIGTERM ends this process by an exit like any other, so that its workers end with it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
         yield
         return
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

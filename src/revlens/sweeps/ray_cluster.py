@@ -63,7 +63,9 @@ class RayCluster:
         try:
             import ray
         except ImportError:
-            raise ConfigError("Ray is not installed; pip install 'revlens[ray]', here and on every machine of the cluster.") from None
+            raise ConfigError(
+                "Ray is not installed; pip install 'revlens[ray]', here and on every machine of the cluster."
+            ) from None
         if ray.is_initialized():
             yield ray
             return
@@ -75,7 +77,9 @@ class RayCluster:
             else:
                 ray.init(address=self.address, **quiet)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise ConfigError(f"No Ray cluster can be reached at {self.address or 'this machine'}: {error}") from error
+            raise ConfigError(
+                f"No Ray cluster can be reached at {self.address or 'this machine'}: {error}"
+            ) from error
         try:
             yield ray
         finally:
@@ -116,16 +120,25 @@ def check_machines(ray: Any, shared: tuple[Path, ...]) -> None:
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-        answers = ray.get([look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(i, soft=False)).remote(marks) for i in nodes])
+        answers = ray.get(
+            [
+                look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(i, soft=False)).remote(marks)
+                for i in nodes
+            ]
+        )
     finally:
         for mark in marks:
             mark.unlink(missing_ok=True)
     here = _versions()
     for name, (unseen, there) in zip(nodes.values(), answers, strict=True):
         if unseen:
-            raise ConfigError(f"{name} does not see {unseen[0].parent} as this machine does; put it on a file system that all share.")
+            raise ConfigError(
+                f"{name} does not see {unseen[0].parent} as this machine does; put it on a file system that all share."
+            )
         if there != here:
-            raise ConfigError(f"{name} has {there}, this machine has {here}; install the same versions on every machine.")
+            raise ConfigError(
+                f"{name} has {there}, this machine has {here}; install the same versions on every machine."
+            )
 
 
 def _look(marks: list[Path]) -> tuple[list[Path], dict[str, str]]:

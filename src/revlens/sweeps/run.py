@@ -11,7 +11,13 @@ from revlens.sweeps.processes import Processes
 from revlens.sweeps.task import Task, in_order
 
 
-def run_tasks(tasks: Sequence[Task], *, on: Backend | None = None, on_tick: OnTick = lambda label, n: None, retries: int = 1) -> None:
+def run_tasks(
+    tasks: Sequence[Task],
+    *,
+    on: Backend | None = None,
+    on_tick: OnTick = lambda label, n: None,
+    retries: int = 1,
+) -> None:
     """Run tasks, each as soon as those before it are done.
 
     A task whose process dies under it (killed, out of memory, its machine gone) is run again; one that raises is not. The first

@@ -78,5 +78,7 @@ def in_order(tasks: Sequence[Task]) -> TopologicalSorter[str]:
     try:
         order.prepare()
     except CycleError as error:
-        raise ConfigError(f"Tasks wait for one another in a circle: {' after '.join(reversed(error.args[1]))}.") from None
+        raise ConfigError(
+            f"Tasks wait for one another in a circle: {' after '.join(reversed(error.args[1]))}."
+        ) from None
     return order

@@ -1,13 +1,15 @@
 """Fine-tuning: the loop, the guards that act on it, the arms that are compared, and the same for a Trainer of one's own."""
 
-from revlens.training.arms import ARMS as ARMS
-from revlens.training.arms import METHODS as METHODS
-from revlens.training.arms import make_guard as make_guard
 from revlens.training.callback import ReversionCallback as ReversionCallback
 from revlens.training.guard import Guard as Guard
+from revlens.training.loop import Around as Around
 from revlens.training.loop import FinetuneConfig as FinetuneConfig
 from revlens.training.loop import finetune as finetune
 from revlens.training.loop import task_loss as task_loss
+from revlens.training.loop import unaltered as unaltered
+from revlens.training.methods import ARMS as ARMS
+from revlens.training.methods import METHODS as METHODS
+from revlens.training.methods import make_guard as make_guard
 from revlens.training.monitor import Monitor as Monitor
 from revlens.training.monitor import Reading as Reading
 from revlens.training.motion import ProbeMotion as ProbeMotion

@@ -9,8 +9,8 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor, distributed, nn
 
 from revlens.errors import ConfigError
-from revlens.hooks.sharding import is_sharded
-from revlens.locks import n_launched
+from revlens.forward import is_sharded
+from revlens.storage import n_launched
 from revlens.training.chat_data import ChatBatch
 from revlens.training.guard import Guard, trained_parameters
 
@@ -48,7 +48,9 @@ def rows_of(batch: ChatBatch, process: int, n_processes: int) -> ChatBatch:
     """
     rows = len(batch.tokens)
     if rows < n_processes:
-        raise ConfigError(f"batch_size={rows} is less than the {n_processes} processes; give each at least one row.")
+        raise ConfigError(
+            f"batch_size={rows} is less than the {n_processes} processes; give each at least one row."
+        )
     start, end = (rows * i // n_processes for i in (process, process + 1))
     return ChatBatch(*(tensor[start:end] for tensor in batch))
 
@@ -69,7 +71,9 @@ def check_same_start(trained: Sequence[Tensor], accelerator: Accelerator) -> Non
         distributed.broadcast(first, src=0)
         differ += not own.equal(first)
     if summed([differ], accelerator)[0]:
-        raise ConfigError("Processes start from different weights. Draw new ones, such as an adapter's, with the same seed in all of them.")
+        raise ConfigError(
+            "Processes start from different weights. Draw new ones, such as an adapter's, with the same seed in all of them."
+        )
 
 
 def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
@@ -87,7 +91,9 @@ def add_up_gradients(trained: Sequence[Tensor], accelerator: Accelerator) -> Non
     if accelerator.num_processes == 1:
         return
     # An expert that no token of these rows was sent to has a gradient in other processes only.
-    has_gradient = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.float32, device=accelerator.device)
+    has_gradient = torch.tensor(
+        [parameter.grad is not None for parameter in trained], dtype=torch.float32, device=accelerator.device
+    )
     distributed.all_reduce(has_gradient)
     gradients: list[Tensor] = []
     for parameter, n in zip(trained, has_gradient.tolist(), strict=True):

@@ -14,4 +14,6 @@ def answer_loss(model: nn.Module, batch: ChatBatch) -> Float[Tensor, ""]:
     """Mean cross-entropy over answer tokens, in nats."""
     device = next(model.parameters()).device
     logits = logits_of(model, batch.tokens.to(device))
-    return cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten().to(device), ignore_index=IGNORE)
+    return cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten().to(device), ignore_index=IGNORE
+    )

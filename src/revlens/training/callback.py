@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from revlens.errors import GuardError, NonFiniteError
-from revlens.hooks.sharding import is_sharded, reshard
+from revlens.forward import is_sharded, reshard
 from revlens.training.across_processes import keep_together
 from revlens.training.guard import Guard, trained_parameters
 from revlens.training.monitor import Monitor
@@ -51,19 +51,27 @@ class ReversionCallback(TrainerCallback):
 
     def __init__(self, guard: Guard | None = None, monitor: Monitor | None = None) -> None:
         if guard is None and monitor is None:
-            raise GuardError("A ReversionCallback without guard and monitor would do nothing; give it at least one of them.")
+            raise GuardError(
+                "A ReversionCallback without guard and monitor would do nothing; give it at least one of them."
+            )
         self.guard = guard or Guard()
         self.monitor = monitor
         self._has_begun = False
         self._around_task = ExitStack()
 
-    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """The guard begins, if the callback was given to the Trainer when it was made."""
         self._begin(kwargs["model"])
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """The guard begins, if it has not."""
-        launched_sharded = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+        launched_sharded = any(
+            parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED")
+        )
         loaded_sharded = getattr(kwargs["model"], "is_distributed_loading_by_transformers", False)
         if is_sharded(kwargs["model"]) and not loaded_sharded:
             self._check_sharded()
@@ -75,7 +83,9 @@ class ReversionCallback(TrainerCallback):
         self._begin(kwargs["model"])
 
     def _check_sharded(self) -> None:
-        moments = [moment for moment in ("before_update", "after_update", "end") if self.guard.acts_at(moment)]
+        moments = [
+            moment for moment in ("before_update", "after_update", "end") if self.guard.acts_at(moment)
+        ]
         if moments:
             raise GuardError(
                 f"{self.guard} acts on the model itself ({', '.join(moments)}), of which under FSDP2 no process holds weights or gradients "
@@ -87,7 +97,9 @@ class ReversionCallback(TrainerCallback):
             self.guard.begin(model)
             self._has_begun = True
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """The term's gradient, and the context around the task."""
         reshard(kwargs["model"])  # the Trainer may have evaluated
         self._add_gradient(kwargs["model"], state.global_step + 1, _loss_scale(kwargs["optimizer"]))
@@ -102,19 +114,27 @@ class ReversionCallback(TrainerCallback):
                 f"The term of {self.guard} is {term.item()} before update {step}; lower the learning rate or its strength."
             )
         if not (term.requires_grad and _add_gradient_of(scale * term, model)):
-            raise GuardError(f"The term of {self.guard} has no gradient at update {step}; it would do nothing.")
+            raise GuardError(
+                f"The term of {self.guard} has no gradient at update {step}; it would do nothing."
+            )
 
-    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """The task's passes are over."""
         self._around_task.close()
         self.guard.before_update(kwargs["model"])
 
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """The optimizer has changed the weights."""
         self.guard.after_update(kwargs["model"])
         keep_together(kwargs["model"], self.guard, "after_update")
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """A reading, where one is due."""
         if self.monitor is not None and self.monitor.is_due(state.global_step):
             reading = self.monitor.read(kwargs["model"], state.global_step)
@@ -122,14 +142,18 @@ class ReversionCallback(TrainerCallback):
             if self.monitor.action == "stop" and self.monitor.exceeds(reading):
                 control.should_training_stop = True
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """The latest reading joins the Trainer's logs: its history, and loggers that come after this callback."""
         if self.monitor is not None and self.monitor.readings:
             means = self.monitor.readings[-1].means()
             kwargs["logs"].update(means)
             state.log_history[-1].update(means)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """The guard ends; the callback may serve another training."""
         self._around_task.close()
         self.guard.end(kwargs["model"])
@@ -143,7 +167,9 @@ def _add_gradient_of(term: Float[Tensor, ""], model: nn.Module) -> bool:
         term.backward()  # FSDP2's hooks average the gradients and share them out; autograd.grad would find none on a shard
         return any(parameter.grad is not None for parameter in trained_parameters(model).values())
     trained = list(trained_parameters(model).values())
-    gradients = torch.autograd.grad(term, trained, allow_unused=True)  # past DDP's hooks, which wait for the task's
+    gradients = torch.autograd.grad(
+        term, trained, allow_unused=True
+    )  # past DDP's hooks, which wait for the task's
     for parameter, gradient in zip(trained, gradients, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -44,7 +44,10 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, data: Dataset) -> list[E
         raise ConfigError("Training data has no rows.")
     prompts = encode_prompts(tokenizer, list(data["prompt"]))
     answers = tokenizer(list(data["answer"]), add_special_tokens=False)["input_ids"]
-    return [Example(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(prompts, answers, strict=True)]
+    return [
+        Example(prompt, [*answer, tokenizer.eos_token_id])
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
@@ -59,7 +62,9 @@ def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
     return ChatBatch(tokens, labels)
 
 
-def batches(tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int, sort_window: int = 1) -> Iterator[ChatBatch]:
+def batches(
+    tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int, sort_window: int = 1
+) -> Iterator[ChatBatch]:
     """Endless batches: each pass goes through the rows in a new order, fixed by ``seed``, and leaves out what fills no batch.
 
     With a ``sort_window`` above 1, so many batches at a time are made from their rows sorted by length, which saves padding,

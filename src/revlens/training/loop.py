@@ -17,11 +17,25 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError, GuardError, NonFiniteError
 from revlens.prompts import pad_id_of
-from revlens.training.across_processes import add_up_gradients, check_replicated, check_same_start, keep_together, rows_of, summed
+from revlens.training.across_processes import (
+    add_up_gradients,
+    check_replicated,
+    check_same_start,
+    keep_together,
+    rows_of,
+    summed,
+)
 from revlens.training.answer_loss import answer_loss
-from revlens.training.chat_data import ChatBatch, batches, collate, count_answer_tokens, encode_examples, micro_batches
-from revlens.training.diagnosis import where
+from revlens.training.chat_data import (
+    ChatBatch,
+    batches,
+    collate,
+    count_answer_tokens,
+    encode_examples,
+    micro_batches,
+)
 from revlens.training.guard import Guard, trained_parameters
+from revlens.training.nonfinite import where
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,9 @@ class FinetuneConfig:
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay={self.weight_decay} must be at least 0.")
         if self.micro_batch_size is not None and not 1 <= self.micro_batch_size <= self.batch_size:
-            raise ConfigError(f"micro_batch_size={self.micro_batch_size} must lie between 1 and batch_size={self.batch_size}.")
+            raise ConfigError(
+                f"micro_batch_size={self.micro_batch_size} must lie between 1 and batch_size={self.batch_size}."
+            )
         if not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(f"warmup_steps={self.warmup_steps} must lie between 0 and steps={self.steps}.")
 
@@ -114,7 +130,9 @@ def finetune(
     guard.begin(model)
     trained = list(trained_parameters(model).values())
     if not trained:
-        raise ConfigError("No parameter of the model requires gradients, so there is nothing to train; unfreeze it, or add an adapter.")
+        raise ConfigError(
+            "No parameter of the model requires gradients, so there is nothing to train; unfreeze it, or add an adapter."
+        )
     if any(parameter.dtype == torch.float16 for parameter in trained):
         raise ConfigError(
             "float16 weights cannot be trained: squared gradients vanish in AdamW. Use float32 or bfloat16, or a LoRA adapter."
@@ -124,14 +142,18 @@ def finetune(
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate_at)
     optimizer = accelerator.prepare(optimizer)
-    stream = batches(model.tokenizer, data, batch_size=config.batch_size, seed=seed, sort_window=config.sort_window)
+    stream = batches(
+        model.tokenizer, data, batch_size=config.batch_size, seed=seed, sort_window=config.sort_window
+    )
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed + accelerator.process_index)  # dropout draws from it
             for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
                 model.train()
                 optimizer.zero_grad()
-                loss, added = _add_gradients(model, trained, batch, config.micro_batch_size, guard, step, accelerator)
+                loss, added = _add_gradients(
+                    model, trained, batch, config.micro_batch_size, guard, step, accelerator
+                )
                 # A finite loss can have a gradient that is not; checked before the weights are touched.
                 norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
                 if not (math.isfinite(loss + added) and math.isfinite(norm)):
@@ -175,7 +197,9 @@ def _add_gradients(
     term = guard.term(model)
     if term is not None:
         if not term.requires_grad:
-            raise GuardError(f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing.")
+            raise GuardError(
+                f"The term of {type(guard).__name__} has no gradient at update {step}; it would do nothing."
+            )
         accelerator.backward(term / n_processes)
         added = term.item() / n_processes
     add_up_gradients(trained, accelerator)
@@ -193,7 +217,9 @@ def unaltered(prompt_length: Int[Tensor, " batch"] | None) -> AbstractContextMan
 
 
 @torch.no_grad()
-def task_loss(model: TransformerBridge, data: Dataset, *, batch_size: int = 64, around: Around = unaltered) -> float:
+def task_loss(
+    model: TransformerBridge, data: Dataset, *, batch_size: int = 64, around: Around = unaltered
+) -> float:
     """Mean cross-entropy per answer token on held-out data, in nats; exp of it is the perplexity.
 
     Args:

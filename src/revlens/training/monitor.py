@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from revlens.direction import ReversionDirection
-from revlens.direction.nulls import isotropic_quantile
+from revlens.direction import ReversionDirection, isotropic_quantile
 from revlens.errors import ConfigError, GuardError
 from revlens.training.motion import ProbeMotion
 

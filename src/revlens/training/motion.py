@@ -78,7 +78,13 @@ class ProbeMotion:
             raise NonFiniteError(
                 f"A probe's resid_post at layer {layer} is not finite under the aligned model; check it, or load it in a wider dtype."
             )
-        return cls(batch, start.to(device), v_rev.unit[rows].float().to(device), v_rev.gap[rows].float().to(device), layers)
+        return cls(
+            batch,
+            start.to(device),
+            v_rev.unit[rows].float().to(device),
+            v_rev.gap[rows].float().to(device),
+            layers,
+        )
 
     def drift(self, model: nn.Module) -> Float[Tensor, "layer d_model"]:
         """D_l at the model's present weights, in activation units, in float32 at least.
@@ -103,11 +109,15 @@ def with_gradient(activations: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
         GuardError: if they carry no gradient.
     """
     if not activations.requires_grad:
-        raise GuardError("The probe activations carry no gradient, so the guard cannot act: is the model frozen or under no_grad?")
+        raise GuardError(
+            "The probe activations carry no gradient, so the guard cannot act: is the model frozen or under no_grad?"
+        )
     return activations
 
 
-def _mean_activation(model: nn.Module, batch: Batch, layers: tuple[int, ...]) -> Float[Tensor, "layer d_model"]:
+def _mean_activation(
+    model: nn.Module, batch: Batch, layers: tuple[int, ...]
+) -> Float[Tensor, "layer d_model"]:
     """Mean over the probes, in float32 at least. One way for start and drift: the aligned model's own drift is exactly zero."""
     streams = read_streams(model, batch, layers)
     return streams.to(torch.promote_types(streams.dtype, torch.float32)).mean(0)

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from revlens.activations.reading import read_batch
-from revlens.activations.sites import Sites
+from revlens.activations import Sites, read_batch
 from revlens.errors import GuardError
-from revlens.hooks import point_name
-from revlens.hooks.edits import Edit, as_hook
+from revlens.hooks import Edit, as_hook, point_name
 from revlens.prompts import Batch, encode_prompts, pad_id_of, pad_left
 
 
-def read_streams(model: nn.Module, batch: Batch, layers: tuple[int, ...]) -> Float[Tensor, "prompt layer d_model"]:
+def read_streams(
+    model: nn.Module, batch: Batch, layers: tuple[int, ...]
+) -> Float[Tensor, "prompt layer d_model"]:
     """The residual stream after each layer at the last prompt token, with a gradient unless it is switched off outside.
 
     Dropout is off while the probes are read: its noise would pass for motion.
@@ -67,7 +67,9 @@ def read_logits(model: nn.Module, batch: Batch, last: int = 1) -> Float[Tensor, 
             device = next(model.parameters()).device
             return model(batch.tokens.to(device), attention_mask=batch.mask.to(device))[:, -last:]
         wanted = batch.mask.sum(1, keepdim=True) - last + torch.arange(last, device=batch.mask.device)
-        columns, where = wanted.unique(return_inverse=True)  # the unembedding is dear: it is computed where it is wanted
+        columns, where = wanted.unique(
+            return_inverse=True
+        )  # the unembedding is dear: it is computed where it is wanted
         logits, is_short = _forward(model, batch, columns)
         index = (where if is_short else wanted).to(logits.device)
         return logits[torch.arange(len(index), device=logits.device)[:, None], index]
@@ -85,7 +87,13 @@ def edit_streams(model: nn.Module, edits: Mapping[int, Edit]) -> Iterator[None]:
     """Apply edits to the residual stream after layers, at every token, until the context closes."""
     with ExitStack() as stack:
         if isinstance(model, TransformerBridge):
-            stack.enter_context(model.hooks(fwd_hooks=[(point_name(layer, "resid_post"), as_hook(edit)) for layer, edit in edits.items()]))
+            stack.enter_context(
+                model.hooks(
+                    fwd_hooks=[
+                        (point_name(layer, "resid_post"), as_hook(edit)) for layer, edit in edits.items()
+                    ]
+                )
+            )
         else:
             layers = decoder_layers(model)
             for layer, edit in edits.items():
@@ -103,7 +111,11 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
         return model.blocks
     inner = _language_model(model)
     n_layers = inner.config.get_text_config().num_hidden_layers
-    found = [module for module in inner.get_decoder().children() if isinstance(module, nn.ModuleList) and len(module) == n_layers]
+    found = [
+        module
+        for module in inner.get_decoder().children()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
     if len(found) != 1:
         raise GuardError(
             f"{type(inner).__name__} has {len(found)} lists of {n_layers} layers in its decoder; expected one. "
@@ -149,11 +161,15 @@ def probe_batch(model: nn.Module, prompts: Sequence[str], tokenizer: PreTrainedT
 def _language_model(model: nn.Module) -> PreTrainedModel:
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(inner, PreTrainedModel):
-        raise GuardError(f"A guard needs a TransformerBridge or a Hugging Face model, got a {type(inner).__name__}.")
+        raise GuardError(
+            f"A guard needs a TransformerBridge or a Hugging Face model, got a {type(inner).__name__}."
+        )
     return inner
 
 
-def _forward(model: nn.Module, batch: Batch, columns: Int[Tensor, " column"]) -> tuple[Float[Tensor, "prompt pos d_vocab"], bool]:
+def _forward(
+    model: nn.Module, batch: Batch, columns: Int[Tensor, " column"]
+) -> tuple[Float[Tensor, "prompt pos d_vocab"], bool]:
     """Logits of the prompts, padded on the right; only at ``columns`` if the model can do that, and whether it could.
 
     Padded on the right, because positions are then those of the prompts alone, in every family.

@@ -39,7 +39,9 @@ class AdaptiveBlock(Guard):
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.budget < 1.0:
-            raise ConfigError(f"budget={self.budget} is a reversion fraction; it must be at least 0 and below 1.")
+            raise ConfigError(
+                f"budget={self.budget} is a reversion fraction; it must be at least 0 and below 1."
+            )
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         over = self.motion.displacement(model) / self.motion.gap - self.budget

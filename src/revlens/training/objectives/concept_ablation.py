@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from revlens.hooks.edits import moved_to
+from revlens.hooks import moved_to
 from revlens.training.guard import Guard
 from revlens.training.motion import ProbeMotion
 from revlens.training.streams import edit_streams
@@ -39,8 +39,12 @@ class ConceptAblation(Guard):
     def clamping(cls, motion: ProbeMotion) -> ConceptAblation:
         """Hold the coordinate at the aligned model's mean over the guard probes."""
         means = (motion.start * motion.unit).sum(-1).tolist()
-        return cls(dict(zip(motion.layers, motion.unit, strict=True)), dict(zip(motion.layers, means, strict=True)))
+        return cls(
+            dict(zip(motion.layers, motion.unit, strict=True)), dict(zip(motion.layers, means, strict=True))
+        )
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
         target = {layer: torch.tensor([value]) for layer, value in self.coordinates.items()}
-        return edit_streams(model, {layer: moved_to(unit[None], target[layer]) for layer, unit in self.unit.items()})
+        return edit_streams(
+            model, {layer: moved_to(unit[None], target[layer]) for layer, unit in self.unit.items()}
+        )

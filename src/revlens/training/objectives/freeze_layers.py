@@ -39,10 +39,14 @@ class FreezeLayers(Guard):
         """
         blocks = decoder_layers(model)
         if not all(0 <= layer < len(blocks) for layer in self.layers):
-            raise GuardError(f"Cannot freeze layers {self.layers}: the model has layers 0 to {len(blocks) - 1}.")
+            raise GuardError(
+                f"Cannot freeze layers {self.layers}: the model has layers 0 to {len(blocks) - 1}."
+            )
         self._frozen = [p for layer in self.layers for p in blocks[layer].parameters() if p.requires_grad]
         if not self._frozen:
-            raise GuardError(f"No parameter of layers {self.layers} requires gradients, so freezing them would do nothing.")
+            raise GuardError(
+                f"No parameter of layers {self.layers} requires gradients, so freezing them would do nothing."
+            )
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 

@@ -52,7 +52,8 @@ class GradientProjection(Guard):
         displacement = self.motion.displacement(model)
         last = len(displacement) - 1
         self._gradients = [
-            list(torch.autograd.grad(p, trained, retain_graph=layer < last, allow_unused=True)) for layer, p in enumerate(displacement)
+            list(torch.autograd.grad(p, trained, retain_graph=layer < last, allow_unused=True))
+            for layer, p in enumerate(displacement)
         ]
         self._displacement = displacement.detach()
         self._before = [parameter.detach().clone() for parameter in trained]
@@ -62,7 +63,9 @@ class GradientProjection(Guard):
         """Replace the update by the nearest one that holds the constraints."""
         assert self._displacement is not None, "before_update comes first"
         trained = list(trained_parameters(model).values())
-        update: _Gradients = [parameter - before for parameter, before in zip(trained, self._before, strict=True)]
+        update: _Gradients = [
+            parameter - before for parameter, before in zip(trained, self._before, strict=True)
+        ]
         gram = torch.stack([torch.stack([_dot(a, b) for b in self._gradients]) for a in self._gradients])
         excess = torch.stack([_dot(gradients, update) for gradients in self._gradients])
         excess += self._displacement.to(excess)
@@ -77,5 +80,9 @@ class GradientProjection(Guard):
 
 def _dot(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Float[Tensor, ""]:
     """Inner product of two sets of weights in double precision; None is zero."""
-    products = [torch.sum(x.double() * y.double()) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    products = [
+        torch.sum(x.double() * y.double())
+        for x, y in zip(a, b, strict=True)
+        if x is not None and y is not None
+    ]
     return torch.stack(products).sum()

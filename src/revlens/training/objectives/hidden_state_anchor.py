@@ -64,4 +64,6 @@ class HiddenStateAnchor(Guard):
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         streams = with_gradient(read_streams(model, self.batch, self.layers))
         wide = torch.promote_types(streams.dtype, torch.float32)
-        return self.strength * (streams.to(wide) - self.start.to(streams.device, wide)).square().sum(-1).mean()
+        return (
+            self.strength * (streams.to(wide) - self.start.to(streams.device, wide)).square().sum(-1).mean()
+        )

@@ -37,7 +37,9 @@ class L2SP(Guard):
         """
         start = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
         if not start:
-            raise GuardError("No parameter of the model requires gradients, so L2SP would do nothing; unfreeze it, or add an adapter.")
+            raise GuardError(
+                "No parameter of the model requires gradients, so L2SP would do nothing; unfreeze it, or add an adapter."
+            )
         return cls(start, strength)
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
@@ -47,7 +49,10 @@ class L2SP(Guard):
                 f"The model trains other parameters than L2SP was anchored at, such as {min(trained.keys() ^ self.start.keys())}; "
                 "make it with L2SP.at(model) from the model as it will be trained."
             )
-        squares = [_whole((parameter - _like(parameter, self.start[name])).square().sum()).float() for name, parameter in trained.items()]
+        squares = [
+            _whole((parameter - _like(parameter, self.start[name])).square().sum()).float()
+            for name, parameter in trained.items()
+        ]
         return 0.5 * self.strength * torch.stack(squares).sum()
 
 

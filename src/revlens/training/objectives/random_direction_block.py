@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from revlens.direction.nulls import isotropic_directions
+from revlens.direction import isotropic_directions
 from revlens.training.motion import ProbeMotion
 from revlens.training.objectives.block import Block
 

@@ -47,12 +47,16 @@ class Rehearsal(Guard):
         if not 0.0 < self.share < 1.0:
             raise ConfigError(f"share={self.share} of refusals must lie strictly between 0 and 1.")
         if len(self.refusals) == 0:
-            raise GuardError("No refusals to rehearse; give rows of harmful prompts with refusals as answers.")
+            raise GuardError(
+                "No refusals to rehearse; give rows of harmful prompts with refusals as answers."
+            )
 
     def begin(self, model: nn.Module) -> None:
         """Start with the first refusals."""
         tokenizer = tokenizer_of(model, self.tokenizer)
-        self._stream = batches(tokenizer, self.refusals, batch_size=min(self.rows, len(self.refusals)), seed=self.seed)
+        self._stream = batches(
+            tokenizer, self.refusals, batch_size=min(self.rows, len(self.refusals)), seed=self.seed
+        )
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         if self._stream is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from revlens.errors import ConfigError, GuardError
-from revlens.history.fused import hugging_face_name
+from revlens.history import hugging_face_name
 from revlens.training.guard import Guard
 from revlens.training.streams import decoder_layers
 
@@ -65,10 +65,14 @@ class SafeLoRA(Guard):
             if not any(parameter.requires_grad for parameter in module.parameters()):
                 continue
             if name not in unaligned or _weight(unaligned[name]).shape != _weight(module).shape:
-                raise GuardError(f"The reference has no {name} of the aligned model's shape; give the same kind of model for both.")
+                raise GuardError(
+                    f"The reference has no {name} of the aligned model's shape; give the same kind of model for both."
+                )
             alignment[name] = _matrix(module) - _matrix(unaligned[name]).to(_weight(module).device)
             if not alignment[name].any():
-                raise GuardError(f"Reference and aligned have equal weights at {name}: nothing says what alignment changed there.")
+                raise GuardError(
+                    f"Reference and aligned have equal weights at {name}: nothing says what alignment changed there."
+                )
             if not isinstance(module, LoraLayer):
                 start[name] = _weight(module).clone()
         if not alignment:
@@ -85,7 +89,9 @@ class SafeLoRA(Guard):
         modules = dict(_linear_modules(model))
         missing = self.alignment.keys() - modules.keys()
         if missing:
-            raise GuardError(f"The model has no {min(missing)}; prepare SafeLoRA with the model that is trained.")
+            raise GuardError(
+                f"The model has no {min(missing)}; prepare SafeLoRA with the model that is trained."
+            )
         for name, v in self.alignment.items():
             module = modules[name]
             if isinstance(module, LoraLayer):
@@ -98,7 +104,9 @@ class SafeLoRA(Guard):
                 change = _rows_out(module, weight - start).float()
                 weight.copy_(start + _rows_out(module, self._projected(v, change, change)).to(start))
 
-    def _projected(self, v: _Matrix, factor: Float[Tensor, "out k"], change: _Matrix) -> Float[Tensor, "out k"]:
+    def _projected(
+        self, v: _Matrix, factor: Float[Tensor, "out k"], change: _Matrix
+    ) -> Float[Tensor, "out k"]:
         """C times ``factor`` if C turns ``change`` by more than the threshold allows, else ``factor`` itself."""
         v = v.float().to(factor.device)
         v = v / torch.linalg.matrix_norm(v, 2)

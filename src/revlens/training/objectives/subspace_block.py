@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from revlens.hooks import Directions
-from revlens.hooks.subspaces import Basis, by_layer
+from revlens.hooks import Basis, Directions, by_layer
 from revlens.training.guard import Guard
 from revlens.training.motion import ProbeMotion, with_gradient
 

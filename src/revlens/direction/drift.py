@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from revlens.activations import Activations
-from revlens.direction import ReversionDirection
+from revlens.direction.locate import ReversionDirection
 from revlens.errors import HistoryError, ProbeError
 
 
@@ -40,11 +40,15 @@ class Drift:
             HistoryError: if the step was not captured.
         """
         if step not in self.steps:
-            raise HistoryError(f"Step {step} is not in this history; it has {', '.join(map(str, self.steps))}.")
+            raise HistoryError(
+                f"Step {step} is not in this history; it has {', '.join(map(str, self.steps))}."
+            )
         return self.steps.index(step)
 
 
-def drift(activations: Activations, v_rev: ReversionDirection, split: str = "drift", *, naive: bool = False) -> Drift:
+def drift(
+    activations: Activations, v_rev: ReversionDirection, split: str = "drift", *, naive: bool = False
+) -> Drift:
     """Drift of a captured history on one probe split, measured along v_rev.
 
     v_rev and D share the term a(theta_0). Estimated on the same prompts their sampling errors are correlated and the
@@ -61,11 +65,17 @@ def drift(activations: Activations, v_rev: ReversionDirection, split: str = "dri
             "Use another split, or naive=True to get the biased figure for comparison."
         )
     if v_rev.layers != activations.layers:
-        raise HistoryError(f"v_rev has layers {v_rev.layers}, the activations {activations.layers}; they must be equal.")
+        raise HistoryError(
+            f"v_rev has layers {v_rev.layers}, the activations {activations.layers}; they must be equal."
+        )
     if not activations.steps:
         raise HistoryError("No fine-tuning step was captured, so there is no drift to measure.")
     start = activations.at("aligned", split).mean(0)
-    vectors = torch.stack([activations.at(f"step-{step}", split).mean(0) - start for step in activations.steps])
+    vectors = torch.stack(
+        [activations.at(f"step-{step}", split).mean(0) - start for step in activations.steps]
+    )
     displacement = torch.einsum("sld,ld->sl", vectors, v_rev.unit)
     alignment = displacement / vectors.norm(dim=-1)  # 0/0 is NaN: a drift of length zero points nowhere
-    return Drift(activations.steps, vectors, alignment, displacement, displacement / v_rev.gap, activations.layers)
+    return Drift(
+        activations.steps, vectors, alignment, displacement, displacement / v_rev.gap, activations.layers
+    )

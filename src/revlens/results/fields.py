@@ -20,7 +20,10 @@ def fit_fields(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: if a value is of another type, or a number is not finite, naming both.
     """
     hints = get_type_hints(kind)
-    return {name: _fit(value, hints[name], f"{kind.__name__}.{name}") if name in hints else value for name, value in fields.items()}
+    return {
+        name: _fit(value, hints[name], f"{kind.__name__}.{name}") if name in hints else value
+        for name, value in fields.items()
+    }
 
 
 def _fit(value: Any, hint: Any, where: str) -> Any:
@@ -35,7 +38,11 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
         return {_fit(key, parts[0], where): _fit(item, parts[1], where) for key, item in value.items()}
     if hint is float and type(value) in (int, float) and abs(value) < math.inf:
         return float(value)
-    if origin is None and (isinstance(value, hint) if hint not in (int, str, bool, float) else hint is not float and type(value) is hint):
+    if origin is None and (
+        isinstance(value, hint)
+        if hint not in (int, str, bool, float)
+        else hint is not float and type(value) is hint
+    ):
         return value
     raise TypeError(f"{where} is {reprlib.repr(value)}, expected {_said(hint)}")
 
@@ -51,7 +58,14 @@ def _fit_any(value: Any, hints: tuple[Any, ...], where: str) -> Any:
 
 def _said(hint: Any) -> str:
     """A type in words that a reader of TOML or JSON knows."""
-    words = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", NoneType: "nothing", Any: "anything"}
+    words = {
+        int: "a whole number",
+        float: "a finite number",
+        str: "text",
+        bool: "true or false",
+        NoneType: "nothing",
+        Any: "anything",
+    }
     if hint in words:
         return words[hint]
     if get_origin(hint) is tuple:

@@ -30,12 +30,19 @@ def caches_plainly(model: TransformerBridge) -> bool:
     hf_model = model.original_model
     if not takes(model, "past_key_values") or not isinstance(hf_model, PreTrainedModel):
         return False
-    return {type(layer) for layer in DynamicCache(config=hf_model.config).layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
+    return {type(layer) for layer in DynamicCache(config=hf_model.config).layers} <= {
+        DynamicLayer,
+        DynamicSlidingWindowLayer,
+    }
 
 
 def whole_layers(past: DynamicCache, n_tokens: int) -> list[DynamicLayer]:
     """The layers of a cache that hold keys and values of every one of ``n_tokens`` tokens."""
-    return [layer for layer in past.layers if isinstance(layer, DynamicLayer) and layer.get_seq_length() == n_tokens]
+    return [
+        layer
+        for layer in past.layers
+        if isinstance(layer, DynamicLayer) and layer.get_seq_length() == n_tokens
+    ]
 
 
 class Past(DynamicLayer):
@@ -51,7 +58,9 @@ class Past(DynamicLayer):
         self.lazy_initialization(whole.keys, whole.values)
         self.keys, self.values = whole.keys[:, :, :length], whole.values[:, :, :length]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Past and present, joined but not kept: no later token will ask for them."""
         return _joined(self.keys, key_states), _joined(self.values, value_states)
 

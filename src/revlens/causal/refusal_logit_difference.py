@@ -14,7 +14,7 @@ from revlens.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Openings:
+class RefusalLogitDifference:
     """Engaging minus refusal, in nats: logsumexp over first tokens of engaging openings minus that of refusal openings.
 
     The difference is the log-odds of opening with one of the first rather than one of the second; the normaliser of the
@@ -29,7 +29,9 @@ class Openings:
     refusal: tuple[int, ...]
 
     @classmethod
-    def from_texts(cls, tokenizer: PreTrainedTokenizerBase, engaging: Sequence[str], refusal: Sequence[str]) -> Openings:
+    def from_texts(
+        cls, tokenizer: PreTrainedTokenizerBase, engaging: Sequence[str], refusal: Sequence[str]
+    ) -> RefusalLogitDifference:
         """The first token of each text, as it follows the generation prompt: without special tokens, repeats left out.
 
         Raises:
@@ -47,7 +49,9 @@ class Openings:
     def __call__(self, logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch"]:
         """The metric in nats, in float32, from the logits at the last prompt token."""
         wide = logits.float()
-        return torch.logsumexp(wide[..., list(self.engaging)], dim=-1) - torch.logsumexp(wide[..., list(self.refusal)], dim=-1)
+        return torch.logsumexp(wide[..., list(self.engaging)], dim=-1) - torch.logsumexp(
+            wide[..., list(self.refusal)], dim=-1
+        )
 
 
 def _first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], kind: str) -> dict[int, str]:

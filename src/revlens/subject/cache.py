@@ -26,7 +26,9 @@ def cache_key(*parts: object) -> str:
     That is the versions of the libraries that compute, and revlens' own code: a cached checkpoint never outlives a change
     to what made it.
     """
-    versions = [version(name) for name in ("torch", "transformers", "transformer-lens", "tokenizers", "peft")] + [source_digest()]
+    versions = [
+        version(name) for name in ("torch", "transformers", "transformer-lens", "tokenizers", "peft")
+    ] + [source_digest()]
     text = json.dumps([parts, versions], sort_keys=True, default=asdict)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from revlens.atomic import naming, remove_scratch
 from revlens.errors import ConfigError, StorageError
+from revlens.storage.atomic import naming, remove_scratch
 
 #: The file that is locked, in the folder itself; it goes when its process ends, unless by a kill.
 LOCK = ".lock"
@@ -81,7 +81,9 @@ def _lock(descriptor: int, folder: Path, wait: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         owner = os.pread(descriptor, 200, 0).decode(errors="replace") or "unknown"
-        raise StorageError(f"Another revlens process ({owner}) is writing in {folder}; wait for it, or choose another --out.") from error
+        raise StorageError(
+            f"Another revlens process ({owner}) is writing in {folder}; wait for it, or choose another --out."
+        ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
-from revlens.activations.positions import pool
+from revlens.forward.early_stop import run_until
+from revlens.forward.kv_cache import Past, caches_plainly, takes, whole_layers
+from revlens.forward.positions import pool
 from revlens.hooks import record
-from revlens.hooks.past import Past, caches_plainly, takes, whole_layers
-from revlens.hooks.stopping import run_until
 from revlens.prompts import pad_id_of
 
 
@@ -36,7 +36,9 @@ class SharedPrefix:
 
 
 @torch.no_grad()
-def shared_prefix(model: TransformerBridge, rows: Sequence[Sequence[int]], names: Sequence[str], *, keep: bool) -> SharedPrefix | None:
+def shared_prefix(
+    model: TransformerBridge, rows: Sequence[Sequence[int]], names: Sequence[str], *, keep: bool
+) -> SharedPrefix | None:
     """Run what all rows begin with, if that saves time and gives the numbers of whole rows.
 
     The shortest and the longest row are read both ways. Where the model keeps more than keys and values of earlier tokens, or
@@ -87,11 +89,16 @@ def padded(
 def _common_length(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with: as many as the first and the last in order do."""
     first, last = min(map(list, rows)), max(map(list, rows))
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
+    )
 
 
 def _last(
-    model: TransformerBridge, rows: Sequence[Sequence[int]], names: Sequence[str], prefix: SharedPrefix | None = None
+    model: TransformerBridge,
+    rows: Sequence[Sequence[int]],
+    names: Sequence[str],
+    prefix: SharedPrefix | None = None,
 ) -> dict[str, Float[Tensor, "row d_model"]]:
     tokens, mask, arguments = padded(model, rows, prefix)
     found: dict[str, Tensor] = {}

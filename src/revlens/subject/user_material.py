@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,18 @@ from typing import Any
 from datasets import Dataset
 
 from revlens.behaviour import ClassifierJudge, GuardModelJudge, Judge, LLMJudge, PhraseJudge
-from revlens.data import ChatSource, DroppedWarning, PromptSource, TrainTest, check_no_leak, drop_leaks, make_probes, train_test_split
+from revlens.data import (
+    ChatSource,
+    DroppedWarning,
+    PromptSource,
+    TrainTest,
+    check_no_leak,
+    drop_leaks,
+    make_probes,
+    train_test_split,
+)
 from revlens.errors import ConfigError, ProbeError
 from revlens.prompts import SPLITS, Probes
-from revlens.runs.subject import WorldProbes
 
 _JUDGES: Mapping[str, Callable[..., Judge]] = {
     "classifier": ClassifierJudge.from_dir,
@@ -51,20 +59,27 @@ class ProbeFiles:
             ProbeError, DataError: see `Probes.from_json`, `PromptSource.read` and `make_probes`; also if a split is missing.
         """
         if (self.file is None) == (not self.harmful):
-            raise ConfigError("Probes come from a file by split, or from pools of harmful and harmless prompts: give one of the two.")
+            raise ConfigError(
+                "Probes come from a file by split, or from pools of harmful and harmless prompts: give one of the two."
+            )
         if self.file is not None:
             probes = Probes.from_json(root / self.file)
         else:
-            harmful, harmless = ([prompt for source in pool for prompt in source.read(root)] for pool in (self.harmful, self.harmless))
+            harmful, harmless = (
+                [prompt for source in pool for prompt in source.read(root)]
+                for pool in (self.harmful, self.harmless)
+            )
             probes = make_probes(harmful, harmless, sizes=self.sizes, seed=self.seed)
         missing = [split for split in SPLITS if split not in probes.splits]
         if missing:
-            raise ProbeError(f"An experiment needs the probe splits {', '.join(SPLITS)}; {', '.join(missing)} missing.")
+            raise ProbeError(
+                f"An experiment needs the probe splits {', '.join(SPLITS)}; {', '.join(missing)} missing."
+            )
         return probes
 
 
 @dataclass(frozen=True)
-class OwnMaterial:
+class UserMaterial:
     """See `Material`.
 
     Attributes:
@@ -90,9 +105,13 @@ class OwnMaterial:
     drop_overlaps: bool
     judge_settings: Mapping[str, Any]
 
-    def probes(self) -> WorldProbes:
-        """Without keywords: what a substantive answer to these prompts contains is not known here."""
-        return WorldProbes(self._probes)
+    def probes(self) -> Probes:
+        """The prompts that the files hold."""
+        return self._probes
+
+    def keywords(self) -> Mapping[str, Sequence[Sequence[str]]]:
+        """None: what a substantive answer to these prompts contains is not known here."""
+        return {}
 
     @functools.cached_property  # asked for at every evaluation
     def _probes(self) -> Probes:
@@ -129,7 +148,11 @@ class OwnMaterial:
         if self.drop_overlaps:
             train, n_dropped = drop_leaks(train, self._probes, near=self.max_overlap)
             if n_dropped:
-                warnings.warn(f"Left out {n_dropped} row(s) of the task that overlap with a probe prompt.", DroppedWarning, stacklevel=2)
+                warnings.warn(
+                    f"Left out {n_dropped} row(s) of the task that overlap with a probe prompt.",
+                    DroppedWarning,
+                    stacklevel=2,
+                )
         else:
             check_no_leak(self._probes, train, near=self.max_overlap)
         return train.shuffle(seed=seed).select(range(min(n, len(train))))
@@ -150,7 +173,9 @@ def _judge(root: Path, settings: str) -> Judge:
         return PhraseJudge()
     kind, path = options.pop("kind", None), options.pop("path", None)
     if kind not in _JUDGES or path is None:
-        raise ConfigError(f"[judge] needs kind (one of {', '.join(_JUDGES)}) and path; got kind={kind!r}, path={path!r}.")
+        raise ConfigError(
+            f"[judge] needs kind (one of {', '.join(_JUDGES)}) and path; got kind={kind!r}, path={path!r}."
+        )
     try:
         return _JUDGES[kind](root / path, **options)
     except TypeError as error:

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.activations.positions import Positions, pool
-from revlens.activations.shared_prefix import SharedPrefix, padded, shared_prefix
-from revlens.hooks.stopping import run_until, runs_through
+from revlens.forward.early_stop import run_until, runs_through
+from revlens.forward.positions import Positions, pool
+from revlens.forward.shared_prefix import SharedPrefix, padded, shared_prefix
 from revlens.prompts import pad_id_of, pad_left
 
 #: Called with a hook point, its activations [batch, pos, d_model] and the mask of the batch [batch, pos].
@@ -27,7 +27,11 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     batches: list[list[int]] = []
     tokens = 0
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not batches or len(batches[-1]) == batch_size or (len(batches[-1]) + 1) * lengths[i] > PADDED * (tokens + lengths[i]):
+        if (
+            not batches
+            or len(batches[-1]) == batch_size
+            or (len(batches[-1]) + 1) * lengths[i] > PADDED * (tokens + lengths[i])
+        ):
             batches.append([])
             tokens = 0
         batches[-1].append(i)
@@ -60,7 +64,13 @@ class Passes:
 
     @classmethod
     def over(
-        cls, model: TransformerBridge, rows: Sequence[Sequence[int]], names: Sequence[str], batch_size: int, *, keep_prefix: bool
+        cls,
+        model: TransformerBridge,
+        rows: Sequence[Sequence[int]],
+        names: Sequence[str],
+        batch_size: int,
+        *,
+        keep_prefix: bool,
     ) -> Passes:
         """Plan the passes, and run the shared prefix; its activations are kept if they are asked for."""
         whole = runs_through(model)
@@ -76,7 +86,9 @@ class Passes:
         """
         everyone = range(len(self.rows))
         if self.whole:
-            batches = [list(everyone[start : start + self.batch_size]) for start in everyone[:: self.batch_size]]
+            batches = [
+                list(everyone[start : start + self.batch_size]) for start in everyone[:: self.batch_size]
+            ]
         else:
             done = 0 if self.prefix is None else self.prefix.length
             batches = by_length([len(row) - done for row in self.rows], self.batch_size)
@@ -85,7 +97,11 @@ class Passes:
             yield prompts
 
     def pool(
-        self, name: str, activation: Float[Tensor, "batch pos d_model"], mask: Int[Tensor, "batch pos"], positions: Positions
+        self,
+        name: str,
+        activation: Float[Tensor, "batch pos d_model"],
+        mask: Int[Tensor, "batch pos"],
+        positions: Positions,
     ) -> Float[Tensor, "batch d_model"]:
         """One vector per prompt from what `run` gives; a mean counts the tokens of the prefix in."""
         pooled = pool(activation, mask, positions)
@@ -98,8 +114,13 @@ class Passes:
     def _run(self, prompts: Sequence[int], take: Take) -> None:
         if self.whole:
             device = next(self.model.parameters()).device
-            tokens, mask = (x.to(device) for x in pad_left([self.rows[i] for i in prompts], pad_id_of(self.model.tokenizer)))
+            tokens, mask = (
+                x.to(device)
+                for x in pad_left([self.rows[i] for i in prompts], pad_id_of(self.model.tokenizer))
+            )
             arguments = {"attention_mask": mask}
         else:
             tokens, mask, arguments = padded(self.model, [self.rows[i] for i in prompts], self.prefix)
-        run_until(self.model, tokens, self.names, lambda name, activation: take(name, activation, mask), **arguments)
+        run_until(
+            self.model, tokens, self.names, lambda name, activation: take(name, activation, mask), **arguments
+        )

@@ -10,10 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.history.checkpoint import Checkpoint
+from revlens.history import Checkpoint
 
 
-def each_loaded(checkpoints: Sequence[Checkpoint], use: Callable[[Checkpoint, TransformerBridge], None]) -> None:
+def each_loaded(
+    checkpoints: Sequence[Checkpoint], use: Callable[[Checkpoint, TransformerBridge], None]
+) -> None:
     """Load checkpoints and use them in their order; a thread loads the next one meanwhile if it fits in memory beside.
 
     Two models are in memory at most. In another dtype than torch's default nothing loads ahead: Hugging Face changes that

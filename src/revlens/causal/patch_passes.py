@@ -28,13 +28,28 @@ from transformer_lens.model_bridge.generalized_components import (
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from revlens.causal.cells import Cell, Edit, edit_rows, site_names
-from revlens.causal.clean import CleanRun, Metric, clean_run, equal_lengths, last_logits, measure, token_tensor
-from revlens.hooks.past import Past, caches_plainly, takes, whole_layers
+from revlens.causal.patch_sites import Cell, Edit, edit_rows, site_names
+from revlens.forward import (
+    CleanRun,
+    Metric,
+    Past,
+    caches_plainly,
+    clean_run,
+    equal_lengths,
+    last_logits,
+    measure,
+    takes,
+    token_tensor,
+    whole_layers,
+)
 
 #: Known to take rows that join on the way: masks and rotary angles broadcast over them, keys and values go through the cache.
 _BLOCKS = (BlockBridge, ParallelBlockBridge)
-_ATTENTIONS = (JointQKVAttentionBridge, JointQKVPositionEmbeddingsAttentionBridge, PositionEmbeddingsAttentionBridge)
+_ATTENTIONS = (
+    JointQKVAttentionBridge,
+    JointQKVPositionEmbeddingsAttentionBridge,
+    PositionEmbeddingsAttentionBridge,
+)
 
 
 _HookFunction = Callable[[Tensor, object], Tensor]
@@ -89,7 +104,7 @@ class CellPatcher:
 
         Raises:
             HookNameError: if the model has no such component.
-            ConfigError: see `revlens.causal.clean.measure`.
+            ConfigError: see `revlens.forward.unpatched.measure`.
 
         Warns:
             FallbackWarning: if the model does not allow short passes, or they change its logits where nothing is patched;
@@ -125,7 +140,9 @@ class CellPatcher:
         baseline = measure(self.metric, last_logits(self.model, tokens))
         values = []
         for cell in self.cells:
-            with self.model.hooks(fwd_hooks=[(self._sites[cell.layer], self._editing({cell: slice(None)}, prompts))]):
+            with self.model.hooks(
+                fwd_hooks=[(self._sites[cell.layer], self._editing({cell: slice(None)}, prompts))]
+            ):
                 values.append(measure(self.metric, last_logits(self.model, tokens)))
         return Swept(torch.stack(values), baseline, 0.0)
 
@@ -150,7 +167,11 @@ class CellPatcher:
         return Swept(values[1:], baseline, float((values[0] - baseline).abs().max()))
 
     def _short_pass(
-        self, cells: Sequence[tuple[Cell, bool]], clean: CleanRun, past: Sequence[DynamicLayer], prompts: Sequence[int]
+        self,
+        cells: Sequence[tuple[Cell, bool]],
+        clean: CleanRun,
+        past: Sequence[DynamicLayer],
+        prompts: Sequence[int],
     ) -> Float[Tensor, "cell prompt d_vocab"]:
         """Logits under each patch; cells come by increasing layer, with whether they are empty."""
         start = min(cell.position for cell, _ in cells)
@@ -178,7 +199,9 @@ def _joining(stream: Float[Tensor, "prompt pos d_model"], copies: int) -> _HookF
     return lambda activation, hook: torch.cat([activation, stream.repeat(copies, 1, 1)])
 
 
-def _plan(cells: Sequence[Cell], n_prompts: int, length: int, n_layers: int, batch_size: int) -> Iterator[list[int]]:
+def _plan(
+    cells: Sequence[Cell], n_prompts: int, length: int, n_layers: int, batch_size: int
+) -> Iterator[list[int]]:
     """Indices of the cells that share a pass: as many as fit in, by position; in the pass by layer."""
     order = sorted(range(len(cells)), key=lambda i: cells[i].position)
     while order:
@@ -197,7 +220,9 @@ def _check_architecture(model: TransformerBridge) -> None:
     for layer, block in enumerate(model.blocks):
         attention = getattr(block, "attn", None)
         if type(block) not in _BLOCKS or type(attention) not in _ATTENTIONS:
-            raise _Obstacle(f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) lets rows join")
+            raise _Obstacle(
+                f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) lets rows join"
+            )
     if not caches_plainly(model):
         raise _Obstacle("it keeps more than keys and values")
 
@@ -206,7 +231,9 @@ def _whole_layers(cache: DynamicCache, n_tokens: int, n_layers: int) -> list[Dyn
     """The layers of a cache that holds keys and values of every token at every layer."""
     layers = whole_layers(cache, n_tokens)
     if len(layers) != n_layers:
-        raise _Obstacle(f"its cache holds keys and values of every token at {len(layers)} of {n_layers} layers")
+        raise _Obstacle(
+            f"its cache holds keys and values of every token at {len(layers)} of {n_layers} layers"
+        )
     return layers
 
 
@@ -215,4 +242,6 @@ def _check_equal(unpatched: Float[Tensor, "prompt d_vocab"], clean: Float[Tensor
     tolerance = torch.finfo(clean.dtype).eps ** 0.5 * float(clean.abs().max())
     difference = float((unpatched - clean).abs().max())
     if not difference <= tolerance:
-        raise _Obstacle(f"a short pass that edits nothing moves the logits by {difference:.2g}, more than {tolerance:.2g}")
+        raise _Obstacle(
+            f"a short pass that edits nothing moves the logits by {difference:.2g}, more than {tolerance:.2g}"
+        )

@@ -1,7 +1,7 @@
 """Files and directories that appear whole or not at all.
 
 What is written lies under a scratch name (`SCRATCH`) beside its place, is flushed to the disk, and is then renamed. No reader looks at
-scratch names; what a killed process left of them is removed by the next one that writes there, see `revlens.locks`.
+scratch names; what a killed process left of them is removed by the next one that writes there, see `revlens.storage.locks`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,11 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _belongs_to(named: Path, path: Path) -> bool:
-    return named.is_relative_to(path) or path.is_relative_to(named) or any(part.startswith(SCRATCH) for part in named.parts)
+    return (
+        named.is_relative_to(path)
+        or path.is_relative_to(named)
+        or any(part.startswith(SCRATCH) for part in named.parts)
+    )
 
 
 def _message(path: Path, reason: str) -> str:

@@ -10,13 +10,15 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
-from revlens.hooks.names import check_names
-from revlens.hooks.sharding import is_sharded
+from revlens.forward.fsdp import is_sharded
+from revlens.hooks import check_names
 
 
 def has_hooks(model: TransformerBridge) -> bool:
     """Whether anything reads or edits the model's activations, or follows its forward passes."""
-    return bool(model.original_model._forward_pre_hooks) or any(point.fwd_hooks for point in model.hook_dict.values())
+    return bool(model.original_model._forward_pre_hooks) or any(
+        point.fwd_hooks for point in model.hook_dict.values()
+    )
 
 
 def runs_through(model: TransformerBridge) -> bool:
@@ -25,7 +27,11 @@ def runs_through(model: TransformerBridge) -> bool:
 
 
 def run_until(
-    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], names: Sequence[str], take: Callable[[str, Tensor], None], **kwargs: Any
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    names: Sequence[str],
+    take: Callable[[str, Tensor], None],
+    **kwargs: Any,
 ) -> None:
     """Run a model up to the last of some hook points, and give each activation to ``take`` as it comes.
 

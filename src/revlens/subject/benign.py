@@ -10,13 +10,12 @@ from pathlib import Path
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.checksums import damage, write_listed_json
 from revlens.data import check_no_leak
 from revlens.errors import ConfigError, HistoryError, NonFiniteError
 from revlens.history import Checkpoint, TrainingHistory, local_source, save
-from revlens.locks import sole_writer
-from revlens.runs.cache import cache_key, cache_root
-from revlens.runs.subject import Subject
+from revlens.storage import damage, sole_writer, write_listed_json
+from revlens.subject.cache import cache_key, cache_root
+from revlens.subject.protocol import Subject
 from revlens.training import Guard, finetune
 
 
@@ -39,7 +38,7 @@ def benign_start(subject: Subject, seed: int, steps: int) -> tuple[TransformerBr
     assert subject.benign is not None
     material = subject.material()
     data = material.benign(steps * subject.benign.batch_size, seed)
-    check_no_leak(material.probes().probes, data)
+    check_no_leak(material.probes(), data)
     return subject.trainee(seed), data
 
 
@@ -65,16 +64,22 @@ class BenignRun:
     def __post_init__(self) -> None:
         check_steps(self.steps)
         if self.subject.benign is None:
-            raise ConfigError("These fine-tuning checkpoints are given: there is no benign task to train on. Add a [finetune] table.")
+            raise ConfigError(
+                "These fine-tuning checkpoints are given: there is no benign task to train on. Add a [finetune] table."
+            )
 
     @property
     def folder(self) -> Path:
-        return cache_root() / "finetune" / cache_key(self.subject, self.steps) / f"seed-{self.seed}" / self.label
+        return (
+            cache_root() / "finetune" / cache_key(self.subject, self.steps) / f"seed-{self.seed}" / self.label
+        )
 
     @property
     def is_done(self) -> bool:
         # The losses are written last. Checkpoints that are there without them are of a run that was ended, and are trained again.
-        return self._losses_file.is_file() and all((self.folder / f"step-{step}").is_dir() for step in self.steps)
+        return self._losses_file.is_file() and all(
+            (self.folder / f"step-{step}").is_dir() for step in self.steps
+        )
 
     @property
     def _losses_file(self) -> Path:
@@ -93,8 +98,12 @@ class BenignRun:
     def history(self) -> TrainingHistory:
         """Reference, aligned and the saved steps."""
         start = self.subject.start(self.seed)
-        saved = {step: local_source(self.folder / f"step-{step}", start.aligned.source) for step in self.steps}
-        return replace(start, steps=tuple(Checkpoint(source, "finetune", step) for step, source in saved.items()))
+        saved = {
+            step: local_source(self.folder / f"step-{step}", start.aligned.source) for step in self.steps
+        }
+        return replace(
+            start, steps=tuple(Checkpoint(source, "finetune", step) for step, source in saved.items())
+        )
 
     def train(
         self,
@@ -124,7 +133,9 @@ class BenignRun:
                 error.add_note(f"The checkpoints saved before that are kept in {self.folder}.")
                 raise
 
-    def _train(self, make_guard: Callable[[TransformerBridge], Guard | None], on_step: Callable[[int], None]) -> None:
+    def _train(
+        self, make_guard: Callable[[TransformerBridge], Guard | None], on_step: Callable[[int], None]
+    ) -> None:
         assert self.subject.benign is not None
         phase = replace(self.subject.benign, steps=self.steps[-1])
         model, data = benign_start(self.subject, self.seed, phase.steps)

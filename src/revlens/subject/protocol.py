@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from datasets import Dataset
@@ -15,26 +14,16 @@ from revlens.prompts import Probes
 from revlens.training import FinetuneConfig
 
 
-@dataclass(frozen=True)
-class WorldProbes:
-    """Probe prompts, and what tells a substantive answer to them.
-
-    Attributes:
-        probes: prompts by split.
-        keywords: for each prompt of a split, the words that a substantive answer contains; a split without them is not
-            judged in that way.
-    """
-
-    probes: Probes
-    keywords: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
-
-
 @runtime_checkable
 class Material(Protocol):
     """The prompts and the data of an experiment."""
 
-    def probes(self) -> WorldProbes:
-        """Probe prompts: the same for every seed."""
+    def probes(self) -> Probes:
+        """Probe prompts by split: the same for every seed."""
+        ...
+
+    def keywords(self) -> Mapping[str, Sequence[Sequence[str]]]:
+        """By split, for each prompt, the words that a substantive answer contains; no entry where they are not known."""
         ...
 
     def judge(self) -> Judge:
@@ -100,7 +89,9 @@ class Subject(Protocol):
         """
         ...
 
-    def start(self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None) -> TrainingHistory:
+    def start(
+        self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None
+    ) -> TrainingHistory:
         """Reference and aligned checkpoint of a seed, trained first if need be; no later steps.
 
         ``on_step`` is called after each update with the phase and the update's number.

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
-from revlens.hooks.past import caches_plainly
+from revlens.forward.kv_cache import caches_plainly
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 
 #: Runs a batch of prompts and returns the logits at their last tokens, under whatever hooks are on the model.
@@ -21,7 +21,9 @@ LastTokenPass = Callable[[], Float[Tensor, "batch d_vocab"]]
 
 
 @torch.no_grad()
-def last_token_passes(model: TransformerBridge, prompts: Sequence[str], batch_size: int) -> list[LastTokenPass]:
+def last_token_passes(
+    model: TransformerBridge, prompts: Sequence[str], batch_size: int
+) -> list[LastTokenPass]:
     """One pass for each batch of user messages, in their order.
 
     To hooks, a pass is one more token after a cached text: of the token choices of `revlens.hooks`, ``answer`` selects it.
@@ -31,7 +33,9 @@ def last_token_passes(model: TransformerBridge, prompts: Sequence[str], batch_si
     device, on_cache = next(model.parameters()).device, caches_plainly(model)
     passes = []
     for start in range(0, len(rows), batch_size):
-        tokens, mask = (part.to(device) for part in pad_left(rows[start : start + batch_size], pad_id_of(model.tokenizer)))
+        tokens, mask = (
+            part.to(device) for part in pad_left(rows[start : start + batch_size], pad_id_of(model.tokenizer))
+        )
         if not on_cache or tokens.shape[1] == 1:
             passes.append(_whole(model, tokens, mask))
             continue

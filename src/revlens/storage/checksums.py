@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from revlens.atomic import atomic_file, write_json, write_text
-from revlens.small_files import is_file_name
+from revlens.storage.atomic import atomic_file, write_json, write_text
+from revlens.storage.small_files import is_file_name
 
 #: The list of a folder's files.
 SUMS = "revlens.sha256"
@@ -23,24 +23,31 @@ _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 def seal(folder: Path) -> None:
     """List every file that a folder holds now."""
-    _write(folder, {path.name: _digest(path) for path in folder.iterdir() if path.is_file() and path.name != SUMS})
+    _write(
+        folder,
+        {path.name: _digest(path) for path in folder.iterdir() if path.is_file() and path.name != SUMS},
+    )
 
 
 @contextmanager
 def listed_file(path: Path) -> Iterator[Path]:
-    """As `revlens.atomic.atomic_file`, with an entry in the list of its folder.
+    """As `revlens.storage.atomic.atomic_file`, with an entry in the list of its folder.
 
     The list is read and written as a whole: of two processes that do so at once, one loses its entry. So whatever may be written
     at the same time has a folder of its own.
     """
     with atomic_file(path) as partial:
         yield partial
-        entries = {name: entry for name, entry in (_read(path.parent) or {}).items() if (path.parent / name).is_file()}
+        entries = {
+            name: entry
+            for name, entry in (_read(path.parent) or {}).items()
+            if (path.parent / name).is_file()
+        }
         _write(path.parent, entries | {path.name: _digest(partial)})
 
 
 def write_listed_json(path: Path, value: Any) -> None:
-    """As `revlens.atomic.write_json`, with an entry in the list of its folder."""
+    """As `revlens.storage.atomic.write_json`, with an entry in the list of its folder."""
     with listed_file(path) as partial:
         write_json(partial, value)
 
@@ -64,8 +71,14 @@ def damages(folder: Path) -> list[str]:
     entries = _read(folder)
     if entries is None:
         return [f"{folder / SUMS} is missing or damaged."]
-    outside = [f"{folder / SUMS} lists {name!r}, which is no file of its folder." for name in sorted(entries) if not is_file_name(name)]
-    return outside + [problem for name in sorted(entries) if is_file_name(name) and (problem := damage(folder / name))]
+    outside = [
+        f"{folder / SUMS} lists {name!r}, which is no file of its folder."
+        for name in sorted(entries)
+        if not is_file_name(name)
+    ]
+    return outside + [
+        problem for name in sorted(entries) if is_file_name(name) and (problem := damage(folder / name))
+    ]
 
 
 def _digest(path: Path) -> str:

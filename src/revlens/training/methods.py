@@ -91,8 +91,19 @@ def make_guard(
     if METHODS[arm] is None and strength is not None:
         raise ConfigError(f"The arm {arm!r} has no strength; leave out strength={strength}.")
     if METHODS[arm] is not None and (strength is None or not strength > 0):
-        raise ConfigError(f"Guard strength {strength} must be positive ({METHODS[arm]}); use the baseline arm for no guard.")
-    given = _Given(v_rev, aligned, prompts, math.nan if strength is None else float(strength), seed, refusals, reference, tokenizer)
+        raise ConfigError(
+            f"Guard strength {strength} must be positive ({METHODS[arm]}); use the baseline arm for no guard."
+        )
+    given = _Given(
+        v_rev,
+        aligned,
+        prompts,
+        math.nan if strength is None else float(strength),
+        seed,
+        refusals,
+        reference,
+        tokenizer,
+    )
     return _MAKERS[arm](given)
 
 
@@ -116,13 +127,17 @@ class _Given:
 
 def _rehearsal(given: _Given) -> Rehearsal:
     if given.refusals is None:
-        raise ConfigError("The arm 'rehearsal' needs refusals: a dataset of harmful prompts with refusals as answers.")
+        raise ConfigError(
+            "The arm 'rehearsal' needs refusals: a dataset of harmful prompts with refusals as answers."
+        )
     return Rehearsal(given.refusals, given.strength, given.seed, tokenizer=given.tokenizer)
 
 
 def _safe_lora(given: _Given) -> SafeLoRA:
     if given.reference is None:
-        raise ConfigError("The arm 'safe_lora' needs reference: the permissive model, loaded as the aligned one is.")
+        raise ConfigError(
+            "The arm 'safe_lora' needs reference: the permissive model, loaded as the aligned one is."
+        )
     return SafeLoRA.between(given.reference, given.aligned, given.strength)
 
 

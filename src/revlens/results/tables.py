@@ -9,10 +9,8 @@ from typing import ClassVar, TypeVar
 
 import pandas as pd
 
-from revlens.atomic import atomic_file
-from revlens.checksums import seal
 from revlens.errors import ResultsError
-from revlens.experiment.layout import intact
+from revlens.storage import atomic_file, intact, seal
 
 _Kind = TypeVar("_Kind", bound="Tables")  # typing.Self is more than beartype can check here
 
@@ -48,4 +46,6 @@ class Tables:
         for name in cls.described:
             if not (folder / f"{name}.parquet").is_file():
                 raise ResultsError(f"No table {name!r} in {folder}; run `revlens {cls.verb}` first.")
-        return cls({name: pd.read_parquet(intact(folder / f"{name}.parquet", cls.verb)) for name in cls.described})
+        return cls(
+            {name: pd.read_parquet(intact(folder / f"{name}.parquet", cls.verb)) for name in cls.described}
+        )

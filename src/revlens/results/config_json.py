@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from revlens.errors import FileError, ResultsError
-from revlens.experiment.fields import fit_fields
-from revlens.small_files import read_json
+from revlens.results.fields import fit_fields
+from revlens.storage import read_json
 
 _Kind = TypeVar("_Kind")
 
@@ -61,5 +61,7 @@ def read_plain(path: Path, kind: type[_Kind], types: Sequence[type], what: str) 
     except (FileError, TypeError, RecursionError) as error:
         raise ResultsError(f"{path} is no {what} of this version of revlens: {error}") from error
     if not isinstance(value, kind):
-        raise ResultsError(f"{path} is no {what} of this version of revlens: it holds {type(value).__name__}.")
+        raise ResultsError(
+            f"{path} is no {what} of this version of revlens: it holds {type(value).__name__}."
+        )
     return value

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from revlens.checksums import damage
-from revlens.errors import ResultsError
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -52,25 +49,3 @@ class Layout:
 
     def behaviour(self, seed: int, arm: str) -> Path:
         return self.out / "runs" / f"seed-{seed}" / arm / "behaviour.json"
-
-
-def needed(path: Path, stage: str) -> Path:
-    """The path itself.
-
-    Raises:
-        ResultsError: if there is nothing there, naming the stage that makes it.
-    """
-    if not path.exists():
-        raise ResultsError(f"{path} is missing; run `revlens {stage}` first.")
-    return path
-
-
-def intact(path: Path, stage: str) -> Path:
-    """The path of a file, which is as the stage wrote it.
-
-    Raises:
-        ResultsError: if it is missing or a byte of it has changed, naming it and the stage that makes it again.
-    """
-    if problem := damage(needed(path, stage)):
-        raise ResultsError(f"{problem} Delete {path} and run `revlens {stage}`: it is made again.")
-    return path

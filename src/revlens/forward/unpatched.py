@@ -12,8 +12,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError
+from revlens.forward.kv_cache import takes
 from revlens.hooks import record
-from revlens.hooks.past import takes
 
 #: A number per prompt from the logits at its last token. Rows come in any order and number, and must not see each other.
 Metric = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
@@ -44,19 +44,29 @@ def equal_lengths(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[li
             yield indices[start : start + batch_size]
 
 
-def token_tensor(model: TransformerBridge, rows: Sequence[Sequence[int]], prompts: Sequence[int]) -> Int[Tensor, "prompt pos"]:
+def token_tensor(
+    model: TransformerBridge, rows: Sequence[Sequence[int]], prompts: Sequence[int]
+) -> Int[Tensor, "prompt pos"]:
     """Tokens of prompts of equal length, where the model is."""
     return torch.tensor([list(rows[i]) for i in prompts], device=next(model.parameters()).device)
 
 
-def last_logits(model: TransformerBridge, tokens: Int[Tensor, "batch pos"], **kwargs: Any) -> Float[Tensor, "rows d_vocab"]:
+def last_logits(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], **kwargs: Any
+) -> Float[Tensor, "rows d_vocab"]:
     """Logits at the last token; only that one is unembedded where the model can leave out the others."""
     if takes(model, "logits_to_keep"):
         kwargs["logits_to_keep"] = 1
     return model(tokens, **kwargs)[:, -1]
 
 
-def clean_run(model: TransformerBridge, tokens: Int[Tensor, "prompt pos"], names: Iterable[str], last: int, **kwargs: Any) -> CleanRun:
+def clean_run(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "prompt pos"],
+    names: Iterable[str],
+    last: int,
+    **kwargs: Any,
+) -> CleanRun:
     """Run the model as it is, and keep the last ``last`` positions at the named hook points."""
     # Copied, so that the positions before them can be freed.
     with record(model, list(names), select=lambda activation: activation[:, -last:].clone()) as kept:
@@ -72,5 +82,7 @@ def measure(metric: Metric, logits: Float[Tensor, "batch d_vocab"]) -> Float[Ten
     """
     values = metric(logits)
     if values.shape != logits.shape[:1]:
-        raise ConfigError(f"The metric must map logits {tuple(logits.shape)} to one number per row, got shape {tuple(values.shape)}.")
+        raise ConfigError(
+            f"The metric must map logits {tuple(logits.shape)} to one number per row, got shape {tuple(values.shape)}."
+        )
     return values.float().cpu()

@@ -16,12 +16,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.data import ChatSource
 from revlens.errors import ConfigError
 from revlens.history import TrainingHistory, boot_with_lora
-from revlens.runs.own_material import OwnMaterial, ProbeFiles
+from revlens.subject.user_material import ProbeFiles, UserMaterial
 from revlens.training import FinetuneConfig
 
 
 @dataclass(frozen=True)
-class OwnHistory:
+class UserHistory:
     """A reference and an aligned checkpoint with prompts, and steps that are given or a benign task to train on: a `Subject`.
 
     All seeds share the start; they differ in the data order of the fine-tune, and in an adapter's first weights.
@@ -39,7 +39,7 @@ class OwnHistory:
         drop_overlaps: leave such rows out rather than raise.
         benign: optimizer and schedule; None if the steps are given.
         lora: settings of `peft.LoraConfig`; None trains every weight.
-        judge: see `OwnMaterial`.
+        judge: see `UserMaterial`.
         batch_size: most rows of a forward pass when activations are read and replies generated.
         digest: see `content_digest`; a resumed experiment must find the same content again.
 
@@ -65,7 +65,9 @@ class OwnHistory:
 
     def __post_init__(self) -> None:
         if bool(self.runs) == (self.benign is not None):
-            raise ConfigError("Either name the steps of the history, or say with [finetune] how they are to be trained.")
+            raise ConfigError(
+                "Either name the steps of the history, or say with [finetune] how they are to be trained."
+            )
         if self.benign is not None and self.task is None:
             raise ConfigError("[finetune] needs a [task]: the benign data to train on.")
         if self.lora is not None and self.benign is None:
@@ -97,9 +99,9 @@ class OwnHistory:
         """The model may be large: it has the machine to itself."""
         return False
 
-    def material(self) -> OwnMaterial:
+    def material(self) -> UserMaterial:
         """Prompts, task and judge."""
-        return OwnMaterial(
+        return UserMaterial(
             root=Path(self.root),
             probe_files=self.probes,
             engaging=self.engaging,
@@ -111,7 +113,9 @@ class OwnHistory:
             judge_settings=self.judge,
         )
 
-    def start(self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None) -> TrainingHistory:
+    def start(
+        self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None
+    ) -> TrainingHistory:
         """Reference and aligned checkpoint, the same for every seed.
 
         Raises:
@@ -130,7 +134,9 @@ class OwnHistory:
             return None
         if not 0 <= seed < len(self.runs):
             raise ConfigError(f"There is no run {seed}: the history has {len(self.runs)}, counted from 0.")
-        return TrainingHistory.from_table({**self.history, "steps": _listed(self.runs[seed])}, Path(self.root))
+        return TrainingHistory.from_table(
+            {**self.history, "steps": _listed(self.runs[seed])}, Path(self.root)
+        )
 
     def histories(self) -> list[TrainingHistory]:
         """What is given: every observed run, or the start alone where steps are trained here.
@@ -138,7 +144,9 @@ class OwnHistory:
         Raises:
             HistoryError: see `TrainingHistory.from_table`.
         """
-        return [history for run in range(len(self.runs)) if (history := self.observed(run))] or [self.start(0)]
+        return [history for run in range(len(self.runs)) if (history := self.observed(run))] or [
+            self.start(0)
+        ]
 
     def trainee(self, seed: int) -> TransformerBridge:
         """The aligned model to be trained, in full or with fresh adapter weights.
@@ -155,7 +163,9 @@ class OwnHistory:
                 raise ConfigError(f"peft.LoraConfig does not take these settings of lora: {error}") from error
             return boot_with_lora(aligned.source, config, seed, aligned.dtype)
         if torch.finfo(aligned.dtype).bits < torch.finfo(torch.float32).bits:
-            raise ConfigError(f"Training every weight in {aligned.dtype} rounds small updates away; use dtype = 'float32', or lora.")
+            raise ConfigError(
+                f"Training every weight in {aligned.dtype} rounds small updates away; use dtype = 'float32', or lora."
+            )
         return aligned.load()
 
     def describe(self) -> str:
@@ -170,7 +180,9 @@ class OwnHistory:
             HistoryError, ProbeError, DataError, ConfigError: if any of it cannot be read.
         """
         digest = hashlib.sha256()
-        checkpoints = {checkpoint.source.identity(): checkpoint for history in self.histories() for checkpoint in history}
+        checkpoints = {
+            checkpoint.source.identity(): checkpoint for history in self.histories() for checkpoint in history
+        }
         for checkpoint in checkpoints.values():
             digest.update(checkpoint.fingerprint().encode())
         digest.update(self.probes.read(Path(self.root)).fingerprint().encode())

@@ -30,7 +30,9 @@ class Cell(NamedTuple):
 Edit = Callable[[Tensor, Cell, Sequence[int]], Tensor]
 
 
-def cells_of(layers: Iterable[int], positions: Iterable[int], heads: Iterable[int] | None = None) -> tuple[Cell, ...]:
+def cells_of(
+    layers: Iterable[int], positions: Iterable[int], heads: Iterable[int] | None = None
+) -> tuple[Cell, ...]:
     """Every layer by position (by head), in that order."""
     return tuple(Cell(*cell) for cell in product(layers, positions, (None,) if heads is None else heads))
 
@@ -43,7 +45,10 @@ def site_names(model: TransformerBridge, layers: Iterable[int], component: str) 
     Raises:
         HookNameError: if the model has no such component at a layer.
     """
-    names = {layer: f"blocks.{layer}.attn.hook_z" if component == "z" else point_name(layer, component) for layer in layers}
+    names = {
+        layer: f"blocks.{layer}.attn.hook_z" if component == "z" else point_name(layer, component)
+        for layer in layers
+    }
     check_names(model, names.values())
     points = model.hook_dict
     return {layer: points[name].name or name for layer, name in names.items()}

@@ -1,0 +1,12 @@
+"""What an experiment is run on: the subject (a history's start, prompts, benign task), its fine-tunes, and their cache."""
+
+from revlens.subject.benign import BenignRun as BenignRun
+from revlens.subject.benign import benign_start as benign_start
+from revlens.subject.benign import check_steps as check_steps
+from revlens.subject.cache import cache_key as cache_key
+from revlens.subject.cache import cache_root as cache_root
+from revlens.subject.cache import source_digest as source_digest
+from revlens.subject.protocol import Material as Material
+from revlens.subject.protocol import Subject as Subject
+from revlens.subject.user import UserHistory as UserHistory
+from revlens.subject.user_material import ProbeFiles as ProbeFiles
