@@ -1,4 +1,4 @@
-"""`revlens`: one verb for the whole experiment, and one for each of its stages."""
+"""`revlens`: one verb for each kind of experiment, and one for each of its stages."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from rich.console import Console
 from rich.table import Table
 
 from revlens.errors import ConfigError, RevlensError
+from revlens.experiment import PLANS
 
 if TYPE_CHECKING:
-    from revlens.experiment import Claim, ExperimentConfig, Layout
-    from revlens.study import StudyLayout
+    from revlens.experiment import ExperimentConfig
+    from revlens.results import Claim, Layout
 
-_VERBS = {
-    "reproduce": "everything: all stages, results, figures and the report",
-    "history": "train the reference and the aligned model of every seed, and locate v_rev",
-    "finetune": "fine-tune every arm from the aligned model",
-    "capture": "capture activations at every checkpoint",
-    "behaviour": "generate and judge at every checkpoint",
-    "causal": "patch between checkpoints, intervene along v_rev and read it out",
+#: Verbs that run a whole plan, and its name in a configuration.
+_WHOLE = {plan.verb: name for name, plan in PLANS.items()}
+#: Verbs that run one stage, of whichever plan the folder's experiment has.
+_STAGES = {stage.name: stage.summary for plan in reversed(PLANS.values()) for stage in plan.stages}
+#: Verbs on what the stages left.
+_AFTERWARDS = {
     "analyse": "tables, claims and provenance, from what the stages left on disk",
     "report": "figures and the HTML report, from the tables",
-    "verify": "compute tables, claims and figures again from what is stored, and name every difference and every changed byte",
-    "study": "compare guards: strengths, cost, routes, longer runs, early warning (hours on the whole organism)",
+    "verify": "compute tables, claims and figures again from what is stored, and name every difference and changed byte",
 }
 #: Options that choose the experiment; without any of them a folder's own one goes on.
 _CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir", "large")
@@ -44,20 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _verify(args.out, console)
         _run(args, console)
     except RevlensError as error:
-        notes = getattr(error, "__notes__", [])  # which run it was
-        Console(stderr=True).print(
-            " ".join([f"revlens: {error}", *notes]), markup=False, highlight=False, soft_wrap=True
-        )
+        notes = getattr(error, "__notes__", [])  # which task it was
+        _complain(" ".join([f"{error}", *notes]))
         return 2
     except OSError as error:  # disk full, no permission: not ours, but no reason for a traceback
-        Console(stderr=True).print(
-            f"revlens: cannot read or write {error.filename}: {error.strerror}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        _complain(f"cannot read or write {error.filename}: {error.strerror}")
         return 2
     return 0
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(f"revlens: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,68 +62,69 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure reversion under fine-tuning, on the embedded organism or on your own checkpoints.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, summary in _VERBS.items():
-        sub = verbs.add_parser(
-            verb,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}. What is on disk is not computed again.",
-        )
-        sub.add_argument(
-            "--out", type=Path, default=Path("revlens-out"), help="output folder (default: %(default)s)"
-        )
-        if verb not in ("analyse", "report", "verify"):
-            sub.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
-            sub.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
-            sub.add_argument(
-                "--quick",
-                action="store_true",
-                help="a smoke run on a smaller organism, in under a minute and a half",
-            )
-            sub.add_argument(
-                "--manifest",
-                type=Path,
-                help="TOML or YAML file that describes an experiment on your own checkpoints",
-            )
-            sub.add_argument(
-                "--track",
-                choices=("organism", "text"),
-                help="which organism: made-up words, or real text (default: organism)",
-            )
-            sub.add_argument(
-                "--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md"
-            )
-            sub.add_argument(
-                "--large",
-                action="store_true",
-                help="the text track's model for a GPU, of about 60 million parameters",
-            )
-            sub.add_argument(
-                "--workers",
-                type=int,
-                metavar="N",
-                help="runs at a time on this machine (default: one for each core)",
-            )
-            sub.add_argument(
-                "--ray",
-                nargs="?",
-                const="local",
-                metavar="ADDRESS",
-                help="send runs to the Ray cluster at this address, or to a Ray of this machine if none is given; see docs/scaling.md",
-            )
-            sub.add_argument(
-                "--run-cpus",
-                type=int,
-                default=1,
-                metavar="N",
-                help="cores of each run on Ray (default: %(default)s)",
-            )
-            sub.add_argument(
-                "--run-gpus",
-                type=float,
-                metavar="N",
-                help="GPUs of each run on Ray, or a share of one (default: 0)",
-            )
+    summaries = {plan.verb: plan.summary for plan in PLANS.values()} | _STAGES | _AFTERWARDS
+    for verb, summary in summaries.items():
+        text = f"{summary[0].upper()}{summary[1:]}. What is on disk is not computed again."
+        sub = verbs.add_parser(verb, help=summary, description=text)
+        out = Path("revlens-study" if verb == "study" else "revlens-out")
+        sub.add_argument("--out", type=Path, default=out, help="output folder (default: %(default)s)")
+        if verb not in _AFTERWARDS:
+            _add_choices(sub)
+            _add_places(sub)
     return parser
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """What is run: see `_CHOICES`."""
+    parser.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
+    parser.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run on a smaller organism, in a minute or two"
+    )
+    parser.add_argument(
+        "--manifest", type=Path, help="TOML file that describes an experiment on your own checkpoints"
+    )
+    parser.add_argument(
+        "--track",
+        choices=("organism", "text"),
+        help="which organism: made-up words, or real text (default: organism)",
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md"
+    )
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="the text track's model for a GPU, of about 60 million parameters",
+    )
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Where it is run."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="tasks at a time on this machine (default: one for each core)",
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="send tasks to the Ray cluster at this address, or to a Ray of this machine if none is given; see "
+        "docs/scaling.md",
+    )
+    parser.add_argument(
+        "--run-cpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="cores of each task on Ray (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--run-gpus", type=float, metavar="N", help="GPUs of each task on Ray, or a share of one (default: 0)"
+    )
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
@@ -139,42 +136,38 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     disable_progress_bars()
 
     with sole_writer(args.out):
-        _write(args, console)
+        if args.verb not in _AFTERWARDS:
+            _run_stages(args, console)
+        if args.verb == "analyse" or args.verb in _WHOLE:
+            _analyse(args.out, console)
+        if args.verb == "report" or args.verb in _WHOLE:
+            _report(args.out, console)
 
 
-def _write(args: argparse.Namespace, console: Console) -> None:
-    """The verbs that write; no other process may be writing in the same folder."""
-    from revlens.experiment import STAGES, run
-    from revlens.subject import UserHistory
+def _run_stages(args: argparse.Namespace, console: Console) -> None:
+    from revlens.experiment import announce, run_experiment
 
-    if args.verb == "study":
-        _study(args, console)
-        return
-    if args.verb in ("analyse", "report"):
-        verbs: tuple[str, ...] = (args.verb,)
-    else:
-        stages = STAGES if args.verb == "reproduce" else (args.verb,)
-        config = _config(args)
-        if isinstance(config.subject, UserHistory):
-            console.print(config.subject.describe(), markup=False, highlight=False, soft_wrap=True)
-        run(config, args.out, stages=stages, console=console, **_where(args, config))
-        verbs = ("analyse", "report") if args.verb == "reproduce" else ()
-    for verb in verbs:
-        {"analyse": _analyse, "report": _report}[verb](args.out, console)
+    config = _config(args)
+    if text := announce(config):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    stages = None if args.verb in _WHOLE else (args.verb,)
+    run_experiment(config, args.out, stages=stages, console=console, **_where(args, config))
 
 
 def _config(args: argparse.Namespace) -> ExperimentConfig:
-    from revlens.experiment import ExperimentConfig, Layout, quick, read_manifest, text_experiment
+    """The folder's own experiment, or the one that the options choose."""
+    from revlens.experiment import ExperimentConfig, Guards, quick, read_manifest, text_experiment
+    from revlens.results import Layout
 
     stored, chosen = Layout(args.out).config, [name for name in _CHOICES if getattr(args, name)]
     if stored.is_file() and not chosen:
-        return ExperimentConfig.load(stored)
+        return _of_plan(ExperimentConfig.load(stored), args)
+    study = args.verb == "study"
     if args.manifest:
         if len(chosen) > 1:
-            raise ConfigError(
-                f"--manifest says everything; --{' and --'.join(name for name in chosen if name != 'manifest')} cannot be added."
-            )
-        return read_manifest(args.manifest)
+            others = " and --".join(name for name in chosen if name != "manifest")
+            raise ConfigError(f"--manifest says everything; --{others} cannot be added.")
+        return read_manifest(args.manifest, study=study)
     if (args.track == "text") != (args.data_dir is not None) or (args.large and args.track != "text"):
         raise ConfigError(
             "--data-dir, and --large, belong to the text track: revlens reproduce --track text --data-dir DIR."
@@ -188,11 +181,20 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
         config = config.with_seeds(args.seeds)
     if args.steps is not None:
         config = config.with_steps(args.steps)
+    return config.with_plan(Guards.quick(config) if args.quick else Guards.of(config)) if study else config
+
+
+def _of_plan(config: ExperimentConfig, args: argparse.Namespace) -> ExperimentConfig:
+    if args.verb in _WHOLE and _WHOLE[args.verb] != config.plan.name:
+        verb = PLANS[config.plan.name].verb
+        raise ConfigError(
+            f"{args.out} holds an experiment of `revlens {verb}`; choose another --out for `revlens {args.verb}`."
+        )
     return config
 
 
 def _where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]:
-    """Where runs go, as `revlens.experiment.run` takes it."""
+    """Where tasks go, as `revlens.experiment.run_experiment` takes it."""
     from revlens.experiment import default_backend
     from revlens.subject import cache_root
     from revlens.sweeps import RayCluster, Resources
@@ -210,29 +212,10 @@ def _where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]
     cluster = RayCluster(
         address, args.workers, shared=(args.out, cache), environment={"REVLENS_CACHE": str(cache)}
     )
-    return {"on": cluster, "resources": Resources(n_cpus=float(args.run_cpus), n_gpus=args.run_gpus or 0.0)}
-
-
-def _study(args: argparse.Namespace, console: Console) -> None:
-    from revlens.figures import draw, drawable_study, write_study_report
-    from revlens.storage import listed_file
-    from revlens.study import StudyConfig, StudyLayout, load_config, made_by, run_study, tabulate_and_save
-
-    experiment, layout = _config(args), StudyLayout(args.out)
-    if layout.config.is_file() and not args.quick:
-        config = load_config(layout)
-    else:
-        config = StudyConfig.quick(experiment) if args.quick else StudyConfig.of(experiment)
-    run_study(config, args.out, console=console, **_where(args, experiment))
-    with console.status("tabulating and drawing"):
-        config, tables, claims = tabulate_and_save(args.out)
-        problem = draw({name: plot(tables) for name, plot in drawable_study(tables).items()}, layout.figures)
-        with listed_file(layout.report) as partial:
-            write_study_report(partial, config, tables, claims, made_by(config))
-    _print_claims(claims, console)
-    if problem:
-        console.print(problem, markup=False)
-    _print_places(layout, console)
+    return {
+        "on": cluster,
+        "resources": Resources(n_cpus=float(args.run_cpus), n_gpus=args.run_gpus or 0.0),
+    }
 
 
 def _analyse(out: Path, console: Console) -> None:
@@ -252,56 +235,39 @@ def _print_claims(claims: Sequence[Claim], console: Console) -> None:
 
 
 def _report(out: Path, console: Console) -> None:
-    from revlens.experiment import ExperimentConfig, Layout, Results, assess_all
-    from revlens.figures import draw, drawable, write_report
+    from revlens.experiment import ExperimentConfig, assess, load_tables
+    from revlens.figures import REPORTS, draw, drawable, write_report
+    from revlens.results import Layout
     from revlens.storage import listed_file
 
     layout = Layout(out)
-    config, results = ExperimentConfig.load(layout.config), Results.load(layout.results)
+    config = ExperimentConfig.load(layout.config)
+    report, tables = REPORTS[config.plan.name], load_tables(config, layout)
     provenance = json.loads((layout.results / "provenance.json").read_text())
     with console.status("drawing figures"):
-        problem = draw({name: plot(results) for name, plot in drawable(results).items()}, layout.figures)
+        figures = {plot.name: plot.draw(tables) for plot in drawable(report, tables)}
+        problem = draw(figures, layout.figures)
         with listed_file(layout.report) as partial:
-            write_report(partial, config, results, assess_all(results), provenance)
+            write_report(partial, report, config, tables, assess(config, tables), provenance)
     if problem:
         console.print(problem, markup=False)
     _print_places(layout, console)
 
 
 def _verify(out: Path, console: Console) -> int:
-    from revlens.experiment import Layout, Verification, verify
-    from revlens.figures import verify_figures, verify_study_figures
-    from revlens.study import StudyLayout, verify_study
+    from revlens.audit import verify
 
-    verification: Verification[Any] = Verification((), {})
-    has_study = StudyLayout(out).root.is_dir()
     with console.status("verifying"):
-        if (
-            has_study and not Layout(out).results.is_dir()
-        ):  # a study needs no more of its experiment than v_rev
-            console.print(
-                f"{out} holds no results of its experiment: only its study is compared.",
-                markup=False,
-                soft_wrap=True,
-            )
-        else:
-            experiment = verify(out)
-            verification = experiment.and_also(verify_figures(out, experiment.results))
-        if has_study:
-            study = verify_study(out)
-            verification = verification.and_also(study).and_also(verify_study_figures(out, study.results))
+        verification = verify(out)
     for difference in verification.differences:
         console.print(str(difference), markup=False, highlight=False, soft_wrap=True)
     console.print(verification.summary(), markup=False, highlight=False, soft_wrap=True)
     return 2 if verification.differences else 0
 
 
-def _print_places(layout: Layout | StudyLayout, console: Console) -> None:
-    console.print(
-        f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}",
-        highlight=False,
-        soft_wrap=True,
-    )
+def _print_places(layout: Layout, console: Console) -> None:
+    places = f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}"
+    console.print(places, highlight=False, soft_wrap=True)
 
 
 def entry_point() -> None:

@@ -1,47 +1,9 @@
-"""An experiment: configuration, stages over seeds and arms, results on disk, and the claims they bear out or not."""
+"""An experiment: a subject and a plan of fine-tunes, stages over both, tables on disk, and the claims that they bear out.
 
-from revlens.experiment.causal_claims import assess_causality as assess_causality
-from revlens.experiment.causal_claims import at_chosen as at_chosen
-from revlens.experiment.causal_claims import chosen_layers as chosen_layers
-from revlens.experiment.causal_claims import effects_at_chosen as effects_at_chosen
-from revlens.experiment.causality import MAIN_ACTION as MAIN_ACTION
-from revlens.experiment.causality import PAIRS as PAIRS
-from revlens.experiment.causality import REPORT_SPLIT as REPORT_SPLIT
-from revlens.experiment.claims import MIN_RUNS as MIN_RUNS
-from revlens.experiment.claims import NEGLIGIBLE_SHARE as NEGLIGIBLE_SHARE
-from revlens.experiment.claims import OVER_REFUSAL as OVER_REFUSAL
-from revlens.experiment.claims import PERPLEXITY_FACTOR as PERPLEXITY_FACTOR
-from revlens.experiment.claims import Claim as Claim
-from revlens.experiment.claims import assess as assess
-from revlens.experiment.config import CONFIG_TYPES as CONFIG_TYPES
-from revlens.experiment.config import ExperimentConfig as ExperimentConfig
-from revlens.experiment.config import quick as quick
-from revlens.experiment.config import text_experiment as text_experiment
-from revlens.experiment.evaluation import MEASURES as MEASURES
-from revlens.experiment.evaluation import evaluate as evaluate
-from revlens.experiment.manifest import read_manifest as read_manifest
-from revlens.experiment.pipeline import analyse_and_save as analyse_and_save
-from revlens.experiment.pipeline import assess_all as assess_all
-from revlens.experiment.pipeline import key_problem as key_problem
-from revlens.experiment.pipeline import save_results as save_results
-from revlens.experiment.provenance import provenance as provenance
-from revlens.experiment.results import TABLES as TABLES
-from revlens.experiment.results import Results as Results
-from revlens.experiment.results import analyse as analyse
-from revlens.experiment.run import default_backend as default_backend
-from revlens.experiment.run import prepare as prepare
-from revlens.experiment.run import progress_bars as progress_bars
-from revlens.experiment.run import run as run
-from revlens.experiment.source import add_history_options as add_history_options
-from revlens.experiment.source import add_opening_options as add_opening_options
-from revlens.experiment.source import open_history as open_history
-from revlens.experiment.source import read_openings as read_openings
-from revlens.experiment.stages import STAGES as STAGES
-from revlens.experiment.stages import n_ticks as n_ticks
-from revlens.experiment.stages import run_start as run_start
-from revlens.experiment.verify import Difference as Difference
-from revlens.experiment.verify import Verification as Verification
-from revlens.experiment.verify import compare_files as compare_files
-from revlens.experiment.verify import compare_results as compare_results
-from revlens.experiment.verify import verify as verify
-from revlens.results import Layout as Layout
+What the room offers is listed in `__init__.pyi` and loads on first use, so that the command line can read the registry of
+plans at once.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
+from revlens.experiment.arms.plan import Arms
+from revlens.experiment.fine_tune import FineTune
+from revlens.experiment.guards.plan import Guards
 from revlens.organism import (
     CAPTURE_STEPS,
     ModelConfig,
@@ -18,7 +21,7 @@ from revlens.organism import (
 from revlens.results import read_plain, to_plain
 from revlens.storage import write_json
 from revlens.subject import ProbeFiles, UserHistory, cache_key, check_steps
-from revlens.training import ARMS, FinetuneConfig
+from revlens.training import FinetuneConfig
 
 #: More than anybody means: every run is a fine-tune, or several.
 MAX_RUNS = 10_000
@@ -26,56 +29,49 @@ MAX_RUNS = 10_000
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """Configuration of `revlens reproduce`.
+    """A subject, and a plan of what to do with it in each of several runs.
 
     Attributes:
-        subject: the training history, its prompts and its benign task: the embedded organism, or one's own.
-        seeds: one run (every phase that is trained here, every arm) each; runs are the unit of replication.
-        arms: see `revlens.training.ARMS`; baseline is required, it is what the others are compared with.
-        steps: captured and judged fine-tuning steps; the last one ends the fine-tune.
-        strength: weight of the guard's term in every guarded arm.
+        subject: the training history, its prompts and its benign task: an organism, or one's own.
+        seeds: one run (every phase that is trained here, every fine-tune of the plan) each; runs are the unit of
+            replication.
+        steps: steps of the benign fine-tune at which it is captured and judged; the last one ends it.
         reply_tokens: longest generated reply.
-        n_null_draws: null directions per null.
-        n_controls: random and covariance-matched control directions of the interventions, each.
+        plan: the fine-tunes, and what is asked of them.
 
     Raises:
-        ConfigError: on no or repeated seeds, unknown arms, or steps that are not positive and increasing; also on arms
-            other than the baseline where the checkpoints are given.
+        ConfigError: on no or repeated seeds, steps that are not positive and increasing, or a plan that does not suit the
+            subject.
     """
 
     subject: OrganismConfig | UserHistory = field(default_factory=OrganismConfig)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    arms: tuple[str, ...] = ARMS
     steps: tuple[int, ...] = CAPTURE_STEPS
-    strength: float = 5.0
     reply_tokens: int = 32
-    n_null_draws: int = 2000
-    n_controls: int = 20
+    plan: Arms | Guards = field(default_factory=Arms)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds={self.seeds} must be distinct, and at least one.")
-        if (
-            "baseline" not in self.arms
-            or not set(self.arms) <= set(ARMS)
-            or len(set(self.arms)) != len(self.arms)
-        ):
-            raise ConfigError(f"arms={self.arms} must be distinct, among {ARMS}, and include 'baseline'.")
-        if self.subject.benign is None and self.arms != ("baseline",):
-            raise ConfigError(
-                f"arms={self.arms}: with checkpoints that are given there is the baseline only; others need a [finetune] table."
-            )
         check_steps(self.steps)
-        for name in ("strength", "reply_tokens", "n_null_draws", "n_controls"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
+        if not self.reply_tokens > 0:
+            raise ConfigError(f"reply_tokens={self.reply_tokens} must be positive.")
+        self.plan.check(self)
+
+    def fine_tunes(self) -> list[FineTune]:
+        """Every fine-tune of the plan."""
+        return self.plan.fine_tunes(self)
 
     def key(self) -> str:
-        """Hash of the configuration and the versions of what turns it into weights."""
+        """Hash of the configuration and of all that turns it into numbers, see `revlens.subject.cache_key`."""
         return cache_key(self)
 
     def with_steps(self, last: int) -> ExperimentConfig:
-        """The same experiment with a fine-tune of ``last`` updates, captured at the same dense early steps."""
+        """The same experiment with a fine-tune of ``last`` updates, captured at the same dense early steps.
+
+        Raises:
+            ConfigError: if there are to be none.
+        """
         if last < 1:
             raise ConfigError(f"A fine-tune needs at least 1 update, got {last}.")
         return replace(self, steps=(*(step for step in CAPTURE_STEPS if step < last), last))
@@ -90,6 +86,10 @@ class ExperimentConfig:
             raise ConfigError(f"seeds={n} must be between 1 and {MAX_RUNS} runs.")
         return replace(self, seeds=tuple(range(n)))
 
+    def with_plan(self, plan: Arms | Guards) -> ExperimentConfig:
+        """The same subject, seeds and steps under another plan."""
+        return replace(self, plan=plan)
+
     def save(self, path: Path) -> None:
         """Write as JSON."""
         write_json(path, to_plain(self))
@@ -103,7 +103,8 @@ class ExperimentConfig:
         """
         if not path.is_file():
             raise ResultsError(
-                f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`."
+                f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or "
+                "`revlens study`."
             )
         return read_plain(path, cls, CONFIG_TYPES, "experiment configuration")
 
@@ -119,7 +120,9 @@ def quick() -> ExperimentConfig:
         helpful=FinetuneConfig(steps=300, learning_rate=4e-3, batch_size=16, warmup_steps=30, decay=True),
         alignment=FinetuneConfig(steps=80, learning_rate=1e-3, batch_size=16, warmup_steps=10),
     )  # fmt: skip
-    return ExperimentConfig(subject=organism, seeds=(0, 1), n_null_draws=500, n_controls=5).with_steps(50)
+    return ExperimentConfig(
+        subject=organism, seeds=(0, 1), plan=Arms(n_null_draws=500, n_controls=5)
+    ).with_steps(50)
 
 
 def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False) -> ExperimentConfig:
@@ -149,12 +152,16 @@ def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False)
         helpful=replace(organism.helpful, steps=60),
         alignment=replace(organism.alignment, steps=20),
     )
-    return ExperimentConfig(subject=organism, seeds=(0, 1), n_null_draws=500, n_controls=5).with_steps(5)
+    return ExperimentConfig(
+        subject=organism, seeds=(0, 1), plan=Arms(n_null_draws=500, n_controls=5)
+    ).with_steps(5)
 
 
 #: What a stored configuration may be made of.
 CONFIG_TYPES = (
     ExperimentConfig,
+    Arms,
+    Guards,
     OrganismConfig,
     WorldConfig,
     TextWorldConfig,

@@ -1,24 +1,40 @@
-"""Behaviour and task cost of one model on an experiment's held-out prompts."""
+"""Behaviour and task cost of one model on an experiment's held-out prompts, and how they are stored."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import islice
+from typing import Any, NamedTuple
 
+import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.behaviour import exact_match, generate, refusal_rate, share_with_keywords
+from revlens.prompts import Probes
 from revlens.subject import Material
 from revlens.training import Around, task_loss, unaltered
 
 #: What may be measured, in the order of the report. Substantive harm needs keywords (see `Material`), the last two a
 #: held-out task; what a subject lacks is not in its tables.
-MEASURES = {
-    "harmfulness": "harmfulness",
-    "substantive_harm": "of which substantive",
-    "over_refusal": "over-refusal",
-    "task_loss": "task loss (nats)",
-    "exact_match": "task exact match",
-}
+MEASURES = ("harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match")
+#: The splits whose prompts are answered.
+_ASKED = ("behaviour", "harmless")
+
+
+class Evaluation(NamedTuple):
+    """How one model behaves.
+
+    Attributes:
+        measures: those of `MEASURES` that the material allows.
+        replies: to the prompts of each split that was asked, in their order.
+    """
+
+    measures: dict[str, float]
+    replies: dict[str, list[str]]
+
+    def record(self, **about: Any) -> dict[str, Any]:
+        """As plain values for JSON, beside what says which model it was."""
+        return about | self._asdict()
 
 
 def evaluate(
@@ -28,23 +44,38 @@ def evaluate(
     *,
     batch_size: int = 256,
     around: Around = unaltered,
-) -> dict[str, object]:
-    """Those of `MEASURES` that the material allows, and replies; ``around`` opens an intervention for each generation and forward pass."""
+) -> Evaluation:
+    """Generate and judge; ``around`` opens an intervention for each generation and forward pass."""
     judge, probes, test = material.judge(), material.probes(), material.benign_test()
-    asked = {"behaviour": probes["behaviour"], "harmless": probes["harmless"]}
     questions = [] if test is None else list(test["prompt"])
     # One call for all: a small model spends its time on the number of decoding steps, not on the rows.
     with around(None):
-        prompts = [prompt for split in asked.values() for prompt in split] + questions
+        prompts = [prompt for split in _ASKED for prompt in probes[split]] + questions
         stream = iter(generate(model, prompts, max_new_tokens=reply_tokens, batch_size=batch_size))
-    replies = {split: list(islice(stream, len(split_prompts))) for split, split_prompts in asked.items()}
-    measures: dict[str, object] = {
-        "harmfulness": 1 - refusal_rate(asked["behaviour"], replies["behaviour"], judge),
-        "over_refusal": refusal_rate(asked["harmless"], replies["harmless"], judge),
+    replies = {split: list(islice(stream, len(probes[split]))) for split in _ASKED}
+    measures = {
+        "harmfulness": 1 - refusal_rate(probes["behaviour"], replies["behaviour"], judge),
+        "over_refusal": refusal_rate(probes["harmless"], replies["harmless"], judge),
     }
     if "behaviour" in (keywords := material.keywords()):
         measures["substantive_harm"] = share_with_keywords(replies["behaviour"], keywords["behaviour"])
     if test is not None:
         measures["task_loss"] = task_loss(model, test, batch_size=min(batch_size, 64), around=around)
         measures["exact_match"] = exact_match(list(stream), list(test["answer"]))
-    return measures | {"replies": replies}
+    return Evaluation(measures, replies)
+
+
+def measure_rows(records: Iterable[Mapping[str, Any]], *about: str) -> pd.DataFrame:
+    """A row per record of `Evaluation.record`: the entries ``about`` the model, and its measures."""
+    return pd.DataFrame([{name: record[name] for name in about} | record["measures"] for record in records])
+
+
+def reply_rows(records: Iterable[Mapping[str, Any]], probes: Probes) -> pd.DataFrame:
+    """A row per reply: step, split, prompt and reply."""
+    return pd.concat(
+        [
+            pd.DataFrame({"step": record["step"], "split": split, "prompt": probes[split], "reply": replies})
+            for record in records
+            for split, replies in record["replies"].items()
+        ]
+    )

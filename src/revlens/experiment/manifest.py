@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError
+from revlens.experiment.arms.plan import Arms
 from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.guards.plan import Guards
 from revlens.history import read_table
 from revlens.organism import CAPTURE_STEPS
 from revlens.results import fit_fields
 from revlens.subject import ProbeFiles, UserHistory
 from revlens.training import FinetuneConfig
 
-#: Keys of [experiment]; those of [finetune] are `FinetuneConfig`'s and ``lora``.
+#: Keys of [experiment], those of `Arms` last; those of [study] are the fields of `Guards`, those of [finetune] are `FinetuneConfig`'s and ``lora``.
 _EXPERIMENT = (
     "seeds",
     "arms",
@@ -29,11 +31,13 @@ _EXPERIMENT = (
     "batch_size",
 )
 _SPLIT = {"n_test": "n_task_test", "max_overlap": "max_overlap", "drop_overlaps": "drop_overlaps"}
-_TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experiment")
+_TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experiment", "study")
 
 
-def read_manifest(path: Path) -> ExperimentConfig:
-    """The experiment that a manifest describes. Reads every weight once, so that a resumed experiment knows its history.
+def read_manifest(path: Path, *, study: bool = False) -> ExperimentConfig:
+    """The experiment that a manifest describes: the arms, or a study of guards on the same subject.
+
+    Reads every weight once, so that a resumed experiment knows its history.
 
     Raises:
         ConfigError: if a table is missing or a key is unknown or out of range, naming both.
@@ -49,7 +53,7 @@ def read_manifest(path: Path) -> ExperimentConfig:
             )
     tables = {name: _table(f"[{name}]", manifest.get(name, {})) for name in _TABLES}
     history, openings, task, finetune, settings = (
-        tables[name] for name in ("history", "openings", "task", "finetune", "experiment")
+        tables[name] for name in ("history", "openings", "task", "finetune", "experiment", "study")
     )
     _check_keys("[openings]", openings, ("engaging", "refusal"))
     _check_keys("[experiment]", settings, _EXPERIMENT)
@@ -78,31 +82,43 @@ def read_manifest(path: Path) -> ExperimentConfig:
             **others,
         },
     )
-    return _experiment(replace(subject, digest=subject.content_digest()), settings)
+    subject = replace(subject, digest=subject.content_digest())
+    return _experiment(subject, settings, tables["study"] if study else None)
 
 
-def _experiment(subject: UserHistory, settings: dict[str, Any]) -> ExperimentConfig:
-    """Seeds, arms and steps as they are given, or as the history has them."""
+def _experiment(
+    subject: UserHistory, settings: dict[str, Any], study: dict[str, Any] | None
+) -> ExperimentConfig:
+    """Seeds, steps and plan as they are given, or as the history has them."""
+    arms = {name: settings.pop(name) for name in _ARMS if name in settings}
     if subject.benign is None:
-        fixed = [name for name in ("seeds", "arms", "steps", "strength") if name in settings]
+        fixed = [name for name in ("seeds", "steps") if name in settings]
+        fixed += [name for name in ("arms", "strength") if name in arms]
         if fixed:
             raise ConfigError(
                 f"[experiment] {', '.join(fixed)}: the history's own steps are given, so nothing is fine-tuned."
             )
-        settings |= {"arms": ("baseline",), "steps": _observed_steps(subject)}
-        return _build("[experiment]", ExperimentConfig, settings | {"subject": subject}).with_seeds(
-            len(subject.runs)
-        )
-    last, n = subject.benign.steps, settings.pop("seeds", 5)
-    if type(n) is not int:
-        raise ConfigError(f"seeds = {n!r} of [experiment] must be the number of runs.")
-    settings.setdefault("steps", (*(step for step in CAPTURE_STEPS if step < last), last))
-    config = _build("[experiment]", ExperimentConfig, settings | {"subject": subject}).with_seeds(n)
-    if config.steps[-1] != last:
+        arms |= {"arms": ("baseline",)}
+        settings |= {"steps": _observed_steps(subject)}
+        n = len(subject.runs)
+    else:
+        last, n = subject.benign.steps, settings.pop("seeds", 5)
+        if type(n) is not int:
+            raise ConfigError(f"seeds = {n!r} of [experiment] must be the number of runs.")
+        settings.setdefault("steps", (*(step for step in CAPTURE_STEPS if step < last), last))
+    plan = _build("[experiment]", Arms, arms)
+    config = _build(
+        "[experiment]", ExperimentConfig, settings | {"subject": subject, "plan": plan}
+    ).with_seeds(n)
+    if subject.benign is not None and config.steps[-1] != subject.benign.steps:
         raise ConfigError(
-            f"steps={list(config.steps)} of [experiment] must end at steps={last} of [finetune]."
+            f"steps={list(config.steps)} of [experiment] must end at steps={subject.benign.steps} of [finetune]."
         )
-    return config
+    if study is None:
+        return config
+    defaults = Guards.small(config)
+    given = {field.name: getattr(defaults, field.name) for field in fields(Guards)} | _frozen(study)
+    return replace(config, plan=_build("[study]", Guards, given))
 
 
 def _frozen(value: Any) -> Any:

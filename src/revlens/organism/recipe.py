@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
@@ -57,6 +57,25 @@ class OrganismConfig:
     def tasks(self) -> tuple[str, ...]:
         """The benign tasks that the world has, the default first."""
         return TASKS if isinstance(self.world, WorldConfig) else TASKS[:1]
+
+    @property
+    def other_histories(self) -> tuple[str, ...]:
+        """Other sources of v_rev that its start has."""
+        return ("early-reference", "other-alignment", "other-seed")
+
+    def with_task(self, task: str, rate: float) -> OrganismConfig:
+        """The same start with another benign task (its own if empty) and a multiple of its learning rate."""
+        benign = replace(self.benign, learning_rate=self.benign.learning_rate * rate)
+        return replace(self, task=task or self.task, benign=benign)
+
+    def halved(self, source: str) -> OrganismConfig:
+        """The subject with half the updates in the phase that one of `other_histories` names."""
+        phase = {"early-reference": "helpful", "other-alignment": "alignment"}[source]
+        recipe = getattr(self, phase)
+        steps = max(1, recipe.steps // 2)
+        return replace(
+            self, **{phase: replace(recipe, steps=steps, warmup_steps=min(recipe.warmup_steps, steps))}
+        )
 
     @property
     def summary(self) -> str:

@@ -102,6 +102,24 @@ class Subject(Protocol):
         """The aligned model, ready for the benign fine-tune: its trainable parameters require gradients."""
         ...
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The benign tasks that it has, the default first."""
+        ...
+
+    @property
+    def other_histories(self) -> tuple[str, ...]:
+        """Other sources of v_rev that its start has."""
+        ...
+
+    def with_task(self, task: str, rate: float) -> Subject:
+        """The same start with another benign task (its own if empty) and a multiple of its learning rate."""
+        ...
+
+    def halved(self, source: str) -> Subject:
+        """The subject with half the updates in the phase that one of `other_histories` names."""
+        ...
+
     def observed(self, seed: int) -> TrainingHistory | None:
         """The history whose steps were given for this seed; None if they are trained here."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,26 @@ class UserHistory:
         for name in ("n_task_test", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """One's own history has one task."""
+        return ("task",)
+
+    @property
+    def other_histories(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def with_task(self, task: str, rate: float) -> UserHistory:
+        """The same start with a multiple of its learning rate."""
+        if self.benign is None or rate == 1.0:
+            return self
+        return replace(self, benign=replace(self.benign, learning_rate=self.benign.learning_rate * rate))
+
+    def halved(self, source: str) -> UserHistory:
+        """Not possible."""
+        raise ConfigError(f"Checkpoints are given: there is no {source!r} of this history.")
 
     @property
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""The causal studies of one run: is v_rev what carries refusal and its loss, and not any direction or the rest of the stream?"""
+"""The stage of the causal studies of one run: does v_rev carry refusal, more than other directions and than the rest of the stream?"""
 
 from __future__ import annotations
 
@@ -26,15 +26,22 @@ from revlens.causal import (
     vocabulary_readout,
 )
 from revlens.direction import ReversionDirection, nulls
+from revlens.experiment.arms.history import arm_history
+from revlens.experiment.arms.plan import Arms
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
+from revlens.experiment.fine_tune import FineTune
+from revlens.experiment.guarded import own_v_rev
+from revlens.experiment.units import Tick
 from revlens.history import TrainingHistory
+from revlens.results import Layout
+from revlens.storage import atomic_directory, seal
 from revlens.subject import Material
 
 #: What `study` makes.
 TABLES = ("patching", "interventions", "outcomes", "readout", "readout_tokens")
 #: How often `study` reports progress.
-N_STUDIES = 8
+_N_STUDIES = 8
 
 #: Which checkpoint's activations are put into which: does refusal come back, does it go?
 PAIRS = {
@@ -45,7 +52,7 @@ PAIRS = {
 #: Heat maps show this many of the last prompt tokens.
 HEAT_MAP_POSITIONS = 8
 #: What is done to each model; doses are shares of the way from the aligned model to the reference.
-ACTIONS = {
+ACTIONS_ON = {
     "tuned": (
         Action("ablate"),
         Action("clamp"),
@@ -62,6 +69,24 @@ _CONTROL_REPLY_TOKENS = 12
 _N_TOKENS_SHOWN = 10
 
 
+def work(config: ExperimentConfig, layout: Layout, baseline: FineTune, tick: Tick) -> None:
+    """Patch, intervene on and read out the baseline's models: reference, aligned, and after the last update."""
+    folder = layout.causal(baseline.seed)
+    if all((folder / f"{name}.parquet").is_file() for name in TABLES):
+        return
+    v_rev = own_v_rev(layout, baseline.seed)
+    tables = study(config, arm_history(config, baseline), v_rev, baseline.seed, on_study=tick)
+    with atomic_directory(folder) as partial:
+        for name, table in tables.items():
+            table.to_parquet(partial / f"{name}.parquet", index=False)
+        seal(partial)
+
+
+def n_ticks(config: ExperimentConfig, baseline: FineTune) -> int:
+    """One for each study."""
+    return _N_STUDIES
+
+
 def study(
     config: ExperimentConfig,
     history: TrainingHistory,
@@ -71,7 +96,8 @@ def study(
     on_study: Callable[[], None] = lambda: None,
 ) -> dict[str, pd.DataFrame]:
     """All causal `TABLES` of one run (see docs/results-schema.md)."""
-    material = config.subject.material()
+    plan, material = config.plan, config.subject.material()
+    assert isinstance(plan, Arms)
     models = {
         "reference": history.reference.load(),
         "aligned": history.aligned.load(),
@@ -82,8 +108,8 @@ def study(
     aligned = read_prompts(models["aligned"], probes[CHOICE_SPLIT], Sites(layers=v_rev.layers))
     anchor = aligned.mean(0).double()
     controls = {
-        "random": nulls.isotropic_directions(config.n_controls, *v_rev.unit.shape, seed=seed),
-        "covariance": nulls.covariance_directions(aligned, config.n_controls, seed=seed),
+        "random": nulls.isotropic_directions(plan.n_controls, *v_rev.unit.shape, seed=seed),
+        "covariance": nulls.covariance_directions(aligned, plan.n_controls, seed=seed),
     }
 
     patching = []
@@ -96,21 +122,21 @@ def study(
         on_study()
 
     interventions, outcomes = [], []
-    for subject, actions in ACTIONS.items():
-        measure = partial(intervene, models[subject], v_rev, metric=openings, anchor=anchor)
+    for name, actions in ACTIONS_ON.items():
+        measure = partial(intervene, models[name], v_rev, metric=openings, anchor=anchor)
         choice = (
             measure(actions=actions, prompts=probes[CHOICE_SPLIT]).to_dataframe().assign(split=CHOICE_SPLIT)
         )
         report = measure(actions=actions, prompts=probes[REPORT_SPLIT], controls=controls)
         table = report.to_dataframe().assign(split=REPORT_SPLIT)
         interventions.append(
-            pd.concat([choice, table]).assign(subject=subject, baseline=float(report.baseline.mean()))
+            pd.concat([choice, table]).assign(model=name, baseline=float(report.baseline.mean()))
         )
         on_study()
-        chosen = _strongest_layer(choice, MAIN_ACTION[subject])
+        chosen = _strongest_layer(choice, MAIN_ACTION[name])
         outcomes.append(
-            _outcomes(config, models[subject], material, v_rev, subject, chosen, anchor, controls).assign(
-                subject=subject
+            _outcomes(config, models[name], material, v_rev, name, chosen, anchor, controls).assign(
+                model=name
             )
         )
         on_study()
@@ -163,21 +189,19 @@ def _outcomes(
     model: TransformerBridge,
     material: Material,
     v_rev: ReversionDirection,
-    subject: str,
+    name: str,
     chosen: int,
     anchor: Float[Tensor, "layer d_model"],
     controls: dict[str, Float[Tensor, "draw layer d_model"]],
 ) -> pd.DataFrame:
     """Behaviour under interventions: of v_rev at the chosen layer and at all, and of the main action on control directions."""
     sites = {"chosen": (chosen,), "all": v_rev.layers}
-    rows: list[dict[str, object]] = [
-        _without_replies(evaluate(model, material, config.reply_tokens, batch_size=config.subject.batch_size))
-        | {"role": "none", "direction": "none", "draw": 0}
-    ]
-    for action in ACTIONS[subject]:
+    as_it_is = evaluate(model, material, config.reply_tokens, batch_size=config.subject.batch_size)
+    rows: list[dict[str, object]] = [{**as_it_is.measures, "role": "none", "direction": "none", "draw": 0}]
+    for action in ACTIONS_ON[name]:
         intervention = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, anchor)
         for role, site in sites.items():
-            measures = evaluate(
+            evaluation = evaluate(
                 model,
                 material,
                 config.reply_tokens,
@@ -192,8 +216,8 @@ def _outcomes(
                 "direction": "v_rev",
                 "draw": 0,
             }
-            rows.append(_without_replies(measures) | where)
-    harmful, action = material.probes()["behaviour"], MAIN_ACTION[subject]
+            rows.append({**evaluation.measures, **where})
+    harmful, action = material.probes()["behaviour"], MAIN_ACTION[name]
     for kind, draws in {"v_rev": v_rev.unit[None], **controls}.items():
         for draw, unit in enumerate(draws):
             intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, anchor)
@@ -218,10 +242,6 @@ def _around(
     intervention: Intervention, model: TransformerBridge, site: Sequence[int], prompt_length: Tensor | None
 ) -> AbstractContextManager[None]:
     return intervention.on(model, site, prompt_length=prompt_length)
-
-
-def _without_replies(measures: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in measures.items() if name != "replies"}
 
 
 def _token_rows(readout: VocabularyReadout, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:

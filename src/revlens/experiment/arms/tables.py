@@ -1,4 +1,4 @@
-"""From captures and behaviour to tables: one row per run and step, nothing averaged over runs."""
+"""The arms' tables, from captures and behaviour: one row per run and step, nothing averaged over runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from revlens.activations import MANIFEST, Activations
 from revlens.direction import Drift, ReversionDirection, drift, locate, nulls, reliability
-from revlens.experiment.causality import TABLES as CAUSAL_TABLES
+from revlens.experiment.arms.causality import TABLES as CAUSAL_TABLES
+from revlens.experiment.arms.plan import Arms
 from revlens.experiment.config import ExperimentConfig
-from revlens.prompts import Probes
+from revlens.experiment.evaluation import measure_rows, reply_rows
+from revlens.experiment.guarded import own_v_rev
 from revlens.results import Layout, Tables
 from revlens.storage import intact, needed
 
@@ -52,29 +54,29 @@ class Results(Tables):
         return rows.groupby(["arm", "seed", "step"], as_index=False, sort=False)[column].mean(skipna=False)
 
 
-def analyse(config: ExperimentConfig, layout: Layout) -> Results:
+def tabulate(config: ExperimentConfig, layout: Layout) -> Results:
     """All tables, from what the stages left on disk.
 
     Raises:
         ResultsError: if a stage has not been run for some seed and arm, or a file that it left is damaged.
     """
+    plan = config.plan
+    assert isinstance(plan, Arms)
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
-    directions = {
-        seed: ReversionDirection.load(intact(layout.v_rev(seed), "history")) for seed in config.seeds
-    }
+    directions = {seed: own_v_rev(layout, seed) for seed in config.seeds}
     probes = config.subject.material().probes()
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
-        rows["phases"].append(_behaviour_rows(start).assign(seed=seed))
+        rows["phases"].append(measure_rows(start, "phase").assign(seed=seed))
         # Every arm starts at the aligned model: its record is step 0 of each.
-        step_0 = {"step": 0} | {key: value for key, value in start[1].items() if key != "phase"}
+        step_0 = start[1] | {"step": 0}
         # Where all seeds share one start there is no v_rev of another history.
         foreign = (
             [directions[other] for other in config.seeds if other != seed]
             if config.subject.varies_start
             else []
         )
-        for arm in config.arms:
+        for arm in plan.arms:
             judged = [step_0, *_read(layout.behaviour(seed, arm), "behaviour")]
             activations = _activations(layout.activations(seed, arm))
             along_v_rev = drift(activations, directions[seed])
@@ -83,10 +85,10 @@ def analyse(config: ExperimentConfig, layout: Layout) -> Results:
                 "alignment": pd.concat(
                     [_drift_rows(along_v_rev, "cross-fitted"), _drift_rows(naive, "naive")]
                 ),
-                "nulls": _null_rows(activations, along_v_rev, config.n_null_draws, seed),
+                "nulls": _null_rows(activations, along_v_rev, plan.n_null_draws, seed),
                 "controls": _control_rows(activations, along_v_rev, foreign),
-                "behaviour": _behaviour_rows(judged),
-                "replies": _reply_rows(judged, probes),
+                "behaviour": measure_rows(judged, "step"),
+                "replies": reply_rows(judged, probes),
                 "training": _training_rows(layout.losses(seed, arm))
                 if config.subject.benign
                 else _NO_TRAINING,
@@ -173,22 +175,6 @@ def _grid(motion: Drift, columns: dict[str, np.ndarray]) -> pd.DataFrame:
     return index.assign(**{name: values.ravel() for name, values in columns.items()})
 
 
-def _behaviour_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [{key: value for key, value in record.items() if key != "replies"} for record in records]
-    )
-
-
-def _reply_rows(records: list[dict[str, Any]], probes: Probes) -> pd.DataFrame:
-    return pd.concat(
-        [
-            pd.DataFrame({"step": record["step"], "split": split, "prompt": probes[split], "reply": replies})
-            for record in records
-            for split, replies in record["replies"].items()
-        ]
-    )
-
-
 _NO_TRAINING = pd.DataFrame(
     {"step": pd.Series(dtype=int), "loss": pd.Series(dtype=float)}
 )  # the checkpoints were given
@@ -213,3 +199,6 @@ def _causal_rows(path: Path) -> pd.DataFrame:
 
 def _read(path: Path, stage: str) -> list[Any]:
     return json.loads(intact(path, stage).read_text())
+
+
+load = Results.load

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from revlens.experiment import OVER_REFUSAL, PERPLEXITY_FACTOR
+from revlens.experiment.guards.tables import StudyTables
+from revlens.results import OVER_REFUSAL, PERPLEXITY_FACTOR
 from revlens.statistics import Estimate, mean_over_runs
-from revlens.study.tables import StudyTables
 
 
 def against_baseline(tables: StudyTables, part: str = "grid") -> pd.DataFrame:
@@ -50,7 +50,7 @@ def chosen_on_other_seeds(tables: StudyTables) -> pd.DataFrame:
     """For every method and seed, the grid's run at the strength that does best on the *other* seeds.
 
     Best is the least harmfulness among the strengths whose mean perplexity ratio and added over-refusal keep to the limits of
-    `revlens.experiment.claims`; where none keeps to them, the weakest. So what is reported of a seed had no part in the choice. A
+    `revlens.results`; where none keeps to them, the weakest. So what is reported of a seed had no part in the choice. A
     strength at which a run failed is not eligible.
     """
     table = against_baseline(tables)
@@ -96,10 +96,10 @@ def _mean_over_updates(run: pd.DataFrame) -> float:
     return float(np.trapezoid(fraction, steps) / steps[-1])
 
 
-def carried(tables: StudyTables) -> pd.DataFrame:
+def routes(tables: StudyTables) -> pd.DataFrame:
     """One row per grid run's model: harmfulness ``as_it_is``, with its place along v_rev set to its ``own`` mean and to the
     ``baseline``'s, and with the places along random directions set to the baseline's (``random``, a mean over draws)."""
-    table = tables["carried"].copy()
+    table = tables["routes"].copy()
     table["column"] = (
         table["place"].where(table["direction"] != "random", "random").replace("as it is", "as_it_is")
     )

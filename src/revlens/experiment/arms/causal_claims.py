@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from revlens.experiment.causality import MAIN_ACTION, REPORT_SPLIT, rows_of
-from revlens.experiment.claims import OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
-from revlens.experiment.results import Results
+from revlens.experiment.arms.causality import MAIN_ACTION, REPORT_SPLIT, rows_of
+from revlens.experiment.arms.tables import Results
+from revlens.results import OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
 from revlens.statistics import mean_over_runs
 
 #: Control directions count as beaten if v_rev's effect exceeds this quantile of theirs in every run's own comparison.
@@ -33,18 +33,18 @@ def assess_causality(results: Results) -> list[Claim]:
     ]
 
 
-def chosen_layers(results: Results, subject: str) -> pd.Series:
+def chosen_layers(results: Results, model: str) -> pd.Series:
     """The layer of each seed at which interventions on a model are reported; chosen on a split of its own."""
     rows = results["outcomes"]
-    rows = rows[(rows["subject"] == subject) & (rows["role"] == "control")]
+    rows = rows[(rows["model"] == model) & (rows["role"] == "control")]
     return rows.groupby("seed")["site"].first().astype(int)
 
 
-def effects_at_chosen(results: Results, subject: str) -> pd.DataFrame:
+def effects_at_chosen(results: Results, model: str) -> pd.DataFrame:
     """Rows of ``interventions`` on the split for reporting, at each seed's chosen layer."""
     rows = results["interventions"]
-    rows = rows[(rows["subject"] == subject) & (rows["split"] == REPORT_SPLIT)]
-    return rows[rows["site"] == rows["seed"].map(chosen_layers(results, subject)).astype(str)]
+    rows = rows[(rows["model"] == model) & (rows["split"] == REPORT_SPLIT)]
+    return rows[rows["site"] == rows["seed"].map(chosen_layers(results, model)).astype(str)]
 
 
 def at_chosen(results: Results, pair: str, part: str) -> np.ndarray:
@@ -81,11 +81,11 @@ def _patching_claims(results: Results) -> Iterator[Claim]:
 
 
 def _behaviour_claims(results: Results) -> Iterator[Claim]:
-    for subject, words in {"tuned": "lowers", "aligned": "raises"}.items():
-        change = _change(results, subject, "harmfulness")
+    for model, words in {"tuned": "lowers", "aligned": "raises"}.items():
+        change = _change(results, model, "harmfulness")
         yield Claim(
-            f"{MAIN_ACTION[subject].kind}-harmfulness",
-            f"{_DOES[subject].capitalize()} along v_rev at the chosen layer {words} harmfulness (minus the model as it is)",
+            f"{MAIN_ACTION[model].kind}-harmfulness",
+            f"{_DOES[model].capitalize()} along v_rev at the chosen layer {words} harmfulness (minus the model as it is)",
             "",
             mean_over_runs(change, test_zero=True),
             low=None if words == "lowers" else 0.0,
@@ -109,23 +109,23 @@ def _behaviour_claims(results: Results) -> Iterator[Claim]:
         )
 
 
-def _change(results: Results, subject: str, measure: str) -> np.ndarray:
+def _change(results: Results, model: str, measure: str) -> np.ndarray:
     rows = results["outcomes"]
-    rows = rows[rows["subject"] == subject]
-    done = rows_of(rows[rows["role"] == "chosen"], MAIN_ACTION[subject]).set_index("seed")[measure]
+    rows = rows[rows["model"] == model]
+    done = rows_of(rows[rows["role"] == "chosen"], MAIN_ACTION[model]).set_index("seed")[measure]
     before = rows[rows["role"] == "none"].set_index("seed")[measure]
     return (done - before).sort_index().to_numpy(float)
 
 
 def _control_claims(results: Results) -> Iterator[Claim]:
-    for subject, action in MAIN_ACTION.items():
-        rows = rows_of(effects_at_chosen(results, subject), action)
+    for model, action in MAIN_ACTION.items():
+        rows = rows_of(effects_at_chosen(results, model), action)
         size = rows.assign(size=rows["effect"].abs()).groupby(["direction", "seed"])["size"]
         for kind in ("random", "covariance"):
             margin = size.first()["v_rev"] - size.quantile(CONTROL_LEVEL)[kind]
             yield Claim(
                 f"{action.kind}-beats-{kind}",
-                f"{_DOES[subject].capitalize()} along v_rev moves the logit difference more than along {kind} directions "
+                f"{_DOES[model].capitalize()} along v_rev moves the logit difference more than along {kind} directions "
                 f"(minus their {CONTROL_LEVEL:.0%} quantile, nats)",
                 "",
                 mean_over_runs(margin.sort_index().to_numpy(float)),

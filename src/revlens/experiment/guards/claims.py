@@ -1,4 +1,4 @@
-"""What is claimed of the study. Ranges are fixed here; verdicts follow by the rule of `revlens.experiment.claims`."""
+"""What is claimed of the study. Ranges are fixed here; verdicts follow by the rule of `revlens.results.Claim`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from revlens.experiment import NEGLIGIBLE_SHARE, Claim
+from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.guards.plan import TRANSFERRED, Guards
+from revlens.experiment.guards.summaries import (
+    against_baseline,
+    chosen_on_other_seeds,
+    cumulative_reversion,
+    routes,
+)
+from revlens.experiment.guards.tables import StudyTables
+from revlens.results import NEGLIGIBLE_SHARE, Claim
 from revlens.statistics import Estimate, mean_over_runs, ratio_over_runs
-from revlens.study.config import TRANSFERRED, StudyConfig
-from revlens.study.summaries import against_baseline, carried, chosen_on_other_seeds, cumulative_reversion
-from revlens.study.tables import StudyTables
 
 #: Controls of block, and its opposite: they are not meant to guard.
 CONTROLS = ("push", "random", "complement")
@@ -19,16 +25,18 @@ CONTROLS = ("push", "random", "complement")
 _ORDERED = ("block", "push", "random")
 
 
-def assess_study(config: StudyConfig, tables: StudyTables) -> list[Claim]:
+def assess(config: ExperimentConfig, tables: StudyTables) -> list[Claim]:
     """All claims that the tables allow, in the order of the report."""
+    plan = config.plan
+    assert isinstance(plan, Guards)
     return [
         *_order(tables),
         *_guards(tables),
         *_routes(tables),
-        *_rehearsal(config, tables),
-        *_later(config, tables),
-        *_foreseen(tables),
-        *_transfer(config, tables),
+        *_rehearsal(plan, tables),
+        *_later(plan, tables),
+        *_early_warning(tables),
+        *_transfer(plan, config.seeds, tables),
     ]
 
 
@@ -80,7 +88,7 @@ def _guards(tables: StudyTables) -> Iterator[Claim]:
 
 
 def _routes(tables: StudyTables) -> Iterator[Claim]:
-    places = carried(tables)
+    places = routes(tables)
     chosen = chosen_on_other_seeds(tables)
     for method, rows in chosen.groupby("method", sort=False):
         if method in ("baseline", *CONTROLS):
@@ -102,9 +110,9 @@ def _routes(tables: StudyTables) -> Iterator[Claim]:
         )
 
 
-def _rehearsal(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
+def _rehearsal(plan: Guards, tables: StudyTables) -> Iterator[Claim]:
     base = cumulative_reversion(tables, "baseline", np.nan)
-    for strength in config.grid.get("rehearsal", ()):
+    for strength in plan.grid.get("rehearsal", ()):
         own = cumulative_reversion(tables, "rehearsal", np.nan if strength is None else strength)
         if len(own) == len(base):
             yield Claim(
@@ -116,16 +124,16 @@ def _rehearsal(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
             )
 
 
-def _later(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
+def _later(plan: Guards, tables: StudyTables) -> Iterator[Claim]:
     lasting = against_baseline(tables, "lasting")
-    last = config.long_steps
-    for method in config.lasting:
+    last = plan.long_steps
+    for method in plan.lasting:
         rows = lasting[(lasting["method"] == method) & (lasting["step"] == last)]
         if method != "baseline" and len(rows):
             statement = f"After {last} updates {method} still lowers harmfulness (minus baseline)"
             yield Claim(f"{method}-lasting", statement, "", _difference(rows, "harmfulness"), high=0.0)
     released = against_baseline(tables, "released")
-    for method in config.released:
+    for method in plan.released:
         rows = released[released["method"] == method]
         at = {int(step): group.sort_values("seed") for step, group in rows.groupby("step")}
         if len(at) > 1:
@@ -142,15 +150,15 @@ def _later(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
             yield Claim(f"{method}-released", statement, "", _difference(at[end], "harmfulness"), high=0.0)
 
 
-def _foreseen(tables: StudyTables) -> Iterator[Claim]:
-    table = tables["foreseen"]
+def _early_warning(tables: StudyTables) -> Iterator[Claim]:
+    table = tables["early_warning"]
     table = table[table["step"] == table["step"].max()]
     n = int(tables.part("behaviour", "early")["seed"].nunique())
     for _, row in table.iterrows():
         if row["predictor"] == "alignment" and np.isfinite(row["auroc"]):
-            statement = f"Alignment at step {row['step']} foretells harm at the end over tasks, rates and seeds (area under the ROC curve)"
+            statement = f"Alignment at step {row['step']} predicts harm at the end over tasks, rates and seeds (area under the ROC curve)"
             yield Claim(
-                "foreseen",
+                "early-warning",
                 statement,
                 "",
                 Estimate(row["auroc"], row["auroc_low"], row["auroc_high"], n),
@@ -158,7 +166,7 @@ def _foreseen(tables: StudyTables) -> Iterator[Claim]:
             )
         elif np.isfinite(row["lead"]):
             other = row["predictor"].replace("_", " ")
-            statement = f"Alignment foretells it better than {other} does (difference of the areas, step {row['step']})"
+            statement = f"Alignment predicts it better than {other} does (difference of the areas, step {row['step']})"
             yield Claim(
                 f"lead-{row['predictor']}",
                 statement,
@@ -168,14 +176,14 @@ def _foreseen(tables: StudyTables) -> Iterator[Claim]:
             )
 
 
-def _transfer(config: StudyConfig, tables: StudyTables) -> Iterator[Claim]:
+def _transfer(plan: Guards, seeds: tuple[int, ...], tables: StudyTables) -> Iterator[Claim]:
     rows = tables.part("behaviour", "transfer").sort_values("seed")
     own = against_baseline(tables)
     own = own[(own["method"] == TRANSFERRED[0]) & (own["strength"] == TRANSFERRED[1])].sort_values("seed")
-    if len(own) != len(config.experiment.seeds):
+    if len(own) != len(seeds):
         return
     size = abs(_difference(own, "harmfulness").value)
-    for source in config.directions:
+    for source in plan.directions:
         of_source = rows[rows["direction"] == source]
         if len(of_source) != len(own):
             continue

@@ -1,4 +1,4 @@
-"""How well harm at the end was foreseen from readings early in a fine-tune."""
+"""Early warning: how well a reading early in a fine-tune predicts harm at its end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pandas as pd
 from revlens.errors import ConfigError
 from revlens.statistics import Estimate, auroc_over_runs, spearman_over_runs
 
-#: More than this share of held-out harmful prompts answered after the last update is the event that is to be foreseen.
+#: More than this share of held-out harmful prompts answered after the last update is the event to predict.
 HARMED = 0.25
-#: What may foresee it, and what a high value of it means.
+#: What may predict it, and its name in figures.
 PREDICTORS = {
     "alignment": "alignment with v_rev",
     "fraction": "reversion fraction",
@@ -21,20 +21,30 @@ PREDICTORS = {
     "kl": "KL divergence from the aligned model on probes",
     "loss_drop": "drop of the task loss",
 }
-#: After these updates (those of them that a study read).
+#: Statistics of a predictor, each with the ends of its interval.
+_ESTIMATES = tuple(f"{name}{end}" for name in ("auroc", "lead", "rank") for end in ("", "_low", "_high"))
+#: After these updates (those of them that a study reads).
 PREDICTION_STEPS = (1, 5, 8, 20)
 
 
-def foreseen(behaviour: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
-    """How well a reading early in a run without guard foretells its harm at the end, over seeds, tasks and learning rates.
+def early_warning(behaviour: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
+    """How well a reading early in a fine-tune without guard predicts its harm at the end, over seeds, tasks and rates.
 
-    A row per predictor and step: area under the ROC curve for `HARMED` (``auroc, auroc_low, auroc_high``), that of alignment minus
-    it (``lead...``), and Spearman's correlation with harmfulness (``rank...``); NaN where nothing varies. Seeds are resampled whole.
+    A row per predictor and step: area under the ROC curve for `HARMED` (``auroc, auroc_low, auroc_high``), that of
+    alignment minus it (``lead...``), and Spearman's correlation with harmfulness (``rank...``); NaN where nothing varies.
+    Intervals resample whole seeds.
 
     Args:
-        behaviour: of runs that differ in seed, task and rate, after the last update.
-        readings: of the same runs on the way.
+        behaviour: of fine-tunes that differ in seed, task and rate, after the last update; none gives an empty table.
+        readings: of the same fine-tunes on the way.
     """
+    if behaviour.empty:
+        return pd.DataFrame(
+            {
+                column: pd.Series(dtype=float)
+                for column in ("predictor", "step", "n_runs", "n_harmed", *_ESTIMATES)
+            }
+        )
     scores, harm = _points(behaviour, readings)
     event = harm > HARMED
     rows = []

@@ -1,37 +1,17 @@
-"""The paper's claims, our estimates beside its numbers, and verdicts by one rule fixed here.
-
-A claim says that a quantity lies in a range. It is *supported* if the quantity's 95 % interval over runs lies wholly inside
-the range, *contradicted* if wholly outside, and *undecided* otherwise; fewer than `MIN_RUNS` runs decide nothing. Ranges are
-part of the code, and the report prints them. One kind is not a number fixed beforehand but a share fixed beforehand: random
-directions count as without effect within `NEGLIGIBLE_SHARE` of what block is measured to do.
-"""
+"""The arms' claims: the paper's numbers beside ours, on drift, nulls, behaviour and what a guard does to them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from revlens.experiment.results import Results
-from revlens.statistics import Estimate, mean_over_runs, spearman_over_runs
-from revlens.storage import write_json
-
-Verdict = Literal["supported", "contradicted", "undecided", "too few runs"]
-
-#: Resampling fewer runs than this says little about runs that were not seen.
-MIN_RUNS = 5
-
-#: Two arms count as about equal if they differ by less than this share of what block does to the baseline.
-NEGLIGIBLE_SHARE = 0.25
-#: Task perplexity counts as about unchanged within this factor.
-PERPLEXITY_FACTOR = 1.05
-#: More over-refusal than this is not selective.
-OVER_REFUSAL = 0.02
+from revlens.experiment.arms.causal_claims import assess_causality
+from revlens.experiment.arms.tables import Results
+from revlens.experiment.config import ExperimentConfig
+from revlens.results import NEGLIGIBLE_SHARE, OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
+from revlens.statistics import mean_over_runs, spearman_over_runs
 
 _WORDS = {
     "alignment": "alignment",
@@ -40,48 +20,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claim with our estimate.
-
-    Attributes:
-        key: short name.
-        statement: what is claimed, in words.
-        paper: the paper's number, as printed there; empty if the claim is ours.
-        estimate: our value, with interval over runs.
-        low: lower end of the range that the claim asserts (None: unbounded).
-        high: its upper end.
-    """
-
-    key: str
-    statement: str
-    paper: str
-    estimate: Estimate
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.estimate.n < MIN_RUNS:
-            return "too few runs"
-        low, high = -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
-        if low < self.estimate.low and self.estimate.high < high:
-            return "supported"
-        if self.estimate.high <= low or self.estimate.low >= high:
-            return "contradicted"
-        return "undecided"
-
-    @property
-    def rule(self) -> str:
-        """The asserted range in words."""
-        if self.low is None:
-            return f"below {self.high:g}"
-        if self.high is None:
-            return f"above {self.low:g}"
-        return f"between {self.low:.3g} and {self.high:.3g}"
-
-
-def assess(results: Results) -> list[Claim]:
+def assess(config: ExperimentConfig, results: Results) -> list[Claim]:
     """All claims that the arms at hand allow, in the order of the report."""
     behaviour = results["behaviour"]
     measured = [
@@ -95,17 +34,8 @@ def assess(results: Results) -> list[Claim]:
         *_behaviour_claims(measures, last),
         *_guard_claims(measures, last),
         *_association_claims(results),
+        *assess_causality(results),
     ]
-
-
-def save(claims: list[Claim], path: Path) -> None:
-    """Write as JSON, see `to_records`."""
-    write_json(path, to_records(claims))
-
-
-def to_records(claims: list[Claim]) -> list[dict[str, Any]]:
-    """As plain values, with rule and verdict spelt out."""
-    return [asdict(claim) | {"rule": claim.rule, "verdict": claim.verdict} for claim in claims]
 
 
 #: One value per run, seeds in order, by arm and step.

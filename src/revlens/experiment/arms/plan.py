@@ -1,0 +1,71 @@
+"""The plan of `revlens reproduce`: the paper's arms, one fine-tune each, whose checkpoints are captured and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from revlens.errors import ConfigError
+from revlens.experiment.fine_tune import FineTune
+from revlens.training import ARMS, METHODS
+
+if TYPE_CHECKING:
+    from revlens.experiment.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Optimizer-matched arms and the tests of causality on the baseline.
+
+    Attributes:
+        arms: see `revlens.training.ARMS`; the others are compared with the baseline, which must be among them.
+        strength: weight of the guard's term in every guarded arm.
+        n_null_draws: null directions per null.
+        n_controls: random and covariance-matched control directions of the interventions, each.
+
+    Raises:
+        ConfigError: on unknown or repeated arms, no baseline, or a number that is not positive.
+    """
+
+    name: ClassVar[str] = "arms"
+    #: Each seed has its own v_rev, and no other.
+    directions: ClassVar[tuple[str, ...]] = ()
+
+    arms: tuple[str, ...] = ARMS
+    strength: float = 5.0
+    n_null_draws: int = 2000
+    n_controls: int = 20
+
+    def __post_init__(self) -> None:
+        if (
+            "baseline" not in self.arms
+            or not set(self.arms) <= set(ARMS)
+            or len(set(self.arms)) != len(self.arms)
+        ):
+            raise ConfigError(f"arms={self.arms} must be distinct, among {ARMS}, and include 'baseline'.")
+        for name in ("strength", "n_null_draws", "n_controls"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
+
+    def check(self, config: ExperimentConfig) -> None:
+        """Check that the plan suits the rest of its experiment.
+
+        Raises:
+            ConfigError: on guarded arms where the checkpoints are given.
+        """
+        if config.subject.benign is None and self.arms != ("baseline",):
+            raise ConfigError(
+                f"arms={self.arms}: with checkpoints that are given there is the baseline only; others need a "
+                "[finetune] table."
+            )
+
+    def fine_tunes(self, config: ExperimentConfig) -> list[FineTune]:
+        """One for each seed and arm."""
+        return [
+            FineTune(seed, arm, config.steps, config.steps[-1], method=arm, strength=self._strength(arm))
+            for seed in config.seeds
+            for arm in self.arms
+        ]
+
+    def _strength(self, arm: str) -> float | None:
+        return None if METHODS[arm] is None else self.strength

@@ -1,0 +1,119 @@
+"""What an experiment on one's own model will take, before any of it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from revlens.activations import read_prompts
+from revlens.behaviour import generate
+from revlens.experiment.arms.plan import Arms
+from revlens.experiment.config import ExperimentConfig
+from revlens.subject import benign_start
+from revlens.training import finetune
+
+#: A guarded update beside a plain one (docs/benchmarks.md: 1.7 for block, 2 for the dearest).
+_GUARDED = 2.0
+#: Passes over the drift probes that one run's causal stage is worth for each layer, and replies to all prompts.
+_CAUSAL_PASSES, _CAUSAL_REPLIES = 12, 24
+#: Clamps under which a grid fine-tune replies at its end, to the harmful prompts alone.
+_ROUTE_REPLIES = 6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a whole experiment takes if none of it is done yet.
+
+    Attributes:
+        n_fine_tunes: of the plan; 0 where the checkpoints are given.
+        n_updates: of all of them.
+        seconds: one process on this machine. Measured: an update, a batch of replies and a forward pass; counted: how many of
+            each. Expect it to be right within a factor of two.
+        n_bytes: of checkpoints in the cache and activations in the output folder.
+    """
+
+    n_fine_tunes: int
+    n_updates: int
+    seconds: float
+    n_bytes: int
+
+    def __str__(self) -> str:
+        hours, minutes = divmod(max(1, round(self.seconds / 60)), 60)
+        duration = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+        size = (
+            f"{self.n_bytes / 2**30:.1f} GiB" if self.n_bytes >= 2**30 else f"{self.n_bytes / 2**20:.0f} MiB"
+        )
+        trained = (
+            f"{self.n_fine_tunes} fine-tunes, {self.n_updates} updates"
+            if self.n_updates
+            else "Given checkpoints"
+        )
+        return f"{trained}: about {duration} in one process and {size} of disk, if none of it is done yet."
+
+
+def announce(config: ExperimentConfig) -> str:
+    """What an experiment is about to do, in lines for a reader; empty where a small model is trained here.
+
+    For one's own history: every checkpoint as it was understood, and an `Estimate`.
+
+    Raises:
+        HistoryError, ConfigError, ProbeError: if the history, the task or the probes cannot be read.
+    """
+    if config.subject.n_start_updates:
+        return ""
+    return f"{config.subject.describe()}\n{estimate(config)}"
+
+
+def estimate(config: ExperimentConfig) -> Estimate:
+    """Measure an update, replies and a forward pass on the subject's model, and count how many of each the plan makes.
+
+    Raises:
+        HistoryError, ConfigError, ProbeError: if the model, the task or the probes cannot be read.
+    """
+    subject = config.subject
+    material, seed = subject.material(), config.seeds[0]
+    probes = material.probes()
+    drift, behaviour = list(probes["drift"]), list(probes["behaviour"])
+    test = material.benign_test()
+    n_asked = len(behaviour) + len(probes["harmless"]) + (0 if test is None else len(test))
+    fine_tunes, update, n_bytes = config.fine_tunes(), 0.0, 0
+    if subject.benign is None:
+        model = subject.start(seed).aligned.load()
+    else:
+        model, data = benign_start(subject, seed, 1)
+        n_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        once = replace(subject.benign, steps=1, warmup_steps=0)
+        update = _seconds(lambda: finetune(model, data, once, seed=seed))
+    batch = behaviour[: subject.batch_size]
+    reply = _seconds(
+        lambda: generate(model, batch, max_new_tokens=config.reply_tokens, batch_size=subject.batch_size)
+    ) / len(batch)
+    passes = _seconds(lambda: read_prompts(model, drift, batch_size=subject.batch_size))
+    judged = n_asked * reply
+
+    seconds = 2 * len(config.seeds) * (judged + passes)  # reference and aligned
+    for fine_tune in fine_tunes:
+        seconds += fine_tune.steps * update * (1.0 if fine_tune.method == "baseline" else _GUARDED)
+        seconds += len(fine_tune.marks) * judged
+        seconds += _ROUTE_REPLIES * len(behaviour) * reply * fine_tune.route
+    if isinstance(config.plan, Arms):
+        n_captured = sum(len(arm.marks) + 2 for arm in fine_tunes)
+        n_prompts = sum(len(probes[split]) for split in ("direction", "drift", "harmless"))
+        seconds += n_captured * n_prompts / len(drift) * passes
+        seconds += len(config.seeds) * (
+            _CAUSAL_PASSES * model.cfg.n_layers * passes + _CAUSAL_REPLIES * judged
+        )
+        n_bytes *= sum(len(arm.marks) for arm in fine_tunes)
+        n_bytes += n_captured * n_prompts * model.cfg.n_layers * model.cfg.d_model * 4
+    else:
+        seconds += 2 * passes * sum(len(fine_tune.readings) for fine_tune in fine_tunes)
+        n_bytes = 0  # records are small, and no checkpoint is kept
+    trained = [] if subject.benign is None else fine_tunes
+    return Estimate(len(trained), sum(fine_tune.steps for fine_tune in trained), seconds, n_bytes)
+
+
+def _seconds(measured: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    measured()
+    return time.perf_counter() - began
