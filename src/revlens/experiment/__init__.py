@@ -32,10 +32,6 @@ from revlens.experiment.run import default_backend as default_backend
 from revlens.experiment.run import prepare as prepare
 from revlens.experiment.run import progress_bars as progress_bars
 from revlens.experiment.run import run as run
-from revlens.experiment.source import add_history_options as add_history_options
-from revlens.experiment.source import add_opening_options as add_opening_options
-from revlens.experiment.source import open_history as open_history
-from revlens.experiment.source import read_openings as read_openings
 from revlens.experiment.stages import STAGES as STAGES
 from revlens.experiment.stages import n_ticks as n_ticks
 from revlens.experiment.stages import run_start as run_start
