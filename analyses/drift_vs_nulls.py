@@ -1,8 +1,8 @@
-"""Does benign fine-tuning drift along v_rev more than along directions without any reversion in them?
+"""Is the drift of benign fine-tuning closer to v_rev than to directions without reversion?
 
 python analyses/drift_vs_nulls.py                   # the embedded organism
-python analyses/drift_vs_nulls.py --reference base/ --aligned chat/ --step 20=ft/step-20 \\
-    --step 100=ft/step-100 --probes probes.json
+python analyses/drift_vs_nulls.py --reference base/ --aligned chat/ --probes probes.json \\
+    --step 20=ft/step-20 --step 100=ft/step-100
 """
 
 import tempfile
