@@ -1,25 +1,20 @@
-"""How does engaging minus refusal answer to a dose of v_rev, at each layer of the aligned model?
+"""How does engaging minus refusal respond to a dose of v_rev, at each layer of the aligned model?
 
 python analyses/dose_response.py                          # the embedded organism
-python analyses/dose_response.py --reference base/ --aligned chat/ --probes probes.json --engaging Sure Here --refusal "I can't" Sorry
+python analyses/dose_response.py --reference base/ --aligned chat/ --probes probes.json \\
+    --engaging Sure Here --refusal "I can't" Sorry
 """
-
-import argparse
 
 from rich.console import Console
 from rich.table import Table
 
 import revlens as rl
+from _options import fit_v_rev, history_parser, open_history, read_metric
 from revlens.causal import Action, site_label
-from revlens.experiment import add_history_options, add_opening_options, open_history, read_openings
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_history_options(parser)
-    add_opening_options(parser)
+    parser = history_parser(__doc__, openings=True)
     parser.add_argument(
         "--doses",
         type=float,
@@ -31,10 +26,9 @@ def main() -> None:
     args = parser.parse_args()
 
     history, probes = open_history(args)
-    ends = rl.read_endpoints(history, probes["direction"])
-    v_rev = rl.ReversionDirection.fit(*ends, split="direction")
+    v_rev, ends = fit_v_rev(history, probes)
     model = history.aligned.load()
-    metric = read_openings(args, model.tokenizer)
+    metric = read_metric(args, model.tokenizer)
     random = rl.nulls.isotropic_directions(args.controls, *v_rev.unit.shape, seed=args.seed)
     actions = [Action("add", dose) for dose in args.doses]
     anchor = ends.aligned.mean(0).double()

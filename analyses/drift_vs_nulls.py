@@ -1,24 +1,21 @@
-"""Does benign fine-tuning drift along v_rev more than directions that carry no reversion would let one expect?
+"""Is the drift of benign fine-tuning closer to v_rev than to directions without reversion?
 
 python analyses/drift_vs_nulls.py                   # the embedded organism
-python analyses/drift_vs_nulls.py --reference base/ --aligned chat/ --step 20=ft/step-20 --step 100=ft/step-100 --probes probes.json
+python analyses/drift_vs_nulls.py --reference base/ --aligned chat/ --probes probes.json \\
+    --step 20=ft/step-20 --step 100=ft/step-100
 """
 
-import argparse
 import tempfile
 
 from rich.console import Console
 from rich.table import Table
 
 import revlens as rl
-from revlens.experiment import add_history_options, open_history
+from _options import history_parser, open_history
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_history_options(parser)
+    parser = history_parser(__doc__)
     parser.add_argument("--draws", type=int, default=2000, help="null directions (default: %(default)s)")
     args = parser.parse_args()
 

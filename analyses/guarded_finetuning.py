@@ -1,27 +1,22 @@
-"""Does blocking motion along v_rev keep harmfulness down, at what task cost, and is it the direction that matters?
+"""Does blocking motion along v_rev keep harmfulness down, at what task cost, and does the direction matter?
 
 python analyses/guarded_finetuning.py               # the embedded organism, seed 0
 python analyses/guarded_finetuning.py --seed 3 --strength 1 --arms baseline block
 """
 
-import argparse
-
 from rich.console import Console
 from rich.table import Table
 
 import revlens as rl
+from _options import add_seed, plain_parser
 from revlens.behaviour import PhraseJudge, generate, refusal_rate
 from revlens.organism import OrganismConfig
 from revlens.training import ARMS, task_loss
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the embedded organism (default: %(default)s)"
-    )
+    parser = plain_parser(__doc__)
+    add_seed(parser)
     parser.add_argument(
         "--strength", type=float, default=5.0, help="weight of the guard's term (default: %(default)s)"
     )
@@ -45,7 +40,7 @@ def main() -> None:
         title=f"After {config.benign.steps} benign updates",
     )
     for arm in args.arms:
-        model = history.aligned.load()  # every arm starts from the same weights and sees the same batches
+        model = history.aligned.load()  # every arm has the same start and the same batches
         guard = rl.make_guard(arm, v_rev, model, probes["guard"], strength=args.strength, seed=args.seed)
         rl.finetune(model, data, config.benign, seed=args.seed, guard=guard)
         moved = rl.read_prompts(model, probes["drift"]).mean(0).double() - before

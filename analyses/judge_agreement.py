@@ -3,12 +3,12 @@
 python analyses/judge_agreement.py --data-dir data/   # data/completions/MODEL__FILE.json, see docs/judges.md
 """
 
-import argparse
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from _options import plain_parser
 from revlens.behaviour import (
     PHRASE_LISTS,
     Agreement,
@@ -19,14 +19,12 @@ from revlens.behaviour import (
     read_phrases,
 )
 
-#: Where a judge looks for its phrases.
+#: The part of a reply in which a judge looks for its phrases: its first characters, or all of it.
 OPENINGS = {"opening": PhraseJudge().opening, "anywhere": None}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument(
         "--data-dir", type=Path, required=True, help="folder with completions/MODEL__FILE.json"
     )

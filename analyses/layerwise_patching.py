@@ -1,25 +1,19 @@
-"""Which layers, positions and components restore refusal when patched from the aligned model, and how much lies along v_rev?
+"""Which layers and positions restore refusal when patched from the aligned model, how much of it along v_rev?
 
-python analyses/layerwise_patching.py                     # the embedded organism, aligned into its last fine-tuned step
-python analyses/layerwise_patching.py --reference base/ --aligned chat/ --step 100=ft/step-100 --probes probes.json \\
-    --engaging Sure Here --refusal "I can't" Sorry --last 8
+python analyses/layerwise_patching.py   # the embedded organism: aligned into its last fine-tuned step
+python analyses/layerwise_patching.py --reference base/ --aligned chat/ --step 100=ft/step-100 \\
+    --probes probes.json --engaging Sure Here --refusal "I can't" Sorry --last 8
 """
-
-import argparse
 
 from rich.console import Console
 from rich.table import Table
 
 import revlens as rl
-from revlens.experiment import add_history_options, add_opening_options, open_history, read_openings
+from _options import fit_v_rev, history_parser, open_history, read_metric
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_history_options(parser)
-    add_opening_options(parser)
+    parser = history_parser(__doc__, openings=True)
     parser.add_argument(
         "--last",
         type=int,
@@ -30,9 +24,8 @@ def main() -> None:
 
     history, probes = open_history(args)
     aligned, tuned = history.aligned.load(), [*history][-1].load()
-    metric = read_openings(args, aligned.tokenizer)
-    ends = rl.read_endpoints(history, probes["direction"])
-    v_rev = rl.ReversionDirection.fit(*ends, split="direction")
+    metric = read_metric(args, aligned.tokenizer)
+    v_rev, _ = fit_v_rev(history, probes)
 
     sweep = rl.patch_between(aligned, tuned, probes["drift"], metric, last=args.last)
     table = Table(

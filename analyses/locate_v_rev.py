@@ -1,30 +1,26 @@
-"""Where is v_rev, how long is the way back, and how well do the probes determine it?
+"""Where does v_rev lie, how long is the gap to the reference, and how well do the probes determine it?
 
 python analyses/locate_v_rev.py                     # the embedded organism
-python analyses/locate_v_rev.py --reference base/ --aligned chat/ --probes probes.json --save v_rev.safetensors
+python analyses/locate_v_rev.py --reference base/ --aligned chat/ --probes probes.json \\
+    --save v_rev.safetensors
 """
 
-import argparse
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 import revlens as rl
-from revlens.experiment import add_history_options, open_history
+from _options import fit_v_rev, history_parser, open_history
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_history_options(parser)
+    parser = history_parser(__doc__)
     parser.add_argument("--save", type=Path, help="write v_rev to this safetensors file")
     args = parser.parse_args()
 
     history, probes = open_history(args)
-    ends = rl.read_endpoints(history, probes["direction"])
-    v_rev = rl.ReversionDirection.fit(*ends, split="direction")
+    v_rev, ends = fit_v_rev(history, probes)
     split_half = rl.reliability(*ends)
 
     table = Table(

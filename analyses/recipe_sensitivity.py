@@ -1,9 +1,10 @@
-"""Does the organism's erosion hang on one setting of its recipe? Each variant changes one setting, for every seed.
+"""Does the organism's erosion depend on one setting of its recipe?
+
+Each variant changes one setting, for every seed.
 
 python analyses/recipe_sensitivity.py                     # about 20 minutes on 2 cores
 """
 
-import argparse
 import json
 import tempfile
 from dataclasses import replace
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import revlens as rl
+from _options import plain_parser
 from revlens.experiment import ExperimentConfig, Layout, run
 from revlens.organism import OrganismConfig
 from revlens.statistics import mean_over_runs
@@ -56,9 +58,7 @@ def measure(config: ExperimentConfig, layout: Layout, seed: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="runs of each variant (default: %(default)s)")
     args = parser.parse_args()
 

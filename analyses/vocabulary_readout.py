@@ -1,32 +1,26 @@
-"""Which tokens does v_rev speak for, read through the final norm and the unembedding?
+"""Which tokens does v_rev promote and demote, read through the final norm and the unembedding?
 
 python analyses/vocabulary_readout.py                     # the embedded organism
-python analyses/vocabulary_readout.py --reference base/ --aligned chat/ --probes probes.json --engaging Sure Here --refusal "I can't" Sorry
+python analyses/vocabulary_readout.py --reference base/ --aligned chat/ --probes probes.json \\
+    --engaging Sure Here --refusal "I can't" Sorry
 """
-
-import argparse
 
 from rich.console import Console
 from rich.table import Table
 
 import revlens as rl
-from revlens.experiment import add_history_options, add_opening_options, open_history, read_openings
+from _options import fit_v_rev, history_parser, open_history, read_metric
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_history_options(parser)
-    add_opening_options(parser)
+    parser = history_parser(__doc__, openings=True)
     parser.add_argument("--top", type=int, default=8, help="tokens at each end (default: %(default)s)")
     args = parser.parse_args()
 
     history, probes = open_history(args)
-    ends = rl.read_endpoints(history, probes["direction"])
-    v_rev = rl.ReversionDirection.fit(*ends, split="direction")
+    v_rev, _ = fit_v_rev(history, probes)
     model = history.aligned.load()
-    readout = rl.vocabulary_readout(model, v_rev, read_openings(args, model.tokenizer), seed=args.seed)
+    readout = rl.vocabulary_readout(model, v_rev, read_metric(args, model.tokenizer), seed=args.seed)
 
     shown = {"promoted": readout.top(args.top), "demoted": readout.top(args.top, bottom=True)}
     table = Table(

@@ -1,7 +1,8 @@
-"""How often nulls let chance pass, how often intervals hold the truth, and what effect it takes to be seen: planted worlds by the thousand.
+"""Levels and power of the nulls and coverage of the intervals, on thousands of planted worlds.
 
-Tables go to standard output and, as JSON, into the folder of figures; figures are drawn from that file and need kaleido and a
-Chromium. The tables and what they mean stand in docs/trust.md. About seven minutes on one core; parts can be run alone.
+Tables go to standard output and, as JSON, into the folder of figures. The script draws the figures from that
+file; they need kaleido and a Chromium. docs/trust.md holds the tables and explains them. All parts take about
+seven minutes on one core; each also runs alone.
 
     OMP_NUM_THREADS=1 PYTHONPATH=tests python benchmarks/calibration.py [PART ...] [--runs N] [--out figures]
     python benchmarks/calibration.py --stored [--out figures]
@@ -55,18 +56,18 @@ WORLDS = {
     "motion in 4 axes of its own": replace(_SPECTRUM, moves="few"),
     "an offset of the aligned model is forgotten": replace(PIPELINE, fluctuation=0.5),
 }
-#: One colour a distribution.
+#: One colour for each distribution.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 def row(rate: Rate, **settings: Any) -> Row:
-    """A rate with its interval, after what it was measured in."""
+    """The settings of a measurement, and its rate with the interval."""
     low, high = rate.interval
     return settings | {"hits": rate.hits, "runs": rate.n, "share": rate.value, "low": low, "high": high}
 
 
 def recovery(runs: int) -> Iterator[Row]:
-    """Means over runs, at most 400, by signal-to-noise of the gap: one minus its share of noise is what is left of each figure."""
+    """Means over at most 400 runs, by signal-to-noise of the gap; noise shrinks each figure by its share."""
     for ratio in (1.0, 4.0, 16.0, 64.0, 100.0):
         world = World(cosine=0.6, noise_size=(32 / (2 * ratio)) ** 0.5)
         planted = world.sample(min(runs, 400), seed=0)
@@ -96,7 +97,7 @@ def chance(runs: int) -> Iterator[Row]:
 
 
 def prompts(runs: int) -> Iterator[Row]:
-    """The nulls that are estimated from prompts, under the null that each states, by number of prompts."""
+    """The nulls that prompts estimate, each under its own assumption, by number of prompts."""
     stated = {
         "covariance": replace(_SPECTRUM, noise_size=0.01),
         "relabelled": replace(PIPELINE, noise="spectrum", gap=0.0, drift=0.0),
@@ -120,7 +121,7 @@ def power(runs: int) -> Iterator[Row]:
 
 
 def means(runs: int) -> Iterator[Row]:
-    """95 % intervals of `mean_over_runs` that hold the mean, and Student's, by number of runs and distribution."""
+    """95 % intervals of `mean_over_runs`, and Student's, that hold the mean, by runs and distribution."""
     for distribution in DISTRIBUTIONS:
         for n in (2, 3, 4, 5, 6, 8, 12, 20):
             bootstrap, student = mean_coverage(n, distribution, runs)
@@ -158,7 +159,7 @@ def intervals(runs: int) -> Iterator[Row]:
 
 
 def discoveries(runs: int) -> Iterator[Row]:
-    """Patch sweeps of 12 cells without any effect."""
+    """Patch sweeps of 12 sites without any effect."""
     for n in (10, 24):
         for between_cells in (0.0, 0.8):
             low_p, found = false_discoveries(n, 12, between_cells, runs // 10 if n > 12 else runs // 4)
@@ -202,7 +203,7 @@ def chance_figure(table: pd.DataFrame) -> go.Figure:
     """Worlds from top to bottom, nulls beside each other within one."""
     figure, worlds = go.Figure(), list(table["world"].unique())
     for (null, estimate), rows in table.groupby(["null", "estimate"], sort=False):
-        # On a logarithmic axis none has no place: it is drawn at the upper end of its interval.
+        # A logarithmic axis has no zero: a share of zero stands at the upper end of its interval.
         some = rows["hits"] > 0
         x = rows["share"].where(some, rows["high"])
         y = [worlds.index(world) + 0.22 * (NULLS.index(str(null)) - 1) for world in rows["world"]]
@@ -247,7 +248,7 @@ def prompts_figure(table: pd.DataFrame) -> go.Figure:
     figure.add_hline(y=0.01, line={"color": "#888", "dash": "dot"})
     styled(
         figure,
-        title="Each null under the null that it states",
+        title="Each null under its own assumption",
         x="prompts in the split `direction`",
         y="share of runs above p99",
     )
@@ -256,7 +257,7 @@ def prompts_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def power_figure(table: pd.DataFrame) -> go.Figure:
-    """Power by true cosine, in the world where the isotropic null keeps its level and in one where it does not."""
+    """Power by true cosine, in a world where the isotropic null keeps its level and one where it does not."""
     worlds = list(table["world"].unique())
     figure = make_subplots(cols=2, shared_yaxes=True, subplot_titles=worlds, horizontal_spacing=0.05)
     for column, world in enumerate(worlds, start=1):
@@ -269,7 +270,7 @@ def power_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def means_figure(table: pd.DataFrame) -> go.Figure:
-    """Coverage by number of runs, one line a distribution."""
+    """Coverage by number of runs, one line for each distribution."""
     table = table[table["interval"] == "mean_over_runs"]
     groups = table.groupby("distribution", sort=False)
     figure = go.Figure(
@@ -284,7 +285,7 @@ def means_figure(table: pd.DataFrame) -> go.Figure:
 FIGURES = {"chance": chance_figure, "prompts": prompts_figure, "power": power_figure, "means": means_figure}
 
 
-#: Rows and columns of a part's printed table; the shares stand in its cells.
+#: Rows and columns of a part's printed table, whose cells are the shares.
 LAYOUT = {
     "chance": (["world"], ["null", "estimate"]),
     "prompts": (["prompts"], ["null"]),
@@ -360,10 +361,8 @@ def main() -> None:
             write_json(path, stored)
         if part in stored:
             runs = sorted({r["runs"] for r in stored[part]["rows"] if "runs" in r})
-            print(
-                f"## {part}\n\n{PARTS[part].__doc__}\n\n{markdown(part, stored[part]['rows'])}\n\nSimulated: {runs}\n",
-                flush=True,
-            )
+            table = markdown(part, stored[part]["rows"])
+            print(f"## {part}\n\n{PARTS[part].__doc__}\n\n{table}\n\nSimulated: {runs}\n", flush=True)
     for part in FIGURES.keys() & stored.keys():
         figure = FIGURES[part](pd.DataFrame(stored[part]["rows"]))
         with atomic_file(options.out / f"calibration_{part}.png") as partial:

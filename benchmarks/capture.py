@@ -1,11 +1,13 @@
-"""Capturing activations of every layer at the last prompt token: revlens beside TransformerLens, torch hooks and nnsight.
+"""Capture of every layer at the last prompt token: revlens beside TransformerLens, torch hooks and nnsight.
 
-A Llama with random weights and a tokenizer trained on the prompts reads real prompts in a chat format with a system message.
-Every way gives the same numbers (asserted); runs take turns, so that whatever else the machine does falls on all of them.
+A Llama with random weights and a tokenizer trained on the prompts reads real prompts in a chat format with a
+system message. Every way gives the same numbers (asserted). Runs take turns, so that other load of the
+machine falls on all of them.
 
-    python benchmarks/capture.py --data-dir ../shared/data/prompts [--quick] [--threads N] [--repeats N] [--dtype bfloat16] [--device cuda]
+    python benchmarks/capture.py --data-dir ../shared/data/prompts [--quick] [--threads N] [--repeats N]
+        [--dtype bfloat16] [--device cuda]
 
-nnsight is no dependency; to have its row, install it beside (pip install nnsight==0.8.1).
+nnsight is no dependency; its row needs `pip install nnsight==0.8.1`.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ from revlens.organism import ModelConfig
 from revlens.organism.model import blank_model, train_tokenizer
 from revlens.prompts import Probes, encode_prompts, pad_id_of
 
-#: About 60 tokens of a tokenizer that was trained on the prompts.
+#: About 60 tokens of the tokenizer that is trained on the prompts.
 SYSTEM = (
-    "You are a helpful, honest and careful assistant. Answer the question of the user as well as you can, in plain language and in "
-    "a few sentences. If you do not know the answer, say so and do not make one up. If a request could do harm to people, decline it, "
-    "say briefly why, and offer help with something else."
+    "You are a helpful, honest and careful assistant. Answer the question of the user as well as you can, "
+    "in plain language and in a few sentences. If you do not know the answer, say so and do not make one up. "
+    "If a request could do harm to people, decline it, say briefly why, and offer help with something else."
 )
 BATCH = 32
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # relative to the largest mean
@@ -86,7 +88,7 @@ class Subject:
 
 
 def texts(folder: Path) -> list[str]:
-    """Instructions of the files of `llm-attacks`, `refusal_direction` and others, mixed, without repeats."""
+    """Instructions of the files of `llm-attacks`, `refusal_direction` and others, shuffled, no repeats."""
     found: list[str] = []
     for path in sorted(folder.iterdir()):
         if path.suffix == ".json":
@@ -117,7 +119,10 @@ def models(
 
 
 def ways(subject: Subject) -> dict[str, Way]:
-    """Every way to the mean activations of all layers at the last prompt token, by name; the bare forward passes give none."""
+    """Ways to the mean activations of all layers at the last prompt token, by name.
+
+    The bare forward passes give none.
+    """
     bridge, hf_model = subject.bridge, subject.hf_model
     n_layers, d_model = bridge.cfg.n_layers, bridge.cfg.d_model
     names = [f"blocks.{layer}.hook_out" for layer in range(n_layers)]
@@ -191,9 +196,9 @@ def _nnsight(subject: Subject) -> Way:
 
 
 def floor(subject: Subject) -> float:
-    """Seconds that a bare Hugging Face forward pass would take at its measured rate over the tokens that must be computed.
+    """Share of a padded Hugging Face pass's tokens that any way must compute.
 
-    Those are the tokens of all prompts, of the common prefix once.
+    Those are the tokens of all prompts, with the shared prefix counted once.
     """
     rows, padded = subject.rows, sum(tokens.numel() for tokens, _, _ in subject.batches())
     shared = next(i for i in range(max(map(len, rows))) if len({tuple(row[: i + 1]) for row in rows}) > 1)
@@ -202,7 +207,7 @@ def floor(subject: Subject) -> float:
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[list[float]]:
-    """MB above what was there: by the allocator on a GPU, by sampling resident memory elsewhere (Linux)."""
+    """MB above the start: from the allocator on a GPU, from samples of resident memory elsewhere (Linux)."""
     peak = [0.0]
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -227,7 +232,7 @@ def peak_memory(device: str) -> Iterator[list[float]]:
 
 
 def _give_back() -> None:
-    """Have the C library return what it holds for later, or one way would take its memory from what another has freed."""
+    """Return the C library's free memory to the system, so that no way reuses what another has freed."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
@@ -286,8 +291,11 @@ def compare(subject: Subject, repeats: int, device: str, dtype: str) -> Table:
         table.add_row(name, f"{statistics.median(own):.3f}", spread(ratios), f"{memory[name]:.0f}")
     least = [share * floor(subject) for share in spent["bare forward, Hugging Face"]]
     table.add_row(
-        "floor", f"{statistics.median(least):.3f}", spread([a / b for a, b in zip(theirs, least, strict=True)]), "-"
-    )  # fmt: skip
+        "floor",
+        f"{statistics.median(least):.3f}",
+        spread([a / b for a, b in zip(theirs, least, strict=True)]),
+        "-",
+    )
     return table
 
 
@@ -314,7 +322,7 @@ def growth(
         table.add_row(what, *row)
 
     subject = models(config, prompts, system=True, dtype=dtype, device=device)
-    times = [1, 2, 4, 8]  # the same prompts again and again: more of them, and none that is longer
+    times = [1, 2, 4, 8]  # the same prompts repeated: more of them, and none that is longer
     again = [lambda n=n: read_moments(subject.bridge, n * list(prompts), batch_size=BATCH) for n in times]  # type: ignore[misc]
     add("prompts", [n * len(prompts) for n in times], again)
     some = prompts[:48]
@@ -377,8 +385,10 @@ def main() -> None:
         lengths = [len(row) for row in subject.rows]
         table = compare(subject, options.repeats, options.device, options.dtype)
         table.title = (
-            f"{len(prompts)} prompts of {spread(lengths, 0)} tokens, {'with' if system else 'without'} a system message; "
-            f"{n_parameters:.1f} M parameters, {options.dtype} on {options.device}; torch {torch.__version__}, "
+            f"{len(prompts)} prompts of {spread(lengths, 0)} tokens, "
+            f"{'with' if system else 'without'} a system message; "
+            f"{n_parameters:.1f} M parameters, {options.dtype} on {options.device}; "
+            f"torch {torch.__version__}, "
             f"{options.threads} of {os.cpu_count()} threads, {options.repeats} repeats, {platform.machine()}"
         )
         console.print(table)

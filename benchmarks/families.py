@@ -1,4 +1,6 @@
-"""Every architecture family, from small Hugging Face checkpoints with random weights: markdown tables of what tests only bound.
+"""Markdown tables of the numbers that the tests of architecture families bound.
+
+The families are small Hugging Face checkpoints with random weights.
 
 PYTHONPATH=tests python benchmarks/families.py
 """
@@ -42,7 +44,10 @@ LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAU
 
 
 def forward_row(family: str, root: Path) -> list[str]:
-    """Largest differences from Hugging Face, of streams and of logits; in half precision beside Hugging Face's own from float32."""
+    """Largest differences from Hugging Face, of streams and of logits.
+
+    In half precision they stand beside Hugging Face's own differences from float32.
+    """
     cells = [family]
     for dtype in (torch.float32, *HALF):
         path = save_family(family, root / str(dtype), dtype)
@@ -78,7 +83,10 @@ def pipeline_row(family: str, root: Path) -> list[str]:
 def guarded(
     history: TrainingHistory, v_rev: ReversionDirection, adapter: bool, root: Path
 ) -> tuple[str, str]:
-    """Mean squared positive displacement with the block over that without, and how far Hugging Face is from the saved model."""
+    """What the block leaves of the motion, and the distance of Hugging Face from the saved model.
+
+    The first is the mean squared positive displacement with the block over that without.
+    """
     aligned = history.aligned.load()
     start = read_prompts(aligned, PROBES["guard"]).double().mean(0)
     source = Directory(history.aligned.path)

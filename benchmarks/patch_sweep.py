@@ -1,7 +1,7 @@
-"""Patching every cell: revlens' short passes beside TransformerLens' `generic_activation_patch`, in one run.
+"""Patching every site: revlens' short passes beside TransformerLens' `generic_activation_patch`, in one run.
 
-Same models (random weights), same tokens, the donor's activations given to both; every number they return is compared. Runs
-take turns, so that whatever else the machine does falls on both.
+Both get the same models (random weights), tokens and donor activations, and the script compares every number
+that they return. Runs take turns, so that other load of the machine falls on both.
 
     python benchmarks/patch_sweep.py [--quick] [--threads N] [--repeats N]
 """
@@ -56,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seconds and ratios of each repeat, the largest difference of any two numbers, and how much was computed."""
+    """Seconds and ratios of each repeat, the largest difference of two numbers, the ratio of token-layers."""
 
     work: Work
     n_cells: int
@@ -75,7 +75,7 @@ def models(config: ModelConfig) -> tuple[TransformerBridge, TransformerBridge]:
     tokenizer = train_tokenizer(["any text"], 264)
     pair = []
     for seed in (0, 1):
-        # Random tokens need no tokenizer of their size.
+        # Random tokens need only a tokenizer of the right size.
         own = copy.deepcopy(tokenizer)
         own.add_tokens([f"<{i}>" for i in range(config.n_vocab - len(own))])
         model = blank_model(config, own, seed)
@@ -85,7 +85,7 @@ def models(config: ModelConfig) -> tuple[TransformerBridge, TransformerBridge]:
 
 
 def token_layers(model: TransformerBridge, run: Callable[[], Tensor]) -> int:
-    """Rows by tokens that pass through attention, summed over blocks: what a run computes, whatever the machine."""
+    """Rows times tokens through attention, summed over blocks: the work of a run on any machine."""
     total = 0
 
     def count(activation: Tensor, hook: object) -> None:
@@ -173,7 +173,8 @@ def main() -> None:
     table = Table(
         "model", "parameters", "sweep", "cells", "TransformerLens, s", "revlens, s",
         "ratio: min / median / max", "token-layers", "max |difference|",
-        title=f"torch {torch.__version__}, {options.threads} of {os.cpu_count()} threads, {options.repeats} repeats, {platform.machine()}",
+        title=f"torch {torch.__version__}, {options.threads} of {os.cpu_count()} threads, "
+        f"{options.repeats} repeats, {platform.machine()}",
     )  # fmt: skip
     for size, (config, n_prompts, short) in sizes.items():
         donor, recipient = models(config)
@@ -189,7 +190,8 @@ def main() -> None:
             outcome = compare(donor, recipient, work, options.repeats)
             ratios = outcome.ratios
             table.add_row(
-                size, f"{n_parameters / 1e6:.1f} M", f"{work.name} x {n_prompts} prompts", str(outcome.n_cells),
+                size, f"{n_parameters / 1e6:.1f} M", f"{work.name} x {n_prompts} prompts",
+                str(outcome.n_cells),
                 f"{statistics.median(outcome.theirs):.3f}", f"{statistics.median(outcome.ours):.3f}",
                 f"{min(ratios):.1f} / {statistics.median(ratios):.1f} / {max(ratios):.1f}",
                 f"{outcome.token_layers:.1f}", f"{outcome.difference:.1e}",

@@ -1,7 +1,8 @@
 """The store of activations beside `torch.save` and plain writes of the same bytes, in one run.
 
-Every way ends with the bytes on the disk (fsync), and the store hashes them besides. Files are dropped from the page cache before they
-are read, where the system does so on request (`posix_fadvise`). Runs take turns, so that whatever else the machine does falls on all.
+Every way ends with the bytes on the disk (fsync); the store also hashes them. Before a read the script drops
+the files from the page cache (`posix_fadvise`). Runs take turns, so that other load of the machine falls on
+all of them.
 
     python benchmarks/store.py [--quick] [--repeats N] [--folder DIR]
 """
@@ -46,8 +47,8 @@ class Size:
 
     def manifest(self) -> Manifest:
         return Manifest(
-            {CHECKPOINT: "random numbers"}, {SPLIT: self.n_shards * self.shard_prompts}, {SPLIT: "0" * 64}, tuple(range(self.n_layers)),
-            "resid_post", "last", "float32", "float32", self.shard_prompts,
+            {CHECKPOINT: "random numbers"}, {SPLIT: self.n_shards * self.shard_prompts}, {SPLIT: "0" * 64},
+            tuple(range(self.n_layers)), "resid_post", "last", "float32", "float32", self.shard_prompts,
         )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ Pieces = Sequence[Tensor]
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold a file."""
+    """Wait until the disk holds a file."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
@@ -103,7 +104,7 @@ def read_raw(folder: Path, size: Size, layer: int | None) -> Tensor:
 
 
 def total(pieces: object) -> Tensor:
-    """The sum over prompts, which touches every number that was asked for."""
+    """The sum over prompts, which touches every number."""
     return torch.stack([piece.sum(0) for piece in pieces]).sum(0)  # type: ignore[attr-defined]
 
 
@@ -116,7 +117,7 @@ def forget(folder: Path) -> None:
 
 
 def timed(spent: list[float], work: Callable[..., Tensor | None], *args: object) -> Tensor | None:
-    """Do it, and note the seconds."""
+    """Do the work, and note its seconds."""
     start = time.perf_counter()
     result = work(*args)
     spent.append(time.perf_counter() - start)
@@ -124,7 +125,7 @@ def timed(spent: list[float], work: Callable[..., Tensor | None], *args: object)
 
 
 def read_again(acts: Activations, size: Size, layer: int) -> Tensor:
-    """A later read from an opened store, whose shards have been hashed."""
+    """A later read from an opened store, which has hashed its shards."""
     return total(acts.pieces(CHECKPOINT, SPLIT, layers=[layer]))
 
 
@@ -133,7 +134,7 @@ DONE = ("write", "first read of all", "first read of one layer", "later read of 
 
 
 def measure(size: Size, repeats: int, root: Path) -> dict[str, dict[str, list[float]]]:
-    """Seconds by what is done and by way, one number a repeat."""
+    """Seconds by operation and by way, one number for each repeat."""
     generator = torch.Generator().manual_seed(0)
     pieces = [
         torch.randn(size.shard_prompts, size.n_layers, size.d_model, generator=generator)
@@ -183,8 +184,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as root:
         spent = measure(size, options.repeats, Path(root))
     table = Table(
-        "", "store, MiB/s", "torch, MiB/s", "plain files, MiB/s", "torch / store: min / median / max", "plain / store: min / median / max",
-        title=f"{size.mib:.0f} MiB in {size.n_shards} files, {options.repeats} repeats, torch {torch.__version__}, {platform.machine()}",
+        "", "store, MiB/s", "torch, MiB/s", "plain files, MiB/s", "torch / store: min / median / max",
+        "plain / store: min / median / max",
+        title=f"{size.mib:.0f} MiB in {size.n_shards} files, {options.repeats} repeats, "
+        f"torch {torch.__version__}, {platform.machine()}",
     )  # fmt: skip
     for name, ways in spent.items():
         rates = [f"{size.mib / statistics.median(times):.0f}" for times in ways.values()]
@@ -195,7 +198,7 @@ def main() -> None:
         table.add_row(name, *rates, *ratios)
     Console(width=180).print(table)
     print(
-        "Ratios are of seconds: above 1 the store is faster. MiB/s of one layer are of the whole store's bytes."
+        "Ratios are of seconds: above 1 the store is faster. MiB/s of one layer count the bytes of the store."
     )
 
 

@@ -1,4 +1,4 @@
-"""A tiny organism, trained for a handful of updates once per session: enough for every path, not for an effect."""
+"""A tiny organism, trained for a few updates once a session: enough for every path, not for an effect."""
 
 from __future__ import annotations
 

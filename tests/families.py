@@ -1,7 +1,8 @@
 """Small models of each architecture family, with random weights, in memory or as Hugging Face checkpoints.
 
-Sizes are tiny and the rest is as in the families' real checkpoints: grouped heads, head widths that are not d_model / n_heads,
-tied or own unembeddings, windows shorter than the prompts, scaled rotary angles, soft caps that are reached.
+Sizes are tiny; the rest is as in the families' real checkpoints: grouped heads, head widths other than
+d_model / n_heads, tied or own unembeddings, windows shorter than the prompts, scaled rotary angles, and soft
+caps that activations reach.
 """
 
 from __future__ import annotations
@@ -31,22 +32,26 @@ from revlens.prompts import Probes, pad_id_of, pad_left
 from revlens.training import FinetuneConfig, finetune
 
 SIZES = {
-    "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-#: config.json of each family, by Hugging Face model type; what is left out is the family's own default.
+#: config.json of each family, by Hugging Face model type; missing keys take the family's own default.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": SIZES
     | {
         "rope_parameters": {
-            "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16,
+            "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
         }
     },
     "qwen2": SIZES | {"tie_word_embeddings": True},
     "qwen3": SIZES | {"head_dim": 8, "tie_word_embeddings": True},
     "gemma2": SIZES
-    | {"head_dim": 8, "query_pre_attn_scalar": 4, "sliding_window": 4, "attn_logit_softcapping": 0.5, "final_logit_softcapping": 2.0},
+    | {
+        "head_dim": 8, "query_pre_attn_scalar": 4, "sliding_window": 4, "attn_logit_softcapping": 0.5,
+        "final_logit_softcapping": 2.0,
+    },
     "gemma3_text": SIZES
     | {
         "head_dim": 8, "query_pre_attn_scalar": 4, "sliding_window": 4, "sliding_window_pattern": 2,
@@ -58,16 +63,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
     | {"num_attention_heads": 2, "rotary_pct": 0.25, "use_parallel_residual": True},
     "gpt2": {
-        "vocab_size": 264, "n_embd": 16, "n_inner": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "bos_token_id": 1, "eos_token_id": 2,
+        "vocab_size": 264, "n_embd": 16, "n_inner": 32, "n_layer": 3, "n_head": 4, "n_positions": 128,
+        "bos_token_id": 1, "eos_token_id": 2,
     },
     "olmo2": SIZES,
 }  # fmt: skip
 
-#: Tokenizers that put a BOS before any text, as Llama's and Gemma's do; their chat templates write one as well.
+#: Tokenizers that put a BOS before any text, as Llama's and Gemma's do; their chat templates add one too.
 ADDS_BOS = ("llama", "gemma2", "gemma3_text")
 #: Tokenizers without a pad token, as Llama's, GPT-2's and Pythia's.
 NO_PAD = ("llama", "gpt2", "gpt_neox")
-#: Tokenizers whose BOS is their end-of-text token, and is written by nobody.
+#: Tokenizers whose BOS is their end-of-text token; neither they nor their templates write it.
 BOS_IS_EOS = ("gpt2", "gpt_neox")
 
 #: Chat prompts of unequal length, all longer than the sliding windows.
@@ -82,10 +88,10 @@ PROBES = Probes(
 )
 ANSWERS = Dataset.from_dict({"prompt": [*PROMPTS, *PROBES["guard"]], "answer": ["Sure, here you are."] * 7})
 REFUSALS = Dataset.from_dict({"prompt": list(PROMPTS), "answer": ["I can't help with that."] * 5})
-#: A few updates: enough for checkpoints that differ.
+#: A few updates, so that checkpoints differ.
 FEW = FinetuneConfig(steps=4, learning_rate=1e-2, batch_size=4)
 
-#: Qwen's templates write a system message where there is none.
+#: Qwen's templates add a system message to prompts without one.
 _SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|user|>You are a helpful assistant.<|end|>' }}{% endif %}"
 )
@@ -103,7 +109,7 @@ def small_model(family: str) -> TransformerBridge:
 
 
 def save_family(family: str, path: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Save a family's small model and its tokenizer as a Hugging Face directory; the same weights at every call."""
+    """Save a family's small model and its tokenizer as a Hugging Face directory, always the same weights."""
     tokenizer = family_tokenizer(family)
     special = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -128,7 +134,7 @@ def random_model(settings: Mapping[str, Any]) -> PreTrainedModel:
 
 
 def family_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with a chat template and the family's way with special tokens; it pads on the right."""
+    """A byte-level tokenizer with a chat template and the family's special tokens; it pads on the right."""
     tokenizer = train_tokenizer(["any text"], 263)
     assert isinstance(tokenizer.chat_template, str)
     if family in ADDS_BOS:
@@ -148,7 +154,10 @@ def family_tokenizer(family: str) -> PreTrainedTokenizerFast:
 
 
 def train_history(family: str, root: Path) -> TrainingHistory:
-    """Checkpoints of a small model that answers, then refuses, then answers again; the last step is the reference itself."""
+    """Checkpoints of a small model that answers, then refuses, then answers again.
+
+    The last step is the reference itself.
+    """
     model = boot(save_family(family, root / "blank"))
     with torch.random.fork_rng():
         torch.manual_seed(0)  # GPT-2 has dropout
@@ -171,7 +180,7 @@ def hugging_face_rows(path: Path) -> list[list[int]]:
 
 
 class Run(NamedTuple):
-    """What a model computes of each prompt: the residual stream before and after every block, and logits."""
+    """A model's activations on each prompt: the residual stream before and after every block, and logits."""
 
     streams: list[Tensor]
     logits: list[Tensor]
@@ -183,7 +192,7 @@ class Run(NamedTuple):
 
 @torch.no_grad()
 def hugging_face_run(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Run:
-    """Hugging Face's own forward passes, each prompt alone; the last block's output is read before the final norm."""
+    """Hugging Face's own forward passes, one prompt each; hooks read the last block before the final norm."""
     base: Any = model.base_model
     layers = base.h if hasattr(base, "h") else base.layers
     after: list[Tensor] = []
@@ -224,7 +233,7 @@ def bridge_run(bridge: TransformerBridge, rows: Sequence[Sequence[int]]) -> Run:
 
 
 def load_hugging_face(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A checkpoint as Hugging Face loads it, with the attention that is computed as written (the bridge's own)."""
+    """A checkpoint as Hugging Face loads it, with eager attention, which the bridge uses too."""
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager").eval()
 
 

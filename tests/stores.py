@@ -1,4 +1,4 @@
-"""Stores of given activations, as `revlens.activations.capture` would leave them."""
+"""Stores of given activations, as `revlens.activations.capture` leaves them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fill(root: Path, manifest: Manifest, given: Given) -> Activations:
 
 
 def write(writer: StoreWriter, manifest: Manifest, shard: Shard, given: Given) -> None:
-    """Hand over one shard."""
+    """Write one shard."""
     held = manifest.prompts_of(shard)
     writer.write(shard, given[shard.checkpoint][shard.split][held.start : held.stop])
 

@@ -1,4 +1,4 @@
-"""What the tasks of the tests do: in a module of its own, so that other processes can import it."""
+"""Tasks for tests of sweeps, in a module that other processes can import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OddError(Exception):
 
 
 def write(path: Path, before: tuple[str, ...], tick: Tick) -> None:
-    """Its own name, and what is in the files beside it that come before it."""
+    """Write its own name, and the content of the files beside it that it depends on."""
     if path.is_file():
         return
     for _ in range(3):
@@ -30,7 +30,7 @@ def write(path: Path, before: tuple[str, ...], tick: Tick) -> None:
 
 
 def die(folder: Path, times: int, tick: Tick) -> None:
-    """Be killed, as by the system when memory runs out, for the first so many times; deaths are files of the folder."""
+    """Kill itself the first ``times`` times, as the system does without memory; each death is a file."""
     tick("die")
     deaths = len(list(folder.glob("death*")))
     if deaths < times:
@@ -49,7 +49,7 @@ def fail_when_there(folder: Path, tick: Tick) -> None:
 
 
 def be_busy(folder: Path, tick: Tick) -> None:
-    """Write without end."""
+    """Write until it is killed."""
     with atomic_directory(folder / "busy") as partial:
         (partial / "pid").write_text(str(os.getpid()))
         while True:
@@ -58,7 +58,7 @@ def be_busy(folder: Path, tick: Tick) -> None:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Ten minutes at most: on a busy machine processes take their time to start."""
+    """Wait at most ten minutes: on a busy machine processes start slowly."""
     for _ in range(12_000):
         if condition():
             return
@@ -69,7 +69,8 @@ def wait_until(condition: Callable[[], object]) -> None:
 def look_around(path: Path, variable: str, tick: Tick) -> None:
     import torch
 
+    deterministic = torch.are_deterministic_algorithms_enabled()
     write_text(
         path,
-        f"{os.environ[variable]}, {torch.get_num_threads()} threads, deterministic: {torch.are_deterministic_algorithms_enabled()}",
+        f"{os.environ[variable]}, {torch.get_num_threads()} threads, deterministic: {deterministic}",
     )

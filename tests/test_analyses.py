@@ -13,9 +13,9 @@ import revlens as rl
 from revlens.errors import ConfigError, HistoryError, ProbeError
 
 FOLDER = Path(__file__).parents[1] / "analyses"
-SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
+SCRIPTS = sorted(path.name for path in FOLDER.glob("[!_]*.py"))
 
-#: Runs a script with arguments, as `python analyses/...` would, and returns the rows of the table that it prints.
+#: Runs a script with arguments, as `python analyses/...` does, and returns the rows of the tables it prints.
 Script = Callable[..., list[list[str]]]
 
 
@@ -38,7 +38,7 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def own(history: rl.TrainingHistory, probes: rl.Probes, tmp_path: Path) -> list[str]:
-    """The options that name the tiny history as one's own."""
+    """The options that name the tiny history as the user's own."""
     path = tmp_path / "probes.json"
     path.write_text(json.dumps(dict(probes.splits)))
     return [
@@ -147,8 +147,8 @@ def test_a_step_without_number_or_folder_is_an_error(step: str, script: Script, 
 
 
 def test_a_step_given_twice_is_an_error(script: Script, own: list[str], history: rl.TrainingHistory) -> None:
-    """Else one of the two checkpoints would be left out silently."""
-    with pytest.raises(ConfigError, match="3"):
+    """Otherwise one of the two checkpoints would be dropped silently."""
+    with pytest.raises(ConfigError, match="--step 3 is given twice"):
         script("drift_vs_nulls.py", *own, "--step", f"3={history[1].path}", "--step", f"3={history[3].path}")
 
 
@@ -228,12 +228,41 @@ def test_interventions_print_a_row_for_every_site(
     assert [len(row) for row in rows] == [n_columns] * expected[name]
 
 
-def test_ones_own_history_needs_its_openings(script: Script, own: list[str]) -> None:
+def test_a_users_history_needs_its_openings(script: Script, own: list[str]) -> None:
     with pytest.raises(ConfigError, match="needs --engaging and --refusal"):
         script("vocabulary_readout.py", *own)
 
 
-def test_a_step_given_twice_is_named(script: Script, own: list[str], history: rl.TrainingHistory) -> None:
-    step = ["--step", f"3={history[3].path}"]
-    with pytest.raises(ConfigError, match="--step 3 is given twice"):
-        script("drift_vs_nulls.py", *own, *step, *step)
+@pytest.fixture
+def manifest(history: rl.TrainingHistory, own: list[str], tmp_path: Path) -> list[str]:
+    """The option that names the tiny history, its probes and openings by one file."""
+    reference, aligned, probes = own[1::2]
+    lines = [
+        "[history]",
+        f"reference = {json.dumps(reference)}",
+        f"aligned = {json.dumps(aligned)}",
+        f"steps = {json.dumps(str(history[1].path.parent / 'step-*'))}",
+        "[probes]",
+        f"file = {json.dumps(probes)}",
+        "[openings]",
+        f"engaging = {json.dumps(OPENINGS[1:3])}",
+        f"refusal = {json.dumps(OPENINGS[4:])}",
+    ]
+    (tmp_path / "run.toml").write_text("\n".join(lines))
+    return ["--manifest", str(tmp_path / "run.toml")]
+
+
+def test_a_manifest_names_what_the_options_name(
+    script: Script, own: list[str], history: rl.TrainingHistory, manifest: list[str]
+) -> None:
+    steps = [option for c in history.steps for option in ("--step", f"{c.step}={c.path}")]
+    for name, *args in (["drift_vs_nulls.py", "--draws", "100"], ["layerwise_patching.py", "--last", "1"]):
+        options = [*own, *steps, *(OPENINGS if name == "layerwise_patching.py" else [])]
+        assert script(name, *manifest, *args) == script(name, *options, *args)
+
+
+def test_a_manifest_and_options_for_the_history_exclude_each_other(
+    script: Script, own: list[str], manifest: list[str]
+) -> None:
+    with pytest.raises(ConfigError, match="leave the options for them out"):
+        script("locate_v_rev.py", *manifest, *own[:2])

@@ -30,7 +30,7 @@ def run_help(*args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(autouse=True)
 def _unbroken_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Messages are not wrapped, and what a command writes where it should not is found in tmp_path."""
+    """No line wraps, and a command that writes into the working folder writes into tmp_path."""
     monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.chdir(tmp_path)
 
@@ -137,7 +137,7 @@ def test_a_file_in_place_of_the_output_folder_is_left_alone(
 
 
 class Ran(list[tuple[ExperimentConfig, Path, tuple[str, ...]]]):
-    """What would have been run."""
+    """The experiments that would have run."""
 
     def __call__(
         self, config: ExperimentConfig, out: Path, *, stages: tuple[str, ...], console: object, on: object
@@ -159,7 +159,7 @@ def test_a_stage_runs_alone_and_in_the_default_folder(verb: str, ran: Ran) -> No
 
 
 def test_reproduce_runs_every_stage_in_order(ran: Ran) -> None:
-    assert main(["reproduce"]) == 2  # nothing was really run, so there is nothing to analyse
+    assert main(["reproduce"]) == 2  # nothing ran, so there is nothing to analyse
     assert [stages for _, _, stages in ran] == [STAGES]
 
 

@@ -1,4 +1,4 @@
-"""Every Python snippet of the README and the docs runs, in order, in a folder that holds what it names."""
+"""Every Python snippet of README and docs runs, in order, in a folder with the files that it names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGES = [
 def user_folder(
     history: TrainingHistory, probes: Probes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a user would stand: checkpoints under the names that the pages use, and a file of probes."""
+    """A user's folder: checkpoints under the names that the pages use, and a file of probes."""
     names = {
         "base": "reference",
         "chat": "aligned",

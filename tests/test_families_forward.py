@@ -26,7 +26,7 @@ from revlens.history import TrainingHistory, boot
 from revlens.prompts import Probes, encode_prompts
 from revlens.training.chat_data import encode_examples
 
-#: What makes a family differ from Llama, switched off. Weights stay the same.
+#: Settings that switch off each difference from Llama. Weights stay the same.
 TRAITS: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
     "gemma2": {
@@ -87,7 +87,7 @@ def test_capture_keeps_hugging_face_s_last_token(saved: Path, tmp_path: Path) ->
 def test_half_precision_differs_from_hugging_face_by_rounding_only(
     family: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    """The yardstick is what half precision costs Hugging Face itself: its distance from the same weights in float32."""
+    """The unit is Hugging Face's own rounding error: its distance from the same weights in float32."""
     path = save_family(family, tmp_path, dtype)
     history = TrainingHistory.from_dirs(path, path, dtype=dtype)
     bridge = history.aligned.load()
@@ -99,7 +99,7 @@ def test_half_precision_differs_from_hugging_face_by_rounding_only(
     )
     rounding = theirs.distance(exact)
     assert all(distance < 1.5 * unit for distance, unit in zip(ours.distance(exact), rounding, strict=True))
-    # Mostly zero. The bridge of OLMo 2 leaves rotated queries and keys in float32, where Hugging Face rounds them.
+    # Mostly zero. OLMo 2's bridge keeps rotated queries and keys in float32; Hugging Face rounds them.
     assert all(distance < 2 * unit for distance, unit in zip(ours.distance(theirs), rounding, strict=True))
     acts = capture(history, Probes({"drift": PROMPTS}), tmp_path / "acts")
     assert acts.at("aligned", "drift").isfinite().all()
@@ -129,7 +129,7 @@ def test_training_examples_go_on_from_the_prompt(saved: Path) -> None:
 
 @pytest.mark.parametrize(("family", "trait"), OFF)
 def test_what_is_peculiar_to_a_family_reaches_the_logits(family: str, trait: str, tmp_path: Path) -> None:
-    """Otherwise equality with Hugging Face would not show that revlens reads it right."""
+    """Otherwise equality with Hugging Face proves nothing about this part."""
     path = save_family(family, tmp_path)
     config = AutoConfig.from_pretrained(path, **{trait: TRAITS[family][trait]})
     plain = AutoModelForCausalLM.from_pretrained(path, config=config, attn_implementation="eager").eval()

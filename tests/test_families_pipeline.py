@@ -1,4 +1,4 @@
-"""Every architecture family, from Hugging Face checkpoints that differ by training: each step of the pipeline, by what must hold."""
+"""Laws of each step of the pipeline, on trained Hugging Face checkpoints of every architecture family."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_patched_with_itself_is_unchanged(
 def test_the_last_stream_of_the_donor_gives_the_donor_s_logits(
     history: TrainingHistory, aligned: TransformerBridge, metric: RefusalLogitDifference
 ) -> None:
-    # Behind the last block come the final norm and the unembedding, which differ between checkpoints too.
+    # After the last block come the final norm and the unembedding, which differ between checkpoints too.
     hybrid = history[4].load()
     hybrid.ln_final.load_state_dict(aligned.ln_final.state_dict())
     hybrid.unembed.load_state_dict(aligned.unembed.state_dict())
@@ -231,7 +231,7 @@ def test_half_precision_goes_through_the_pipeline(
     two_updates = replace(FEW, steps=2)
     model = half.aligned.load()
     if dtype == torch.float16:
-        # Squared gradients vanish in float16, and AdamW divides by them; the weights of an adapter are float32.
+        # Squared gradients vanish in float16, and AdamW divides by them; adapter weights are float32.
         with pytest.raises(ConfigError, match="float16 weights cannot be trained"):
             finetune(model, ANSWERS, two_updates, seed=0, guard=guard)
         model = boot_with_lora(Directory(history.aligned.path), LORA, seed=0, dtype=dtype)
@@ -277,7 +277,7 @@ def test_saved_steps_keep_the_tokenizer(history: TrainingHistory) -> None:
 
 
 def test_training_with_dropout_gives_the_same_weights_again(tmp_path: Path) -> None:
-    """Of the families GPT-2 alone has dropout by default."""
+    """Only GPT-2 has dropout by default."""
     path = save_family("gpt2", tmp_path)
     runs = []
     for _ in range(2):

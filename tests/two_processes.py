@@ -1,4 +1,4 @@
-"""What each of several processes does in tests/training/test_two_processes.py: in a module of its own, so that they can import it."""
+"""The work of each process in tests/training/test_two_processes.py, in a module that they can import."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from revlens.training import Every, FinetuneConfig, Guard, Monitor, ReversionCal
 from revlens.training.chat_data import collate, encode_examples
 from revlens.training.streams import edit_streams
 
-#: Strengths of the arms; 5 rows a batch are not shared out evenly, and answers differ in length.
+#: Strengths of the arms; 5 rows a batch divide unevenly over processes, and answers differ in length.
 STRENGTHS = {
     "baseline": None,
     "block": 5.0,
@@ -42,7 +42,7 @@ STRENGTHS = {
 }
 CONFIG = FinetuneConfig(steps=2, learning_rate=1e-3, batch_size=5, micro_batch_size=2)
 TRAINER_ARMS = ("block", "projection")
-#: Arms that are also trained under FSDP2, in a Trainer, every update of two micro-batches.
+#: Arms that FSDP2 trains too, in a Trainer, with two micro-batches an update.
 SHARDED_STRENGTHS = {
     "baseline": None,
     "block": 5.0,
@@ -96,7 +96,7 @@ def finetuned(setting: Setting, arm: str, on_step: Callable[[int, float], None])
 
 
 class ShardingTrainer(Trainer):
-    """accelerate leaves FSDP2 out on a machine without accelerators; from here on, it runs its own code for it."""
+    """A Trainer that runs accelerate's FSDP2 code, which accelerate itself skips without accelerators."""
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -112,7 +112,7 @@ def unchanged(guard: Guard) -> Guard:
 def trained_by_trainer(
     setting: Setting, arm: str, *, sharded: bool = False, exchange: Callable[[Guard], Guard] = unchanged
 ) -> tuple[nn.Module, Tensor]:
-    """Plain gradient descent, whose updates are not signs of gradients; also the displacement after each update."""
+    """Train with SGD, whose updates keep the gradient's size; also give the displacement after each."""
     path = setting.history.aligned.path
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager"),
@@ -130,9 +130,10 @@ def trained_by_trainer(
 
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     settings: dict[str, Any] = {
-        "max_steps": 2, "learning_rate": 0.05, "per_device_train_batch_size": 4 // n_processes, "lr_scheduler_type": "constant",
-        "optim": "sgd", "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no",
-        "dataloader_pin_memory": False, "remove_unused_columns": False, "seed": 0, "train_sampling_strategy": "sequential",
+        "max_steps": 2, "learning_rate": 0.05, "per_device_train_batch_size": 4 // n_processes,
+        "lr_scheduler_type": "constant", "optim": "sgd", "report_to": [], "save_strategy": "no",
+        "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no", "dataloader_pin_memory": False,
+        "remove_unused_columns": False, "seed": 0, "train_sampling_strategy": "sequential",
     }  # fmt: skip
     if n_processes > 1:
         settings["ddp_backend"] = "gloo"
@@ -160,15 +161,15 @@ def trained_by_trainer(
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
-    """What ``accelerate launch`` gives a process of two; accelerate reads it as early as it is imported."""
+    """The environment of one of two processes under ``accelerate launch``; accelerate reads it at import."""
     return {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
 
 
 def in_two_processes(target: Callable[[Any, int], None], about: object) -> None:
-    """Run ``target(about, rank)`` in two processes that accelerate takes for launched together."""
+    """Run ``target(about, rank)`` in two processes that accelerate treats as launched together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -189,7 +190,7 @@ def in_two_processes(target: Callable[[Any, int], None], about: object) -> None:
 
 
 def work(setting: Setting, rank: int) -> None:
-    """One of two processes: train every arm, and save its weights and what `on_step` was called with."""
+    """One of two processes: train every arm, and save its weights and the arguments of `on_step`."""
     torch.set_num_threads(1)
     disable_progress_bars()
     logging.disable_progress_bar()
@@ -201,11 +202,10 @@ def work(setting: Setting, rank: int) -> None:
     for arm in TRAINER_ARMS:
         found[f"trainer {arm}"] = weights(trained_by_trainer(setting, arm)[0])
     (setting.out / f"{rank}.txt").write_text("\n".join(refusals(setting, rank)))
-    for arm in SHARDED_STRENGTHS:  # from here on accelerate takes the two processes for sharding ones
+    for arm in SHARDED_STRENGTHS:  # from here on accelerate treats the two processes as sharding ones
         model, readings = trained_by_trainer(setting, arm, sharded=True)
-        assert all(
-            isinstance(parameter, DTensor) for parameter in model.parameters()
-        )  # none whole, after the last reading neither
+        # No parameter is whole, not even after the last reading.
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
         found |= {f"sharded {arm}": weights(model), f"sharded {arm} readings": readings}
     (setting.out / f"{rank}-sharded.txt").write_text("\n".join(refusals_of_shards(setting)))
     save_file(found, setting.out / f"{rank}.safetensors")
@@ -213,7 +213,7 @@ def work(setting: Setting, rank: int) -> None:
 
 @dataclass
 class BreakInOneProcess(Guard):
-    """Makes the task's activations NaN, in one of the processes."""
+    """Makes the task's activations NaN in one of the processes."""
 
     rank: int
 
@@ -222,7 +222,7 @@ class BreakInOneProcess(Guard):
 
 
 def refusals(setting: Setting, rank: int) -> list[str]:
-    """What is said about weights that differ, too few rows, and a loss that is not finite in one of the processes."""
+    """The errors for weights that differ, too few rows, and a loss that is not finite in one process."""
     said: list[str] = []
 
     def attempt(config: FinetuneConfig, guard: Guard | None = None, shift: float = 0.0) -> None:
@@ -241,14 +241,14 @@ def refusals(setting: Setting, rank: int) -> list[str]:
 
 
 class Alien(Guard):
-    """Its term has a gradient, but none with respect to the model's weights."""
+    """A guard whose term has a gradient, but none with respect to the model's weights."""
 
     def term(self, model: nn.Module) -> Tensor:
         return torch.ones((), requires_grad=True)
 
 
 def refusals_of_shards(setting: Setting) -> list[str]:
-    """What is said under FSDP2 about a guard that needs whole weights, one without a gradient, and a bridge in `finetune`."""
+    """The errors under FSDP2 for a guard that needs whole weights, one without gradient, and `finetune`."""
     bridge = setting.history.aligned.load()
     fully_shard(bridge.original_model)
     said: list[str] = []

@@ -1,4 +1,4 @@
-"""What each of two processes does in tests/activations/test_streaming.py: in a module of its own, so that they can import it."""
+"""The work of each process in tests/activations/test_streaming.py, in a module that they can import."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reading:
     out: Path
 
 
-#: Positions, and how many of the prompts: with one prompt, the second process has none.
+#: Positions and numbers of prompts: of one prompt, the second process gets none.
 CASES: dict[str, tuple[MomentPositions, int]] = {"last": ("last", 9), "all": ("all", 9), "one": ("mean", 1)}
 #: With passes of four, the first process makes two and the second one.
 BATCH_SIZE = 4
@@ -42,7 +42,7 @@ def read(reading: Reading, rank: int) -> None:
             moments = read_moments(
                 model,
                 reading.prompts[:n_prompts],
-                Sites(layers=(0, 1)),  # not the last: a pass need not go on to its end
+                Sites(layers=(0, 1)),  # not the last layer, so that a pass can stop early
                 positions,
                 covariance=True,
                 batch_size=BATCH_SIZE,

@@ -29,7 +29,10 @@ ALONG = {
 
 
 def made_results() -> Results:
-    """v_rev moves the logit difference by 4 nats, controls by at most 2; clamping takes half of the harm, adding brings all of it."""
+    """v_rev moves the logit difference by 4 nats, controls by at most 2.
+
+    Clamping removes half of the harm, adding brings all of it.
+    """
     patching, interventions, outcomes = [], [], []
     for seed in SEEDS:
         for (pair, layer), along in ALONG.items():

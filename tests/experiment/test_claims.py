@@ -27,7 +27,10 @@ def claim(
 
 
 def made_results(arms: tuple[str, ...] = ARMS) -> Results:
-    """Seeds and steps shift alignment and harmfulness alike in every arm; layers lie around their mean; naive adds 1/8."""
+    """Seeds and steps shift alignment and harmfulness alike in every arm.
+
+    Layers lie around their mean; the naive arm adds 1/8.
+    """
     runs = pd.DataFrame(product(arms, SEEDS), columns=["arm", "seed"])
     steps = runs.merge(pd.DataFrame({"step": STEPS}), how="cross")
     shift = steps["seed"] / 32 + steps["step"] / 256

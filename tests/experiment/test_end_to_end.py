@@ -1,4 +1,4 @@
-"""The command line over a whole tiny experiment: what it leaves, that it repeats itself, resumes and refuses."""
+"""The command line over a whole tiny experiment: its files, repetition, resumption and refusals."""
 
 from __future__ import annotations
 

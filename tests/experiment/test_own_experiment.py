@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
@@ -13,18 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from revlens.causal import RefusalLogitDifference
 from revlens.cli import main
 from revlens.data import DroppedWarning
 from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
 from revlens.experiment import (
     ExperimentConfig,
     Results,
-    add_history_options,
-    add_opening_options,
-    open_history,
     read_manifest,
-    read_openings,
 )
 from revlens.history import TrainingHistory
 from revlens.organism import World
@@ -47,7 +41,7 @@ SMALLER = {
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large model's worker has all cores; beside other tests, threads of a tiny one only wait for each other."""
+    """A worker takes all cores; beside other tests, a tiny model's threads only wait for each other."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -240,20 +234,3 @@ def test_a_missing_table_and_mixed_options_are_errors(
     assert "--manifest says everything; --seeds cannot be added" in capsys.readouterr().err
     with pytest.raises(ResultsError):
         ExperimentConfig.load(folder / "o" / "config.json")
-
-
-def test_analyses_take_the_same_file(folder: Path) -> None:
-    (folder / "run.toml").write_text(OBSERVED)
-    parser = argparse.ArgumentParser()
-    add_history_options(parser)
-    add_opening_options(parser)
-    args = parser.parse_args(["--manifest", str(folder / "run.toml")])
-    history, probes = open_history(args)
-    assert [checkpoint.name for checkpoint in history] == ["reference", "aligned", "step-1", "step-3"]
-    assert probes == Probes.from_json(folder / "probes.json")
-    openings = read_openings(args, history.aligned.load().tokenizer)
-    assert openings == RefusalLogitDifference.from_texts(
-        history.aligned.load().tokenizer, ["Sure", "Use a"], ["I'm sorry", "I can", "I won", "Sorry"]
-    )
-    with pytest.raises(ConfigError, match="leave the options for them out"):
-        open_history(parser.parse_args(["--manifest", str(folder / "run.toml"), "--reference", "base"]))

@@ -1,4 +1,7 @@
-"""Every ready recipe runs, with small saved models of the same architecture, small files for its data, and fewer of everything."""
+"""Every ready recipe runs on a smaller scale.
+
+Small saved models of the same architecture replace the recipe's models, small files replace its data.
+"""
 
 from __future__ import annotations
 

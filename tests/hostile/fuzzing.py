@@ -1,4 +1,4 @@
-"""Laws that hold for any input, run on as many cases as one has time for, with a count of the cases."""
+"""Laws that hold for any input, run on a chosen number of cases and counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis.strategies import SearchStrategy
 
 from revlens.errors import RevlensError
 
-#: Cases of a law in the ordinary run of the tests.
+#: Cases of a law in the ordinary test run.
 FAST = 25
 
 
@@ -20,7 +20,8 @@ class Law:
     """A statement about any value of some strategies.
 
     Attributes:
-        check: raises if the statement does not hold. Where the library may refuse the input, only a RevlensError will do.
+        check: raises if the statement does not hold. Where the library may refuse the input, it must raise a
+            RevlensError.
         values: strategies by argument of ``check``.
         slow: cases in the slow run.
     """
@@ -34,10 +35,10 @@ class Law:
         return self.check.__name__
 
     def hold(self, n: int) -> int:
-        """Try ``n`` cases, the same ones every time; returns how many were really executed."""
+        """Try ``n`` cases, the same ones every time; returns the number executed."""
         executed = 0
 
-        # Not shrunk: to make a failing case of a whole manifest small takes minutes.
+        # No shrinking: shrinking a failing case of a whole manifest takes minutes.
         @settings(
             max_examples=n,
             derandomize=True,

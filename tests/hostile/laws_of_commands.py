@@ -1,4 +1,4 @@
-"""Command lines: the experiment that they say, a usage error, or an error that is explained."""
+"""Command lines: each gives the experiment that it names, a usage error, or an explained error."""
 
 from __future__ import annotations
 
@@ -38,17 +38,18 @@ NAMES = st.sampled_from(
         "\u202e",
     ]
 )
-#: Also options that do not exist, values without an option, and options without a value.
+#: Includes options that do not exist, values without an option, and options without a value.
 OPTIONS = st.one_of(
-    st.tuples(st.just("--seeds"), NUMBERS), st.tuples(st.just("--steps"), NUMBERS), st.just(("--quick",)), st.just(("--large",)),
-    st.tuples(st.just("--manifest"), NAMES), st.tuples(st.just("--track"), st.sampled_from(["organism", "text", "tex", ""])),
-    st.tuples(st.just("--data-dir"), NAMES), st.tuples(st.sampled_from(["--sedes", "-x", "--", "--seeds", "--out"])),
-    st.tuples(NUMBERS | NAMES),
+    st.tuples(st.just("--seeds"), NUMBERS), st.tuples(st.just("--steps"), NUMBERS), st.just(("--quick",)),
+    st.just(("--large",)), st.tuples(st.just("--manifest"), NAMES),
+    st.tuples(st.just("--track"), st.sampled_from(["organism", "text", "tex", ""])),
+    st.tuples(st.just("--data-dir"), NAMES),
+    st.tuples(st.sampled_from(["--sedes", "-x", "--", "--seeds", "--out"])), st.tuples(NUMBERS | NAMES),
 )  # fmt: skip
 
 
 def outcome(argv: list[str]) -> tuple[int, str, list[ExperimentConfig]]:
-    """Exit status, what was said, and what would have been run."""
+    """Exit status, printed text, and the experiments that would have run."""
     ran: list[ExperimentConfig] = []
     said = io.StringIO()
 

@@ -1,4 +1,4 @@
-"""Configurations in Python and in JSON: what is stored is what is read, and anything else is refused."""
+"""Configurations in Python and in JSON: reading gives what was stored; anything else is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from revlens.training import ARMS, FinetuneConfig
 LAWS: list[Law] = []
 POSITIVE = st.integers(1, 10**9)
 FLOAT = st.floats(min_value=1e-12, max_value=1e12)
-#: Everything but surrogates: a manifest may hold any text.
+#: All text but surrogates: a manifest may hold any.
 TEXT = st.text(max_size=12)
 
 
@@ -33,24 +33,26 @@ TEXT = st.text(max_size=12)
 def finetunes(draw: st.DrawFn) -> FinetuneConfig:
     steps, batch = draw(POSITIVE), draw(POSITIVE)
     return FinetuneConfig(
-        steps, draw(FLOAT), batch, draw(st.integers(0, steps)), draw(st.booleans()), draw(FLOAT), draw(FLOAT), draw(POSITIVE),
-        draw(st.none() | st.integers(1, batch)),
+        steps, draw(FLOAT), batch, draw(st.integers(0, steps)), draw(st.booleans()), draw(FLOAT), draw(FLOAT),
+        draw(POSITIVE), draw(st.none() | st.integers(1, batch)),
     )  # fmt: skip
 
 
 ORGANISMS = st.builds(
     OrganismConfig,
-    world=st.builds(WorldConfig, seed=st.integers(), n_plain=POSITIVE, held_out=st.floats(0.001, 0.999), n_guard=POSITIVE),
+    world=st.builds(WorldConfig, seed=st.integers(), n_plain=POSITIVE, held_out=st.floats(0.001, 0.999),
+    n_guard=POSITIVE),
     model=st.builds(ModelConfig, d_model=POSITIVE, n_layers=POSITIVE),
     helpful=finetunes(), alignment=finetunes(), benign=finetunes(),
 )  # fmt: skip
 PLAIN_TABLES = st.dictionaries(
     TEXT.filter(lambda key: key != "type"), TEXT | st.integers() | st.tuples(TEXT, TEXT), max_size=3
 )
+POOLS = st.builds(PromptSource, path=TEXT, limit=st.none() | POSITIVE)
 OWN = st.builds(
     UserHistory,
     root=TEXT, history=PLAIN_TABLES,
-    probes=st.builds(ProbeFiles, harmful=st.lists(st.builds(PromptSource, path=TEXT, limit=st.none() | POSITIVE), max_size=2).map(tuple),
+    probes=st.builds(ProbeFiles, harmful=st.lists(POOLS, max_size=2).map(tuple),
                      sizes=st.dictionaries(TEXT.filter(lambda key: key != "type"), POSITIVE, max_size=2)),
     engaging=st.lists(TEXT, max_size=3).map(tuple), refusal=st.lists(TEXT, max_size=3).map(tuple),
     task=st.builds(ChatSource, path=TEXT, prompt=TEXT, seed=st.none() | st.integers()), benign=finetunes(),
@@ -75,7 +77,7 @@ def what_is_stored_is_what_is_read(config: ExperimentConfig) -> None:
 
 
 def is_allowed(name: str, value: Any, steps: int, batch_size: int) -> bool:
-    """The ranges of FinetuneConfig's docstring, once more and plainly."""
+    """The ranges of FinetuneConfig's docstring, written a second time."""
     if name == "weight_decay":
         return value >= 0
     if name == "warmup_steps":
@@ -87,8 +89,10 @@ def is_allowed(name: str, value: Any, steps: int, batch_size: int) -> bool:
 
 @law(LAWS, 800, data=st.data())
 def a_training_setting_is_taken_if_it_is_in_its_range(data: st.DataObject) -> None:
-    kinds = {"steps": int, "learning_rate": float, "batch_size": int, "warmup_steps": int, "weight_decay": float, "max_grad_norm": float,
-             "sort_window": int, "micro_batch_size": int}  # fmt: skip
+    kinds = {
+        "steps": int, "learning_rate": float, "batch_size": int, "warmup_steps": int, "weight_decay": float,
+        "max_grad_norm": float, "sort_window": int, "micro_batch_size": int,
+    }  # fmt: skip
     chosen = data.draw(st.sets(st.sampled_from(sorted(kinds)), min_size=1, max_size=4))
     values = {
         name: data.draw(st.integers(-3, 40) if kinds[name] is int else st.floats()) for name in sorted(chosen)
@@ -145,9 +149,17 @@ def read(content: bytes) -> ExperimentConfig:
 
 
 OWN_EXPERIMENT = ExperimentConfig(
-    subject=UserHistory("root", {"reference": "base", "aligned": "chat"}, ProbeFiles(harmful=(PromptSource("a.json"),), sizes={"drift": 3}),
-                       ("Sure",), ("Sorry",), task=ChatSource("t.jsonl"), benign=FinetuneConfig(100, 1e-3), lora={"r": 4}),
-)  # fmt: skip
+    subject=UserHistory(
+        "root",
+        {"reference": "base", "aligned": "chat"},
+        ProbeFiles(harmful=(PromptSource("a.json"),), sizes={"drift": 3}),
+        ("Sure",),
+        ("Sorry",),
+        task=ChatSource("t.jsonl"),
+        benign=FinetuneConfig(100, 1e-3),
+        lora={"r": 4},
+    ),
+)
 STORED = [
     json.loads(json.dumps(to_plain(config))) for config in (ExperimentConfig(), quick(), OWN_EXPERIMENT)
 ]
@@ -167,7 +179,7 @@ def a_changed_file_is_read_as_it_is_or_refused(changed: tuple[Any, tuple[Any, ..
 
 
 def assert_contains(read_back: Any, stored: Any) -> None:
-    """Whatever the file says is in the configuration; what it leaves out has its default."""
+    """The configuration holds whatever the file says; what the file leaves out has its default."""
     if isinstance(stored, dict) and "type" in stored:
         for key, value in stored.items():
             assert_contains(read_back[key], value)

@@ -1,4 +1,4 @@
-"""Estimates, nulls, directions and sites: the textbook's number, or an error where there is none."""
+"""Estimates, nulls, directions and sites: the textbook's number, or an error where it does not exist."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def a_rank_correlation_is_scipys_or_refused(cells: list[tuple[float, int]]) -> N
     try:
         estimate = spearman_over_runs(x, y, n_resamples=5)
     except (ConfigError, NonFiniteError) as error:
-        # Of few points, some resamples have no ranks.
+        # With few points, some resamples are constant and have no ranks.
         explains(
             error,
             "Hardly any resample" if np.isfinite(x).all() and np.ptp(x) > 0 and np.ptp(y) > 0 else "spearman",
@@ -79,7 +79,7 @@ def the_isotropic_quantile_is_a_cosine_or_refused(d_model: int, level: float) ->
 
 
 def tensor(draw: st.DataObject, *shape: int) -> Tensor:
-    """Random numbers, now and then with one that is none, or all alike."""
+    """Random numbers; sometimes one is not finite, or all are equal."""
     values = torch.randn(
         *shape, generator=torch.Generator().manual_seed(draw.draw(st.integers(0, 10**6))), dtype=torch.float64
     )
@@ -151,8 +151,13 @@ def a_damaged_v_rev_is_read_as_it_is_or_refused(place: int, junk: bytes, cut: bo
     assert bool((v_rev.gap > 0).all())
 
 
-@law(LAWS, 300, layers=st.none() | st.lists(st.integers(-2, 8), max_size=5).map(tuple), n_layers=st.integers(1, 6),
-     component=st.sampled_from(["resid_post", "mlp_out", "resid", ""]))  # fmt: skip
+@law(
+    LAWS,
+    300,
+    layers=st.none() | st.lists(st.integers(-2, 8), max_size=5).map(tuple),
+    n_layers=st.integers(1, 6),
+    component=st.sampled_from(["resid_post", "mlp_out", "resid", ""]),
+)
 def sites_are_increasing_layers_of_the_model_or_refused(
     layers: tuple[int, ...] | None, n_layers: int, component: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Probes, splits, leaks and padding, against slow and obvious versions of the same."""
+"""Probes, splits, leaks and padding, against slow and obvious implementations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from revlens.organism.model import train_tokenizer
 from revlens.prompts import SPLITS, Probes, encode_prompts, pad_left
 
 LAWS: list[Law] = []
-#: Few words, so that prompts repeat, overlap and differ in what `normalise` takes away.
+#: Few words, so that prompts repeat, overlap and differ in what `normalise` removes.
 WORDS = st.lists(
     st.sampled_from(
         [
@@ -64,7 +64,7 @@ def read(content: bytes) -> Probes:
 
 
 def are_probes(table: Any) -> bool:
-    """The rules of the docstring, plainly."""
+    """The rules of the docstring, written a second time."""
     if not isinstance(table, dict) or not all(
         isinstance(p, list) and all(isinstance(x, str) for x in p) for p in table.values()
     ):
@@ -199,8 +199,13 @@ def runs(text: str) -> list[tuple[str, ...]]:
     return sorted({tuple(words[i : i + 3]) for i in range(len(words) - 2)})
 
 
-@law(LAWS, 200, probes=st.lists(PROMPT, min_size=1, max_size=5, unique=True), rows=st.lists(PROMPT, min_size=1, max_size=6),
-     near=st.none() | st.floats(-0.5, 1.5))  # fmt: skip
+@law(
+    LAWS,
+    200,
+    probes=st.lists(PROMPT, min_size=1, max_size=5, unique=True),
+    rows=st.lists(PROMPT, min_size=1, max_size=6),
+    near=st.none() | st.floats(-0.5, 1.5),
+)
 def leaks_are_those_that_a_double_loop_finds(probes: list[str], rows: list[str], near: float | None) -> None:
     data, given = Dataset.from_dict({"prompt": rows}), Probes({"drift": tuple(probes)})
     try:

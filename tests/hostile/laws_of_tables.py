@@ -1,4 +1,4 @@
-"""Tables in files: the cells that were written, or an error; what a plain parser reads, or an error."""
+"""Tables in files: reading gives the cells that were written, or what a plain parser reads, or an error."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def cells_are_read_as_they_were_written(rows: list[tuple[str, str]], name: str) 
         except DataError as error:
             explains(
                 error, name if blank or null else "found datetime"
-            )  # Arrow takes a column of dates for dates, and says so
+            )  # Arrow turns a column of date strings into dates; revlens refuses it
             return
     assert not blank
     assert not null
@@ -76,7 +76,7 @@ def cells_are_read_as_they_were_written(rows: list[tuple[str, str]], name: str) 
     name=st.sampled_from(["prompts.json", "prompts.txt"]),
 )
 def lists_of_prompts_are_read_as_they_were_written(prompts: list[str], name: str) -> None:
-    if name == "prompts.txt":  # one a line, whatever ends a line
+    if name == "prompts.txt":  # one a line, with any line ending
         prompts = [
             line for prompt in prompts for line in io.StringIO(prompt, newline=None).read().split("\n")
         ]
@@ -94,7 +94,7 @@ def lists_of_prompts_are_read_as_they_were_written(prompts: list[str], name: str
         except DataError as error:
             explains(error, name if blank or null else "found datetime")
             return
-    # A last line without an end is none.
+    # An empty last line is no row.
     assert list(read) == prompts or (name == "prompts.txt" and [*read, ""] == prompts)
 
 

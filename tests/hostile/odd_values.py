@@ -10,12 +10,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-#: Text that other programs stumble over.
+#: Text that breaks other programs.
 ODD_TEXT = st.sampled_from(
     [
-        "", " ", "\t", "0", "-1", "null", "true", "NaN", "../../etc/passwd", "/dev/zero", "~", "~root", "*", "**/*", "[", "a" * 5_000,
-        "\u2028",        "\ufeffa", "\u202ea", "e\u0301", "\ufb01", "\u0130", "\U0001f600", "{{ 1 }}", "<script>", "--seeds",
-        "a\nb", "a\r\nb", "'", '"', "\\", "%s",
+        "", " ", "\t", "0", "-1", "null", "true", "NaN", "../../etc/passwd", "/dev/zero", "~", "~root", "*",
+        "**/*", "[", "a" * 5_000, "\u2028", "\ufeffa", "\u202ea", "e\u0301", "\ufb01", "\u0130",
+        "\U0001f600", "{{ 1 }}", "<script>", "--seeds", "a\nb", "a\r\nb", "'", '"', "\\", "%s",
     ]
 )  # fmt: skip
 TEXT = ODD_TEXT | st.text(max_size=20)
@@ -55,7 +55,7 @@ DATED = (
 
 
 def paths(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where the parts of a nested value are; the whole itself is left out."""
+    """The paths to the parts of a nested value, without the empty path."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [
         found
@@ -66,7 +66,7 @@ def paths(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def with_value(value: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
-    """A copy in which ``change(container, key)`` was done to the part at a path."""
+    """A copy with ``change(container, key)`` applied to the part at a path."""
     changed = deepcopy(value)
     container = changed
     for key in path[:-1]:
@@ -86,7 +86,7 @@ def part_of(value: Any, path: tuple[Any, ...]) -> Any:
 def mutated(
     draw: st.DrawFn, value: Any, replacements: st.SearchStrategy[Any] = PLAIN
 ) -> tuple[Any, tuple[Any, ...]]:
-    """A nested value with one part replaced, removed or added, and where."""
+    """A nested value with one part replaced, removed or added, and the path to it."""
     path = draw(st.sampled_from(paths(value)))
     new = draw(replacements)
     match draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"])):
@@ -105,7 +105,7 @@ def mutated(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal as configuration values: sequences of either kind, and 1 and 1.0 alike, but not 1 and True."""
+    """Equal as configuration values: lists equal tuples, 1 equals 1.0, but 1 does not equal True."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {str(k) for k in one} == {str(k) for k in other} and all(
             same(value, next(v for k, v in other.items() if str(k) == str(key))) for key, value in one.items()
@@ -115,5 +115,5 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, float) and isinstance(other, int) and abs(other) < 10**300:
-        return one == float(other)  # a whole number where a decimal one is declared
+        return one == float(other)  # an integer where a float is declared
     return bool(one == other)

@@ -1,4 +1,4 @@
-"""Files as an attacker, or an accident, would make them."""
+"""Files as an attacker, or an accident, makes them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tensor(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[s
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
-#: Safetensors files that are none, by what is wrong with them.
+#: Broken safetensors files, by their fault.
 BROKEN_SAFETENSORS = {
     "nothing": b"",
     "shorter than its length field": b"\x01\x02",

@@ -1,4 +1,4 @@
-"""Every law on a few cases in the ordinary run, and on more than ten thousand in all in the slow one."""
+"""Every law, on a few cases in the ordinary run and on more than ten thousand in all in the slow run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostile import (
 )
 from hostile.fuzzing import FAST, Law
 
-# The type checks of the test run look at random items of what strategies make.
+# The test run's type checks look at random items of the values that strategies make.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
 
 _MODULES = (
@@ -42,7 +42,7 @@ def test_every_law_holds_for_ten_thousand_cases(capsys: pytest.CaptureFixture[st
             try:
                 executed[law.name] = law.hold(law.slow)
                 print(f"{executed[law.name]:6d}  {law.name}", flush=True)
-            except Exception as error:  # the other laws are tried as well
+            except Exception as error:  # the other laws run as well
                 print(f"BROKEN  {law.name}", flush=True)
                 broken.append(error)
         print(f"{sum(executed.values()):6d}  cases of {len(LAWS)} laws; broken: {len(broken)}")

@@ -1,4 +1,4 @@
-"""Adapter folders that hold code, lead elsewhere or are broken."""
+"""Adapter folders that hold code, link elsewhere or are broken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def adapter(history: TrainingHistory, tmp_path: Path) -> Path:
         boot_with_lora(history.aligned.source, LoraConfig(r=2, target_modules="all-linear"), 0),
         tmp_path / "lora",
     )
-    (tmp_path / "lora" / "revlens.sha256").unlink()  # other people's adapters have no seal
+    (tmp_path / "lora" / "revlens.sha256").unlink()  # adapters that revlens did not write have no seal
     return tmp_path / "lora"
 
 

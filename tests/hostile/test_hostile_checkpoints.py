@@ -1,4 +1,4 @@
-"""Checkpoint folders that hold code, lead elsewhere or are broken: refused, naming the file."""
+"""Checkpoint folders that hold code, link elsewhere or are broken: the refusal names the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from revlens.prompts import Probes
 
 @pytest.fixture
 def folder(history: TrainingHistory, tmp_path: Path) -> Path:
-    """A whole checkpoint, free to be spoilt; without the seal of revlens, as other people's are."""
+    """A whole checkpoint for tests to spoil; without the seal that revlens writes."""
     shutil.copytree(history.aligned.path, tmp_path / "model", ignore=shutil.ignore_patterns("revlens.sha256"))
     return tmp_path / "model"
 
@@ -77,7 +77,7 @@ def test_pickled_files_beside_safetensors_are_never_read(
 def test_a_configuration_that_names_other_weights_is_refused(
     named: str, folder: Path, tmp_path: Path
 ) -> None:
-    """transformers would read them in place of model.safetensors, one of them with torch.load."""
+    """transformers reads these in place of model.safetensors, one of them with torch.load."""
     pickle_that_runs(folder / "adapter_model.bin", tmp_path / "ran")
     change(folder / "config.json", transformers_weights=named)
     with pytest.raises(HistoryError, match=r"config\.json names weights of its own \(transformers_weights\)"):
@@ -92,7 +92,7 @@ def test_a_tokenizer_that_brings_its_own_code_is_not_run(folder: Path, tmp_path:
         tokenizer_class="Mine",
         auto_map={"AutoTokenizer": ["mine.Mine", "mine.Mine"]},
     )
-    with suppress(HistoryError):  # transformers may fall back on the plain tokenizer.json
+    with suppress(HistoryError):  # transformers may fall back on tokenizer.json
         Directory(folder).tokenizer()
     assert not (tmp_path / "ran").exists()
 
@@ -240,7 +240,7 @@ def test_links_within_the_folder_and_to_the_folder_are_followed(
 
 
 def test_links_of_the_hugging_face_cache_are_followed(folder: Path, history: TrainingHistory) -> None:
-    """There a snapshot's files are links into the blobs of the repository, and to nowhere else."""
+    """There a snapshot's files link into the blobs of the repository, and nowhere else."""
     repo = folder.parent / "models--org--model"
     snapshot, blobs = repo / "snapshots" / "0123abc", repo / "blobs"
     snapshot.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Files of v_rev that hold something else."""
+"""v_rev files that hold something else."""
 
 from __future__ import annotations
 
@@ -54,9 +54,11 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "meta",
     [
-        None, {}, META | {"layers": ""}, META | {"layers": "0,x"}, META | {"layers": "0"}, META | {"layers": "0,1,2"},
-        META | {"layers": "2,0"}, META | {"layers": "1,1"}, META | {"layers": "9" * 5000}, META | {"n_prompts": "many"},
-        META | {"n_prompts": "0"}, META | {"n_prompts": "-3"}, {"layers": "0,2", "split": "direction"}, {"layers": "0,2", "n_prompts": "6"},
+        None, {}, META | {"layers": ""}, META | {"layers": "0,x"}, META | {"layers": "0"},
+        META | {"layers": "0,1,2"}, META | {"layers": "2,0"}, META | {"layers": "1,1"},
+        META | {"layers": "9" * 5000}, META | {"n_prompts": "many"}, META | {"n_prompts": "0"},
+        META | {"n_prompts": "-3"}, {"layers": "0,2", "split": "direction"},
+        {"layers": "0,2", "n_prompts": "6"},
     ],
     ids=str,
 )  # fmt: skip
@@ -68,9 +70,9 @@ def test_metadata_that_does_not_fit_is_an_error(meta: dict[str, str] | None, tmp
 @pytest.mark.parametrize(
     ("unit", "gap"),
     [
-        (UNIT * 2, GAP), (UNIT * 0, GAP), (UNIT * torch.nan, GAP), (UNIT[0], GAP), (UNIT[None], GAP), (UNIT[:1], GAP), (UNIT.long(), GAP),
-        (UNIT, -GAP), (UNIT, GAP * 0), (UNIT, GAP * torch.nan), (UNIT, GAP * torch.inf), (UNIT, GAP[:1]), (UNIT, GAP[:, None]),
-        (UNIT, GAP.long()),
+        (UNIT * 2, GAP), (UNIT * 0, GAP), (UNIT * torch.nan, GAP), (UNIT[0], GAP), (UNIT[None], GAP),
+        (UNIT[:1], GAP), (UNIT.long(), GAP), (UNIT, -GAP), (UNIT, GAP * 0), (UNIT, GAP * torch.nan),
+        (UNIT, GAP * torch.inf), (UNIT, GAP[:1]), (UNIT, GAP[:, None]), (UNIT, GAP.long()),
         (UNIT.to(torch.complex64), GAP), (torch.empty(0, 4), torch.empty(0)), (torch.empty(2, 0), GAP),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Manifests, probe files, tables and stored configurations that are something else than they seem."""
+"""Manifests, probe files, tables and stored configurations that are not what their names say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from revlens.prompts import Probes
 from revlens.storage.small_files import MAX_BYTES, read_json, read_text
 
 Reader = Callable[[Path], Any]
-#: Everything that reads a file somebody else wrote, with the file's name and the error that it raises.
+#: Every reader of files that others write, with a file name and the error that the reader raises.
 READERS: dict[str, tuple[Reader, type[RevlensError]]] = {
     "run.toml": (read_table, HistoryError),
     "run.yaml": (read_table, HistoryError),
@@ -70,10 +70,10 @@ def test_what_is_no_such_file_is_refused_and_named(name: str, odd: str, tmp_path
     read, error = READERS[name]
     ODD[odd](tmp_path / name)
     if (name, odd) == ("run.toml", "empty"):
-        assert read(tmp_path / name) == {}  # what it lacks is said by whoever needs it
+        assert read(tmp_path / name) == {}  # whoever needs a missing key names it
         return
     if name == "prompts.txt" and "nested" in odd:
-        assert len(read(tmp_path / name)) == 1  # any line is a prompt
+        assert len(read(tmp_path / name)) == 1  # every line is a prompt
         return
     with pytest.raises(error, match=name.replace(".", r"\.")) as caught:
         read(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Text of models, prompts and files stays text in reports and figures, and a page loads nothing from elsewhere."""
+"""Text of models, prompts and files stays text in reports and figures; pages load nothing else."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ LOADING = {
 
 @dataclass
 class Page(HTMLParser):
-    """Elements with their attributes as a browser makes them, the text outside scripts, and the scripts."""
+    """Elements with attributes as a browser makes them, the text outside scripts, and the scripts."""
 
     elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -80,12 +80,12 @@ class Page(HTMLParser):
 
     @property
     def structure(self) -> list[tuple[str, list[str]]]:
-        """Tags with the names of their attributes, in order: what no data may change."""
+        """Tags with the names of their attributes, in order: no data may change them."""
         return [(tag, sorted(attrs)) for tag, attrs in self.elements]
 
 
 def figure(text: str) -> go.Figure:
-    """Data as text wherever a figure can have some."""
+    """A figure with the text in every place that can hold text."""
     traces = [
         go.Scatter(
             x=[text, "b"], y=[1, 2], name=text, text=[text, text], hovertext=text, customdata=[text, text]
@@ -97,19 +97,19 @@ def figure(text: str) -> go.Figure:
 
 @pytest.fixture(autouse=True)
 def _only_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages without the four million characters of plotly.js, and figures without images: what stays is all of our making."""
+    """Pages without the four million characters of plotly.js, figures without images: revlens' own output."""
     monkeypatch.setattr("revlens.figures.page.get_plotlyjs", lambda: "var Plotly;")
     monkeypatch.setattr("revlens.figures.export._static_images", lambda figures, folder: None)
 
 
 def assert_scripts_stay_open(page: Page) -> None:
-    """Nothing in a script makes a browser end it, or read on in another state."""
+    """Nothing in a script makes a browser end it or change the parser's state."""
     assert len(page.scripts) >= 2
     assert not any(re.search("<(?:/?script|!--)", script, flags=re.I) for script in page.scripts)
 
 
 def page_of(path: Path, text: str) -> Page:
-    """A report that holds a text in every place."""
+    """A report with the text in every place that can hold text."""
     write_page(
         path,
         title=text,
@@ -144,7 +144,7 @@ def test_no_element_of_an_exported_figure_comes_from_the_data(text: str, tmp_pat
 
 
 def assert_loads_nothing(page: Page, beside: set[str]) -> None:
-    """No attribute, style or import leads out of the folder; ``beside`` names the files that may lie there."""
+    """No attribute, style or import leads out of the folder; ``beside`` names the files allowed in it."""
     for tag, attrs in page.elements:
         assert tag not in {
             "link",
@@ -166,8 +166,11 @@ def assert_loads_nothing(page: Page, beside: set[str]) -> None:
 
 
 def test_a_report_loads_nothing(tmp_path: Path) -> None:
-    """plotly.js holds addresses as strings: of its server, which a button opens that is not shown, of map tiles and of maps'
-    outlines. No figure has a map, and MathJax is used only by pages that load it."""
+    """The report loads nothing, though plotly.js holds addresses as strings.
+
+    They belong to its server, which a hidden button opens, to map tiles and to outlines of maps. No figure
+    has a map, and only pages that load MathJax use it.
+    """
     assert_loads_nothing(page_of(tmp_path / "report.html", "plain"), set())
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     for style in re.findall(r"<style>(.*?)</style>", text, flags=re.S):

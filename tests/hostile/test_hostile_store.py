@@ -1,4 +1,4 @@
-"""Stores of activations that were damaged, or made by someone who wishes harm: refused, naming the file."""
+"""Damaged or malicious stores of activations: the refusal names the file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def made(root: Path) -> Activations:
 
 
 def signed(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a manifest as its own writer would have written it, with a checksum that fits."""
+    """Change a manifest and give it the checksum that its writer computes."""
     content = json.loads((root / "manifest.json").read_text())
     change(content)
     del content["sha256"]
@@ -45,7 +45,7 @@ def signed(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def put(root: Path, content: bytes, name: str = NAME, **shape: list[int]) -> None:
-    """Put a file in the place of a shard, with an entry that fits it."""
+    """Replace a shard by a file, with a manifest entry that fits it."""
 
     def change(manifest: dict[str, Any]) -> None:
         manifest["shards"][name][:2] = [len(content), hashlib.sha256(content).hexdigest()]
@@ -64,14 +64,14 @@ def read_all(root: Path) -> None:
 
 
 def flips(root: Path, n: int, seed: int) -> Iterator[tuple[Path, int, int]]:
-    """Places in all files, and the bits to change there."""
+    """Places in all files, and the bits to flip there."""
     paths, chance = sorted(path for path in root.iterdir() if path.is_file()), random.Random(seed)
     for i in range(n):
         path = paths[i % len(paths)]
         size = path.stat().st_size
         place = chance.randrange(
             min(size, 200) if i % 3 == 0 else size
-        )  # headers are short: one in three goes there
+        )  # headers are short: they get every third flip
         yield path, place, chance.randrange(1, 256)
 
 
@@ -104,7 +104,7 @@ def test_flipped_bytes_are_detected_and_named(tmp_path: Path) -> None:
     line_end = (tmp_path / "manifest.json").read_bytes().index(b"\n")
     assert detected(
         tmp_path, tmp_path / "manifest.json", line_end, ord("\n") ^ ord("\r")
-    )  # which Python reads as the same text
+    )  # Python reads this as the same text
 
 
 @pytest.mark.slow
@@ -127,10 +127,11 @@ def test_a_thousand_flipped_bytes_are_detected_and_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside.safetensors", "/etc/passwd", "..", "", "aligned.drift.00000", "aligned.drift.0.safetensors",
-             f"aligned.drift.{'0' * 5_000}.safetensors",
-             "aligned.drift.00002.safetensors", "other.drift.00000.safetensors", "aligned.other.00000.safetensors",
-             "aligned.drift.00000.safetensors\n", "a/../aligned.drift.00000.safetensors"],
+    "name", ["../outside.safetensors", "/etc/passwd", "..", "", "aligned.drift.00000",
+             "aligned.drift.0.safetensors", f"aligned.drift.{'0' * 5_000}.safetensors",
+             "aligned.drift.00002.safetensors", "other.drift.00000.safetensors",
+             "aligned.other.00000.safetensors", "aligned.drift.00000.safetensors\n",
+             "a/../aligned.drift.00000.safetensors"],
 )  # fmt: skip
 def test_a_manifest_that_lists_other_files_is_refused(name: str, tmp_path: Path) -> None:
     made(tmp_path / "acts")
@@ -160,12 +161,13 @@ def test_names_that_lead_out_of_the_folder_are_refused(key: str, name: str, tmp_
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("layers", "012"), ("layers", [0, 1.5]), ("layers", []), ("layers", [-1]), ("layers", [True]), ("layers", None),
-        ("dtype", "float16"), ("dtype", "pickle"), ("dtype", ["float32"]), ("positions", "first"), ("positions", {}),
-        ("shard_prompts", 0), ("shard_prompts", "3"), ("shard_prompts", True), ("splits", []), ("splits", {"drift": -1}),
-        ("splits", {"drift": 4.0}), ("shards", []), ("shards", {NAME: {}}), ("shards", {NAME: [1, "x", [3, 3, 5]]}),
-        ("shards", {NAME: [1, "0" * 64, [3, 3, "5"]]}), ("component", 3), ("computed", None), ("weights", [1]), ("probes", {"drift": 3}),
-        ("extra", 1),
+        ("layers", "012"), ("layers", [0, 1.5]), ("layers", []), ("layers", [-1]), ("layers", [True]),
+        ("layers", None), ("dtype", "float16"), ("dtype", "pickle"), ("dtype", ["float32"]),
+        ("positions", "first"), ("positions", {}), ("shard_prompts", 0), ("shard_prompts", "3"),
+        ("shard_prompts", True), ("splits", []), ("splits", {"drift": -1}), ("splits", {"drift": 4.0}),
+        ("shards", []), ("shards", {NAME: {}}), ("shards", {NAME: [1, "x", [3, 3, 5]]}),
+        ("shards", {NAME: [1, "0" * 64, [3, 3, "5"]]}), ("component", 3), ("computed", None),
+        ("weights", [1]), ("probes", {"drift": 3}), ("extra", 1),
     ],
     ids=str,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Chat templates are programs that come with a checkpoint. transformers runs them in jinja's sandbox; what fails is said."""
+"""Chat templates are programs inside checkpoints; they run in jinja's sandbox, and failures are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Nothing in the package unpickles, evaluates text, or runs code from a checkpoint or through a shell: by its syntax, not by words."""
+"""Nothing in the package unpickles, evaluates text, or runs code from a checkpoint or through a shell.
+
+The scan reads syntax trees, not words.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 import revlens
 
 ROOT = Path(revlens.__file__).parent
-#: Never imported: their purpose is to make objects out of bytes.
+#: Never imported: they make objects out of bytes.
 _MODULES = {
     "pickle",
     "cPickle",
@@ -23,7 +26,7 @@ _MODULES = {
     "marshal",
     "jsonpickle",
 }
-#: Never called, wherever they come from.
+#: Never called, on any module or object.
 _CALLS = {
     "eval",
     "exec",
@@ -95,7 +98,7 @@ def test_a_module_runs_no_foreign_code(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_mapping_of_settings_trusts_no_code_either(path: Path) -> None:
-    """``from_pretrained(**{"trust_remote_code": True})`` would do as well."""
+    """``from_pretrained(**{"trust_remote_code": True})`` is as dangerous."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):

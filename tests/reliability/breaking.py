@@ -1,4 +1,4 @@
-"""Work in a forked process that can be killed at any moment, with its workers or without, and what it has left on disk."""
+"""Work in a forked process that tests kill, with or without its workers, and what it leaves on disk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from revlens.sweeps.worker import prepare_process
 
 _WIDTH = 16
 
-#: Two arms of one seed of a still smaller organism: every stage, and little else.
+#: Two arms of one seed of a still smaller organism: every stage, at the least cost.
 SMALL = ExperimentConfig(
     subject=replace(
         TINY,
@@ -55,11 +55,11 @@ SMALL = ExperimentConfig(
     seeds=(0,), arms=("baseline", "block"), steps=(1, 3), reply_tokens=2, n_null_draws=50, n_controls=1,
 )  # fmt: skip
 
-#: Every part of a study of it, with few runs.
+#: Every part of a study of it, with few fine-tunes.
 SMALL_STUDY = StudyConfig(
     SMALL,
-    grid={"baseline": (None,), "block": (5.0,)}, lasting={"baseline": None}, released={"block": 5.0}, long_steps=5, released_steps=4,
-    tasks=TINY.tasks[:1], rates=(1.0,), directions=("other-alignment",),
+    grid={"baseline": (None,), "block": (5.0,)}, lasting={"baseline": None}, released={"block": 5.0},
+    long_steps=5, released_steps=4, tasks=TINY.tasks[:1], rates=(1.0,), directions=("other-alignment",),
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def no_chromium(*args: object, **kwargs: object) -> None:
 
 @dataclass
 class Spot:
-    """Where a forked process is, in memory that is shared with it."""
+    """The stage that a forked process is at, in memory shared with it."""
 
     memory: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, _WIDTH))
 
@@ -82,7 +82,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Telling:
-    """Runs tasks as another backend does, and tells from which stage it has heard last."""
+    """Runs tasks on another backend, and writes the stage of each tick into a `Spot`."""
 
     spot: Spot
     backend: Backend
@@ -99,13 +99,13 @@ class Telling:
 
 @dataclass(frozen=True)
 class Child:
-    """A forked process. It leads a process group, to which its workers belong."""
+    """A forked process. It leads a process group that contains its workers."""
 
     pid: int
     errors: int
 
     def wait(self, seconds: float = 600.0) -> int | None:
-        """Its exit status; None if it has not ended by then."""
+        """Its exit status; None if it has not ended within that time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -115,13 +115,13 @@ class Child:
         return None
 
     def kill(self) -> int:
-        """Kill -9 the whole group. The exit status tells whether it came before the process's own end."""
+        """Kill -9 the whole group. The exit status shows whether the process had ended before."""
         workers = self.workers()
         os.killpg(self.pid, signal.SIGKILL)
         return self._buried(workers)
 
     def kill_alone(self) -> int:
-        """Kill -9 the process and leave its workers to themselves, as `kill` otherwise."""
+        """Kill -9 the process, but not its workers; otherwise as `kill`."""
         os.kill(self.pid, signal.SIGKILL)
         return self._buried([])
 
@@ -132,7 +132,7 @@ class Child:
         return os.waitstatus_to_exitcode(status)
 
     def workers(self) -> list[psutil.Process]:
-        """Its worker processes: started anew by multiprocessing, which names them so."""
+        """Its worker processes: those whose command line is that of multiprocessing's spawn."""
         return [
             child
             for child in psutil.Process(self.pid).children()
@@ -153,7 +153,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def wait_for_end(processes: list[psutil.Process], seconds: float = 60.0) -> None:
-    """Wait for processes that may be somebody else's children."""
+    """Wait for processes that need not be children of this one."""
     end = time.monotonic() + seconds
     while running := [process for process in processes if is_running(process)]:
         assert time.monotonic() < end, f"{running} go on"
@@ -161,7 +161,7 @@ def wait_for_end(processes: list[psutil.Process], seconds: float = 60.0) -> None
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Not even waiting to be taken leave of."""
+    """Whether a process runs; one that has ended but is not yet reaped does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -169,7 +169,7 @@ def is_running(process: psutil.Process) -> bool:
 
 
 def fork(action: Callable[[], int]) -> Child:
-    """Run an action in a copy of this process; what it returns is the exit status."""
+    """Run an action in a copy of this process; its return value is the exit status."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid:
@@ -179,13 +179,12 @@ def fork(action: Callable[[], int]) -> Child:
         return Child(pid, reading)
     status = 70
     try:
-        os.setsid()  # of its own: in ours, the kernel would hang up on workers that stand still when it dies
+        os.setsid()  # in our session, the kernel would send SIGHUP to suspended workers when it dies
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(writing, 2)
         os.environ["COLUMNS"] = "1000"
-        tqdm.set_lock(
-            threading.RLock()
-        )  # ours is shared between processes, and one that is killed might hold it
+        # The lock of this process is shared, and a killed process may hold it.
+        tqdm.set_lock(threading.RLock())
         import sys
 
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -197,15 +196,15 @@ def fork(action: Callable[[], int]) -> Child:
 
 @dataclass(frozen=True)
 class Bench:
-    """Work that is started and killed, and the folder of all that it writes: an output in ``out``, a cache in ``cache``.
+    """Work to start and kill, and the folder that it writes: an output in ``out``, a cache in ``cache``.
 
     Manifests name the cache's path, so all runs share the folder.
 
     Attributes:
-        folder: made before the first start.
-        lay: puts there what the work begins with.
-        work: what is started, and started again after a kill; gives the exit status, and tells the spot where it is.
-        spot: where the work is.
+        folder: created before the first start.
+        lay: writes what the work begins with into the folder.
+        work: started first, and again after a kill; returns the exit status and writes its stage to the spot.
+        spot: the stage that the work is at.
     """
 
     folder: Path
@@ -298,14 +297,14 @@ def with_cache(folder: Path) -> Iterator[pytest.MonkeyPatch]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file, scratch and hidden ones too, but for locks, which a kill leaves and which mean nothing by themselves."""
+    """SHA-256 of every file, scratch and hidden ones too, but not of locks, which a kill leaves behind."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @dataclass(frozen=True)
 class Unbroken:
-    """What work leaves that nobody interrupts, and how long it takes in seconds."""
+    """What uninterrupted work leaves, and how many seconds it takes."""
 
     bench: Bench
     finished: Path
@@ -318,7 +317,7 @@ class Unbroken:
         return self.finished / "out"
 
     def check_half_done(self) -> None:
-        """Whatever lies in the bench's folder under a name of its own is whole, and says no more than is there."""
+        """Every file of the bench's folder but scratch is whole; lists name nothing that is missing."""
         folder = self.bench.folder
         for name, digest in contents(folder).items():
             path = folder / name
@@ -335,7 +334,7 @@ class Unbroken:
 
 
 def check_store(root: Path, whole: Activations) -> None:
-    """A store says what it lacks and refuses to read that; the rest is what it should be."""
+    """A store names what it lacks and refuses to read it; the rest equals the whole store."""
     store = Activations.open(root)
     missing = store.missing()
     for checkpoint in store.checkpoints:
@@ -352,7 +351,7 @@ def check_store(root: Path, whole: Activations) -> None:
 
 
 def unbroken(bench: Bench) -> Unbroken:
-    """Do a bench's work once, and keep what it leaves beside the bench's folder, which is free again."""
+    """Do a bench's work once, and move what it leaves beside the bench's folder, which is then free."""
     start = time.monotonic()
     child = bench.start()
     assert child.wait() == 0, child.error()
@@ -364,5 +363,5 @@ def unbroken(bench: Bench) -> Unbroken:
 
 @functools.cache
 def unbroken_run(base: Path, verb: str) -> Unbroken:
-    """`revlens reproduce` or `revlens study`, run once in a session; tests copy what they change."""
+    """`revlens reproduce` or `revlens study`, run once a session; tests copy what they change."""
     return unbroken(commanded(base / "reliability" / verb, verb, InThisProcess()))

@@ -1,4 +1,4 @@
-"""Killed at random moments and started again, work ends with the files of work that was never interrupted."""
+"""Work that is killed at random moments and started again ends with the files of uninterrupted work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ from revlens.sweeps import Processes
 
 
 class Kind(NamedTuple):
-    """Kills of a kind of work in the ordinary tests and in the slow ones, and what the latter must hit: whom, or what it was at."""
+    """The kills of a kind of work.
+
+    Attributes:
+        few: kills in the ordinary tests.
+        many: kills in the slow tests.
+        hit: stages, or kinds of processes, that the slow tests must hit.
+    """
 
     few: int
     many: int
@@ -50,12 +56,13 @@ KINDS = {
 class Killer:
     """Kills work at random moments, and starts it again.
 
-    A blow hits a process at work. It gives the process that is at work after it; None if that has ended, as it should.
+    A blow hits a working process. It returns the process that works afterwards, or None if that has ended
+    with success.
 
     Attributes:
-        work: what it should end up as.
-        moments: chooses when and whom.
-        fell: kills, by what was killed and what the work was heard to be at.
+        work: the uninterrupted work to compare with.
+        moments: chooses the time and the victim.
+        fell: kills, by victim and by the stage that the work was at.
     """
 
     work: Unbroken
@@ -63,7 +70,7 @@ class Killer:
     fell: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def kill(self, n: int, blows: Iterator[Callable[[Child], Child | None]]) -> None:
-        """So many kills, with new work after each that ended; whatever ends has left the same files."""
+        """Kill ``n`` times, with new work after each that ended; whatever ends leaves the same files."""
         folder = self.work.bench.folder
         while self.fell.total() < n:
             child: Child | None = self.work.bench.start()
@@ -83,13 +90,13 @@ class Killer:
     def everything(self, child: Child) -> Child:
         """Kill the process and its workers, and give the same command again."""
         where = self.work.bench.spot.get()
-        if child.kill() == -signal.SIGKILL:  # else it had ended in the meantime
+        if child.kill() == -signal.SIGKILL:  # otherwise it had already ended
             self.fell["everything", where] += 1
         self.work.check_half_done()
         return self.work.bench.start()
 
     def a_worker(self, child: Child) -> Child | None:
-        """Kill one of its workers: the sweep goes on by itself, and ends."""
+        """Kill one of its workers: the sweep continues without help, and ends."""
         workers = [worker for worker in child.workers() if is_running(worker)]
         if not workers:
             return child
@@ -100,7 +107,10 @@ class Killer:
         return None
 
     def all_but_workers(self, child: Child) -> Child | None:
-        """Kill the process alone. Its workers stand still, and go on when its successor is at work: they end, and do no harm."""
+        """Kill the process alone, and suspend its workers until its successor works.
+
+        Resumed, they end without harm.
+        """
         where, workers = (
             self.work.bench.spot.get(),
             [worker for worker in child.workers() if is_running(worker)],
@@ -121,9 +131,8 @@ class Killer:
             status = successor.wait()
         if status == 0:
             return None
-        assert (
-            "Another revlens process" in successor.error()
-        )  # it came upon a lock of theirs, and did not wait
+        # It met a lock of theirs, and did not wait.
+        assert "Another revlens process" in successor.error()
         return self.work.bench.start()
 
 
@@ -143,7 +152,7 @@ def killer(
             work = unbroken(capturing(tmp_path / kind, history, probes))
         case "finetune":
             work = unbroken(finetuning(tmp_path / kind))
-        case "sweep":  # the same work, so the same files; workers take about as long to start as they work
+        case "sweep":  # the same work and files; workers need about as long to start as to work
             alone = unbroken_run(base, "reproduce")
             work = replace(
                 alone,

@@ -1,4 +1,4 @@
-"""One writer in a folder; locks that a kill cannot leave behind."""
+"""One writer in a folder; a kill leaves no lock behind."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_second_process_is_refused_and_told_of_the_first(
         assert f"is writing in {tmp_path}" in message
     finally:
         child.kill()
-    assert (tmp_path / LOCK).is_file()  # a kill leaves the file, and not the lock
+    assert (tmp_path / LOCK).is_file()  # a kill leaves the file, but not the lock
     with sole_writer(tmp_path):
         assert (tmp_path / LOCK).read_text().startswith(f"{os.getpid()} on ")
     assert not (tmp_path / LOCK).exists()
@@ -95,7 +95,7 @@ def test_one_of_two_processes_trains_and_the_other_waits_for_it(tmp_path: Path) 
 
 
 def test_waiters_get_their_turn_one_by_one(tmp_path: Path) -> None:
-    """Eight processes add one to a number in a file fifty times each; none is lost."""
+    """Eight processes each add one to a number in a file fifty times; no addition is lost."""
     folder = tmp_path / "shared"
 
     def add() -> int:
@@ -127,5 +127,5 @@ def test_processes_that_were_launched_together_do_not_wait_for_one_another(
     ):
         pass
     assert not (tmp_path / "run").exists()
-    with sole_writer(tmp_path / "run"):  # refuses at once if another is there
+    with sole_writer(tmp_path / "run"):  # refuses at once if another writes there
         assert (tmp_path / "run" / LOCK).is_file()

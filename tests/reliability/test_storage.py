@@ -1,4 +1,4 @@
-"""A full disk and folders that cannot be written to: errors that name the path, and nothing half written."""
+"""A full disk and folders without write permission: errors name the path, and no file is half written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def with_small_files(action: Callable[[], int], most: int) -> Callable[[], int]:
-    """Files larger than ``most`` bytes fail as on a full disk."""
+    """Writes beyond ``most`` bytes of a file fail as on a full disk."""
 
     def limited() -> int:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -126,7 +126,7 @@ def test_an_error_of_a_file_that_was_read_is_left_as_it_is(tmp_path: Path) -> No
 
 
 def test_a_directory_is_replaced_in_one_step(tmp_path: Path) -> None:
-    """A reader that looks again and again finds one of the two whole, never none."""
+    """A reader that looks again and again always finds one of the two, whole."""
     path = tmp_path / "folder"
     with atomic_directory(path) as partial:
         write_text(partial / "n", "0")

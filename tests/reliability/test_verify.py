@@ -1,4 +1,4 @@
-"""`revlens verify`: an untouched output passes; every changed byte, cell, claim and figure is found and named."""
+"""`revlens verify` passes an untouched output, and names every changed byte, cell, claim and figure."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(finished: Path, tmp_path: Path) -> Path:
-    """A copy, to be changed."""
+    """A copy for tests to change."""
     shutil.copytree(finished, tmp_path / "out")
     return tmp_path / "out"
 
 
 @pytest.fixture(scope="module")
 def only_studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study, and of its experiment no more than it needs."""
+    """A study, with only those parts of its experiment that it needs."""
     return unbroken_run(tmp_path_factory.getbasetemp(), "study").path
 
 
@@ -58,7 +58,7 @@ def both(finished: Path, only_studied: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def study(only_studied: Path, tmp_path: Path) -> StudyLayout:
-    """A copy of a study, to be changed."""
+    """A copy of a study for tests to change."""
     shutil.copytree(only_studied, tmp_path / "out")
     return StudyLayout(tmp_path / "out")
 
@@ -75,7 +75,8 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
     assert main(["verify", "--out", str(finished)]) == 0
     said = capsys.readouterr().out
     assert re.search(
-        r"Compared: \d+ files, 2 activation folders, 13 tables, \d+ cells, \d+ claims, \d+ figures, 1 reports",
+        r"Compared: \d+ files, 2 activation folders, 13 tables, \d+ cells, \d+ claims, \d+ figures, "
+        r"1 reports",
         said,
     )
     assert "Differences: none." in said
@@ -83,7 +84,10 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
 
 
 def falsify(layout: Layout | StudyLayout, *, gone: str, figure: str) -> str:
-    """Change the first claim, a figure and the report, take a table away, and make all checksums right; gives the claim's key."""
+    """Change the first claim, a figure and the report, and remove a table; renew all checksums.
+
+    Returns the claim's key.
+    """
     claims = json.loads((layout.results / "claims.json").read_text())
     claims[0]["estimate"]["value"], claims[0]["verdict"] = 0.43, "supported"
     write_text(layout.results / "claims.json", json.dumps(claims, indent=2) + "\n")
@@ -147,13 +151,15 @@ def test_many_flipped_bytes_are_found_and_named(both: Path, tmp_path: Path) -> N
 
 
 def audited(out: Path) -> str:
-    """Every difference that is found in an experiment and its study, a line each."""
+    """Every difference in an experiment and its study, one a line."""
     return "\n".join(map(str, (*verify(out).differences, *verify_study(out).differences)))
 
 
 def flips_found(finished: Path, out: Path, rounds: int) -> int:
-    """Flip a bit in every file of an output at once, and see each named; configuration, key and manifests, which say what the
-    rest should be, one by one."""
+    """Flip a bit in every file of an output at once, and check that each is named.
+
+    Configuration, key and manifests define the rest, so they are flipped one by one.
+    """
     choice, n = random.Random(rounds), 0
     for _ in range(rounds):
         shutil.copytree(finished, out)

@@ -1,4 +1,4 @@
-"""A whole study of the tiny experiment: what it leaves, that it resumes, and that its numbers are those of the runs."""
+"""A whole study of the tiny experiment: its files, resumption, and numbers equal to those of the runs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,10 @@ def test_saved_tables_are_the_tables(studied: StudyLayout, tables: StudyTables) 
 def test_the_grids_arms_are_those_of_the_experiment(
     layout: Layout, tables: StudyTables, config: ExperimentConfig
 ) -> None:
-    """Same start, data, order, optimizer and guard: the numbers of `revlens finetune` and `revlens behaviour`, to the last bit."""
+    """A fine-tune of the study equals `revlens finetune` and `revlens behaviour` to the last bit.
+
+    Start, data, order, optimizer and guard are the same.
+    """
     grid = tables.part("behaviour", "grid").set_index(["method", "seed"])
     for arm in ("baseline", "block"):
         for seed in config.seeds:

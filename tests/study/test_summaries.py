@@ -53,7 +53,10 @@ def tables(behaviour: list[dict[str, Any]], **others: list[dict[str, Any]]) -> S
 
 
 def grid(**harm_by_strength: dict[float, tuple[float, float, float]]) -> list[dict[str, Any]]:
-    """A baseline of harm 0.5, and methods with (harm, log of the perplexity ratio, over-refusal) by strength, the same for every seed."""
+    """A baseline of harm 0.5, and methods of (harm, log perplexity ratio, over-refusal) by strength.
+
+    Every seed has the same values.
+    """
     rows = [run("grid", seed, "baseline") for seed in SEEDS]
     for method, strengths in harm_by_strength.items():
         for strength, (harm, loss, over) in strengths.items():
