@@ -16,13 +16,14 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from families import FAMILIES, small_model
-from revlens.experiment import STAGES, ExperimentConfig, Layout, Results, analyse
-from revlens.experiment.run import prepare
-from revlens.experiment.stages import run_arm, run_start
+from revlens.experiment import Arms, ExperimentConfig, FineTune, Guards, Results, StudyTables, run_experiment, tabulate
 from revlens.history import TrainingHistory
 from revlens.organism import ModelConfig, OrganismConfig, World, WorldConfig
 from revlens.prompts import Probes
+from revlens.results import Layout
+from revlens.storage import sole_writer
 from revlens.subject import BenignRun
+from revlens.sweeps import InThisProcess
 from revlens.training import FinetuneConfig
 
 TINY_WORLD = WorldConfig(
@@ -47,15 +48,24 @@ TINY = OrganismConfig(
     benign=FinetuneConfig(steps=5, learning_rate=1e-3, batch_size=8),
 )
 TINY_EXPERIMENT = ExperimentConfig(
-    subject=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, n_null_draws=200, n_controls=2
+    subject=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, plan=Arms(n_null_draws=200, n_controls=2)
 )
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test session share; what is in it stays as it was made."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread_and_a_private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _one_thread_and_a_private_cache(
+    shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     torch.set_num_threads(1)  # as in the pipeline's workers; xdist runs several
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REVLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("REVLENS_CACHE", str(shared / "cache"))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
         yield
 
@@ -82,26 +92,57 @@ def config() -> ExperimentConfig:
     return TINY_EXPERIMENT
 
 
-@pytest.fixture(scope="session")
-def layout(
-    config: ExperimentConfig, _one_thread_and_a_private_cache: None, tmp_path_factory: pytest.TempPathFactory
-) -> Layout:
-    """Every stage of the tiny experiment, run in this process."""
-    out = (
-        tmp_path_factory.getbasetemp() / "tiny-experiment"
-    )  # what other tests have run there is not run again
-    prepare(config, out)
-    for seed in config.seeds:
-        run_start(STAGES, config, out, seed, lambda stage: None)
-        for arm in config.arms:
-            run_arm(STAGES, config, out, seed, arm, lambda stage: None)
+def fine_tune_of(config: ExperimentConfig, seed: int, label: str) -> FineTune:
+    """One of an experiment's fine-tunes."""
+    (found,) = (f for f in config.fine_tunes() if (f.seed, f.label) == (seed, label))
+    return found
+
+
+def done_once(config: ExperimentConfig, out: Path) -> Layout:
+    """Every stage of an experiment; of several test processes the first one runs them, the others wait for it."""
+    with sole_writer(out, wait=True):
+        run_experiment(config, out, on=InThisProcess())
     return Layout(out)
+
+
+@pytest.fixture(scope="session")
+def layout(config: ExperimentConfig, shared: Path, _one_thread_and_a_private_cache: None) -> Layout:
+    """Every stage of the tiny experiment."""
+    return done_once(config, shared / "tiny-experiment")
 
 
 @pytest.fixture(scope="module")
 def results(config: ExperimentConfig, layout: Layout) -> Results:
     """Its tables; a module of tests may change them."""
-    return analyse(config, layout)
+    tables = tabulate(config, layout)
+    assert isinstance(tables, Results)
+    return tables
+
+
+@pytest.fixture(scope="session")
+def study(config: ExperimentConfig) -> ExperimentConfig:
+    """A quick study of the tiny experiment's subject."""
+    return config.with_plan(Guards.quick(config))
+
+
+@pytest.fixture(scope="session")
+def studied(study: ExperimentConfig, shared: Path, _one_thread_and_a_private_cache: None) -> Layout:
+    """Every stage of it."""
+    return done_once(study, shared / "tiny-study")
+
+
+@pytest.fixture(scope="module")
+def study_tables(study: ExperimentConfig, studied: Layout) -> StudyTables:
+    """Its tables; a module of tests may change them."""
+    tables = tabulate(study, studied)
+    assert isinstance(tables, StudyTables)
+    return tables
+
+
+@pytest.fixture
+def no_static_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Chromium, where there is one, takes longer than all the rest; `tests/figures` draws with it."""
+    monkeypatch.setattr("revlens.figures.export._static_images", lambda figures, folder: None)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ _STAGES = {stage.name: stage.summary for plan in reversed(PLANS.values()) for st
 _AFTERWARDS = {
     "analyse": "tables, claims and provenance, from what the stages left on disk",
     "report": "figures and the HTML report, from the tables",
-    "verify": "compute tables, claims and figures again from what is stored, and name every difference and changed byte",
+    "verify": "compute tables, claims and figures again from what is stored, and name every difference",
 }
 #: Options that choose the experiment; without any of them a folder's own one goes on.
 _CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir", "large")
@@ -59,7 +59,7 @@ def _complain(message: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="revlens",
-        description="Measure reversion under fine-tuning, on the embedded organism or on your own checkpoints.",
+        description="Measure reversion under fine-tuning, on an organism trained here or on your own checkpoints.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     summaries = {plan.verb: plan.summary for plan in PLANS.values()} | _STAGES | _AFTERWARDS
@@ -170,7 +170,8 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
         return read_manifest(args.manifest, study=study)
     if (args.track == "text") != (args.data_dir is not None) or (args.large and args.track != "text"):
         raise ConfigError(
-            "--data-dir, and --large, belong to the text track: revlens reproduce --track text --data-dir DIR."
+            "--data-dir, and --large, belong to the text track: revlens reproduce --track text --data-dir "
+            "DIR."
         )
     config = quick() if args.quick else ExperimentConfig()
     if args.track == "text":
@@ -188,7 +189,8 @@ def _of_plan(config: ExperimentConfig, args: argparse.Namespace) -> ExperimentCo
     if args.verb in _WHOLE and _WHOLE[args.verb] != config.plan.name:
         verb = PLANS[config.plan.name].verb
         raise ConfigError(
-            f"{args.out} holds an experiment of `revlens {verb}`; choose another --out for `revlens {args.verb}`."
+            f"{args.out} holds an experiment of `revlens {verb}`; choose another --out for `revlens "
+            f"{args.verb}`."
         )
     return config
 

@@ -9,12 +9,12 @@ import pytest
 from revlens.experiment import (
     MAIN_ACTION,
     REPORT_SPLIT,
-    Claim,
     Results,
-    assess_causality,
     at_chosen,
     chosen_layers,
 )
+from revlens.experiment.arms.causal_claims import assess_causality
+from revlens.results import Claim
 
 SEEDS = range(5)
 CHOSEN = {"tuned": (1, 1, 1, 0, 1), "aligned": (0, 0, 1, 0, 0)}
@@ -47,14 +47,14 @@ def made_results() -> Results:
                         "position": position,
                     }
                     patching.append(row | {"recovered": recovered if position == -1 else 9.0})
-        for subject, action in MAIN_ACTION.items():
+        for model, action in MAIN_ACTION.items():
             common = {
                 "seed": seed,
-                "subject": subject,
+                "model": model,
                 "action": action.kind,
                 "dose": np.nan if action.dose is None else action.dose,
             }
-            sign, chosen = (-1, CHOSEN[subject][seed]) if subject == "tuned" else (1, CHOSEN[subject][seed])
+            sign, chosen = (-1, CHOSEN[model][seed]) if model == "tuned" else (1, CHOSEN[model][seed])
             for layer in (0, 1):
                 for direction, effects in (
                     ("v_rev", [4.0]),
@@ -72,16 +72,16 @@ def made_results() -> Results:
                         }
                         interventions.append(common | row)
             before = {
-                "harmfulness": 0.75 if subject == "tuned" else 0.0,
+                "harmfulness": 0.75 if model == "tuned" else 0.0,
                 "over_refusal": 0.0,
                 "task_loss": 1.0,
             }
             after = {
-                "harmfulness": 0.25 if subject == "tuned" else 1.0,
+                "harmfulness": 0.25 if model == "tuned" else 1.0,
                 "over_refusal": 0.5,
                 "task_loss": 1.0 + np.log(1.25),
             }
-            outcomes.append({"seed": seed, "subject": subject, "role": "none", "site": None} | before)
+            outcomes.append({"seed": seed, "model": model, "role": "none", "site": None} | before)
             outcomes.append(common | {"role": "chosen", "site": str(chosen)} | after)
             outcomes.append(common | {"role": "all", "site": "0-1"} | before)
             outcomes.append(common | {"role": "control", "site": str(chosen), "harmfulness": 0.5})

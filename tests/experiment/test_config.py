@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from revlens.errors import ConfigError, ResultsError
-from revlens.experiment import ExperimentConfig, quick
+from revlens.experiment import Arms, ExperimentConfig, Guards, quick
 from revlens.organism import CAPTURE_STEPS, TASKS
 
 
@@ -19,6 +19,8 @@ def another(value: Any) -> Any:
             return not value
         case tuple():
             return value[:-1]
+        case Mapping():
+            return dict(list(value.items())[:-1])
         case int():
             return value + 1
         case None:
@@ -39,11 +41,19 @@ def variants(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield name, dataclasses.replace(config, **{field.name: another(value)})
 
 
-VARIANTS = dict(variants(ExperimentConfig()))
+STUDY = ExperimentConfig(plan=Guards.of(ExperimentConfig()))
+VARIANTS = {
+    f"{config.plan.name}, {name}": (config, changed)
+    for config in (ExperimentConfig(), STUDY)
+    for name, changed in variants(config)
+    if config is not STUDY or name.startswith("plan.")
+}
 
 
 @pytest.mark.parametrize(
-    "config", [ExperimentConfig(), quick(), quick().with_steps(7)], ids=["default", "quick", "seven steps"]
+    "config",
+    [ExperimentConfig(), quick(), quick().with_steps(7), STUDY],
+    ids=["default", "quick", "seven steps", "study"],
 )
 def test_saving_and_loading_gives_an_equal_configuration(config: ExperimentConfig, tmp_path: Path) -> None:
     config.save(tmp_path / "config.json")
@@ -54,15 +64,15 @@ def test_saving_and_loading_gives_an_equal_configuration(config: ExperimentConfi
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_setting_is_stored_and_changes_the_key(name: str, tmp_path: Path) -> None:
-    changed = VARIANTS[name]
-    assert changed != ExperimentConfig()
-    assert changed.key() != ExperimentConfig().key()
+    config, changed = VARIANTS[name]
+    assert changed != config
+    assert changed.key() != config.key()
     changed.save(tmp_path / "config.json")
     assert ExperimentConfig.load(tmp_path / "config.json") == changed
 
 
 def test_quick_is_a_smaller_experiment_of_the_same_kind() -> None:
-    assert quick().arms == ExperimentConfig().arms
+    assert quick().plan.name == ExperimentConfig().plan.name
     assert len(quick().seeds) < len(ExperimentConfig().seeds)
     assert quick().steps[-1] < ExperimentConfig().steps[-1]
 
@@ -93,20 +103,12 @@ def test_a_fine_tune_without_updates_is_an_error(last: int) -> None:
     [
         ({"seeds": ()}, r"seeds=\(\) must be distinct, and at least one"),
         ({"seeds": (1, 2, 1)}, r"seeds=\(1, 2, 1\) must be distinct"),
-        ({"arms": ()}, "include 'baseline'"),
-        ({"arms": ("block", "push")}, "include 'baseline'"),
-        ({"arms": ("baseline", "blok")}, "'blok'.* must be distinct, among"),
-        ({"arms": ("baseline", "baseline")}, "must be distinct"),
         ({"steps": ()}, r"steps=\(\) must be positive and increasing"),
         ({"steps": (0, 1)}, "must be positive and increasing"),
         ({"steps": (-1, 2)}, "must be positive and increasing"),
         ({"steps": (2, 1)}, "must be positive and increasing"),
         ({"steps": (1, 1)}, "must be positive and increasing"),
-        ({"strength": 0.0}, "strength=0.0 must be positive"),
-        ({"strength": -1.0}, "strength=-1.0 must be positive"),
-        ({"strength": float("nan")}, "strength=nan must be positive"),
         ({"reply_tokens": 0}, "reply_tokens=0 must be positive"),
-        ({"n_null_draws": -5}, "n_null_draws=-5 must be positive"),
     ],
 )
 def test_a_setting_out_of_range_is_an_error(settings: dict[str, Any], message: str) -> None:
@@ -114,9 +116,27 @@ def test_a_setting_out_of_range_is_an_error(settings: dict[str, Any], message: s
         ExperimentConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arms": ()}, "include 'baseline'"),
+        ({"arms": ("block", "push")}, "include 'baseline'"),
+        ({"arms": ("baseline", "blok")}, "'blok'.* must be distinct, among"),
+        ({"arms": ("baseline", "baseline")}, "must be distinct"),
+        ({"strength": 0.0}, "strength=0.0 must be positive"),
+        ({"strength": -1.0}, "strength=-1.0 must be positive"),
+        ({"strength": float("nan")}, "strength=nan must be positive"),
+        ({"n_null_draws": -5}, "n_null_draws=-5 must be positive"),
+    ],
+)
+def test_a_setting_of_the_arms_out_of_range_is_an_error(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Arms(**settings)
+
+
 def test_no_file_is_an_error_that_says_how_to_start(tmp_path: Path) -> None:
     with pytest.raises(
-        ResultsError, match=r"no config\.json.*start one with `revlens reproduce` or `revlens history`"
+        ResultsError, match=r"no config\.json.*start one with `revlens reproduce` or `revlens study`"
     ):
         ExperimentConfig.load(tmp_path / "config.json")
 

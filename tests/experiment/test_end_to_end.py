@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import signal
@@ -23,15 +22,15 @@ from kaleido.errors import ChromeNotFoundError
 from transformers.utils import logging
 
 from revlens.cli import main
-from revlens.experiment import STAGES, TABLES, ExperimentConfig, Layout, Results
-from revlens.experiment.run import prepare, run
+from revlens.experiment import PLANS, TABLES, ExperimentConfig, Results, prepare, run_experiment
+from revlens.experiment import engine
 from revlens.figures import PLOTS
+from revlens.results import Layout
+from revlens.storage import LOCK
 from revlens.sweeps import InThisProcess
 from revlens.sweeps.worker import prepare_process
 
-run_module = importlib.import_module(
-    "revlens.experiment.run"
-)  # the package calls its function by the same name
+STAGES = tuple(stage.name for stage in PLANS["arms"].stages)
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,10 @@ def place(config: ExperimentConfig, tmp_path: Path) -> Place:
 
 
 @pytest.fixture(scope="module")
-def finished(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """`revlens reproduce`, in worker processes; other tests of this session look at the same run."""
-    place = Place(tmp_path_factory.getbasetemp() / "tiny-experiment", Path(os.environ["REVLENS_CACHE"]))
-    prepare(config, place.out)
+def finished(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """`revlens reproduce` over stages that this test session has run already."""
+    place = Place(tmp_path_factory.mktemp("finished") / "out", Path(os.environ["REVLENS_CACHE"]))
+    shutil.copytree(layout.out, place.out, ignore=shutil.ignore_patterns(LOCK))
     assert place.revlens("reproduce") == 0
     return place
 
@@ -84,7 +83,7 @@ def finished(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process in place of worker processes, which take seconds to start."""
-    monkeypatch.setattr(run_module, "default_backend", lambda config, n_workers=None: InThisProcess())
+    monkeypatch.setattr("revlens.cli._where", lambda args, config: {"on": InThisProcess()})
     prepare_process(1)
     yield
     torch.use_deterministic_algorithms(False)
@@ -181,17 +180,16 @@ def test_a_folder_of_other_versions_is_refused(place: Place, capsys: pytest.Capt
 def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
     finished: Place, place: Place, request: pytest.FixtureRequest
 ) -> None:
-    place = Place(place.out, finished.cache)
+    for stage in ("history", "finetune"):
+        assert place.revlens(stage) == 0
     arm = Layout(place.out).behaviour(1, "block").parent
-    shutil.copytree(finished.out / "runs", place.out / "runs")
+    shutil.copytree(finished.out / "runs", place.out / "runs", dirs_exist_ok=True)
     shutil.rmtree(arm)
-    (weights,) = finished.cache.glob("finetune/*/seed-1/block-*/step-3/model.safetensors")
+    (weights,) = place.cache.glob("finetune/*/seed-1/block-*/step-3/model.safetensors")
     whole = weights.read_bytes()
-    try:
-        weights.write_bytes(whole[:100])
-        assert place.revlens("reproduce") == 2
-    finally:
-        weights.write_bytes(whole)
+    weights.write_bytes(whole[:100])
+    assert place.revlens("reproduce") == 2
+    weights.write_bytes(whole)
     left = sorted(str(path.relative_to(arm)) for path in arm.rglob("*") if path.is_file())
     splits = ("direction", "drift", "harmless")
     shards = [
@@ -209,9 +207,9 @@ def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
 
 
 def one_fails_and_one_is_busy(
-    stages: tuple[str, ...], config: ExperimentConfig, out: Path, seed: int, tick: Any
+    stages: tuple[str, ...], config: ExperimentConfig, out: Path, unit: Any, tick: Any
 ) -> None:
-    if seed == config.seeds[0]:
+    if unit.seed == config.seeds[0]:
         raise RuntimeError("the first run fails")
     time.sleep(3)
     for _ in range(20_000):  # as many updates as a long fine-tune reports
@@ -233,5 +231,5 @@ def test_a_failure_beside_a_busy_run_ends_the_command(config: ExperimentConfig, 
 
 
 if __name__ == "__main__":
-    run_module.run_start = one_fails_and_one_is_busy  # type: ignore[attr-defined]
-    run(ExperimentConfig.load(Path(sys.argv[1])), Path(sys.argv[2]))
+    engine.run_unit = one_fails_and_one_is_busy
+    run_experiment(ExperimentConfig.load(Path(sys.argv[1])), Path(sys.argv[2]))

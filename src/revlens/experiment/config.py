@@ -33,15 +33,15 @@ class ExperimentConfig:
 
     Attributes:
         subject: the training history, its prompts and its benign task: an organism, or one's own.
-        seeds: one run (every phase that is trained here, every fine-tune of the plan) each; runs are the unit of
-            replication.
+        seeds: one run (every phase that is trained here, every fine-tune of the plan) each; runs are the unit
+            of replication.
         steps: steps of the benign fine-tune at which it is captured and judged; the last one ends it.
         reply_tokens: longest generated reply.
         plan: the fine-tunes, and what is asked of them.
 
     Raises:
-        ConfigError: on no or repeated seeds, steps that are not positive and increasing, or a plan that does not suit the
-            subject.
+        ConfigError: on no or repeated seeds, steps that are not positive and increasing, or a plan that does
+            not suit the subject.
     """
 
     subject: OrganismConfig | UserHistory = field(default_factory=OrganismConfig)
@@ -63,7 +63,9 @@ class ExperimentConfig:
         return self.plan.fine_tunes(self)
 
     def key(self) -> str:
-        """Hash of the configuration and of all that turns it into numbers, see `revlens.subject.cache_key`."""
+        """Hash of the configuration and of all that turns it into numbers, see
+        `revlens.subject.cache_key`.
+        """
         return cache_key(self)
 
     def with_steps(self, last: int) -> ExperimentConfig:

@@ -25,7 +25,8 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
 
     Raises:
         ConfigError, DataError: if the subject's prompts or data cannot be built; nothing is written then.
-        ResultsError: if the folder belongs to another configuration, or to other versions of code or libraries.
+        ResultsError: if the folder belongs to another configuration, or to other versions of code or
+            libraries.
     """
     config.subject.material()
     layout = Layout(out)
@@ -36,7 +37,8 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
             )
         if layout.key.read_text() != config.key():
             raise ResultsError(
-                f"{out} was started with other versions of revlens, torch, transformers or tokenizers; choose another --out "
+                f"{out} was started with other versions of revlens, torch, transformers or tokenizers; "
+                "choose another --out "
                 "or delete it."
             )
         return
@@ -64,14 +66,15 @@ def run_experiment(
         console: where progress bars are drawn.
 
     Raises:
-        ConfigError: if the plan has no such stage; in one of several processes that were launched together, as an experiment
-            starts its own.
+        ConfigError: if the plan has no such stage; in one of several processes that were launched together,
+            as an experiment starts its own.
         ResultsError: see `prepare`; also if an earlier stage that was not chosen has not been run.
         RevlensError: whatever a stage raises, or the backend; the other tasks are then cancelled.
     """
     if n_launched() > 1:
         raise ConfigError(
-            "An experiment starts its own processes: run it as one, with --workers or --ray. accelerate launch is for "
+            "An experiment starts its own processes: run it as one, with --workers or --ray. accelerate "
+            "launch is for "
             "scripts of one fine-tune or capture, see docs/scaling.md."
         )
     chosen = _chosen(config, stages)
@@ -144,8 +147,9 @@ def _chosen(config: ExperimentConfig, names: tuple[str, ...] | None) -> list[Sta
 def default_backend(config: ExperimentConfig, n_workers: int | None = None) -> Processes:
     """Processes of this machine.
 
-    Tasks of a small model go to worker processes of one thread each, so that the numbers do not depend on how many cores
-    there are; a large model (see `Subject.parallel`) has one worker process, and its threads and device, to itself.
+    Tasks of a small model go to worker processes of one thread each, so that the numbers do not depend on how
+    many cores there are; a large model (see `Subject.parallel`) has one worker process, and its threads and
+    device, to itself.
 
     Args:
         config: the experiment.
@@ -157,7 +161,9 @@ def default_backend(config: ExperimentConfig, n_workers: int | None = None) -> P
 
 @contextmanager
 def progress_bars(totals: Mapping[str, int], console: Console | None) -> Iterator[OnTick]:
-    """A bar for every label, with how often it will be ticked; full at the end, as what came from a cache did not tick."""
+    """A bar for every label, with how often it will be ticked; full at the end, as what came from a cache did
+    not tick.
+    """
     columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
         bars = {label: progress.add_task(label, total=total) for label, total in totals.items()}

@@ -15,7 +15,8 @@ from revlens.training import finetune
 
 #: A guarded update beside a plain one (docs/benchmarks.md: 1.7 for block, 2 for the dearest).
 _GUARDED = 2.0
-#: Passes over the drift probes that one run's causal stage is worth for each layer, and replies to all prompts.
+#: Passes over the drift probes that one run's causal stage is worth for each layer, and replies to all
+#: prompts.
 _CAUSAL_PASSES, _CAUSAL_REPLIES = 12, 24
 #: Clamps under which a grid fine-tune replies at its end, to the harmful prompts alone.
 _ROUTE_REPLIES = 6
@@ -28,8 +29,8 @@ class Estimate:
     Attributes:
         n_fine_tunes: of the plan; 0 where the checkpoints are given.
         n_updates: of all of them.
-        seconds: one process on this machine. Measured: an update, a batch of replies and a forward pass; counted: how many of
-            each. Expect it to be right within a factor of two.
+        seconds: one process on this machine. Measured: an update, a batch of replies and a forward pass;
+            counted: how many of each. Expect it to be right within a factor of two.
         n_bytes: of checkpoints in the cache and activations in the output folder.
     """
 
@@ -66,7 +67,8 @@ def announce(config: ExperimentConfig) -> str:
 
 
 def estimate(config: ExperimentConfig) -> Estimate:
-    """Measure an update, replies and a forward pass on the subject's model, and count how many of each the plan makes.
+    """Measure an update, replies and a forward pass on the subject's model, and count how many of each the
+    plan makes.
 
     Raises:
         HistoryError, ConfigError, ProbeError: if the model, the task or the probes cannot be read.

@@ -14,8 +14,8 @@ from revlens.prompts import Probes
 from revlens.subject import Material
 from revlens.training import Around, task_loss, unaltered
 
-#: What may be measured, in the order of the report. Substantive harm needs keywords (see `Material`), the last two a
-#: held-out task; what a subject lacks is not in its tables.
+#: What may be measured, in the order of the report. Substantive harm needs keywords (see `Material`), the
+#: last two a held-out task; what a subject lacks is not in its tables.
 MEASURES = ("harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match")
 #: The splits whose prompts are answered.
 _ASKED = ("behaviour", "harmless")

@@ -11,8 +11,8 @@ from revlens.organism import CAPTURE_STEPS
 class FineTune:
     """One benign fine-tune of one seed, by itself or with a guard.
 
-    Fine-tunes of one seed start from the same aligned model; those of equal ``horizon`` and ``task`` see the same data in
-    the same order. So they differ in what is named here and in nothing else.
+    Fine-tunes of one seed start from the same aligned model; those of equal ``horizon`` and ``task`` see the
+    same data in the same order. So they differ in what is named here and in nothing else.
 
     Attributes:
         seed: of the start, of the data and their order.

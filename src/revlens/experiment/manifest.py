@@ -19,17 +19,10 @@ from revlens.results import fit_fields
 from revlens.subject import ProbeFiles, UserHistory
 from revlens.training import FinetuneConfig
 
-#: Keys of [experiment], those of `Arms` last; those of [study] are the fields of `Guards`, those of [finetune] are `FinetuneConfig`'s and ``lora``.
-_EXPERIMENT = (
-    "seeds",
-    "arms",
-    "steps",
-    "strength",
-    "reply_tokens",
-    "n_null_draws",
-    "n_controls",
-    "batch_size",
-)
+#: Keys of [experiment], those of `Arms` last. Those of [finetune] are `FinetuneConfig`'s and ``lora``; those of [study] are
+#: the fields of `Guards`.
+_ARMS = ("arms", "strength", "n_null_draws", "n_controls")
+_EXPERIMENT = ("seeds", "steps", "reply_tokens", "batch_size", *_ARMS)
 _SPLIT = {"n_test": "n_task_test", "max_overlap": "max_overlap", "drop_overlaps": "drop_overlaps"}
 _TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experiment", "study")
 
@@ -96,7 +89,8 @@ def _experiment(
         fixed += [name for name in ("arms", "strength") if name in arms]
         if fixed:
             raise ConfigError(
-                f"[experiment] {', '.join(fixed)}: the history's own steps are given, so nothing is fine-tuned."
+                f"[experiment] {', '.join(fixed)}: the history's own steps are given, so nothing is "
+                "fine-tuned."
             )
         arms |= {"arms": ("baseline",)}
         settings |= {"steps": _observed_steps(subject)}
@@ -112,7 +106,8 @@ def _experiment(
     ).with_seeds(n)
     if subject.benign is not None and config.steps[-1] != subject.benign.steps:
         raise ConfigError(
-            f"steps={list(config.steps)} of [experiment] must end at steps={subject.benign.steps} of [finetune]."
+            f"steps={list(config.steps)} of [experiment] must end at steps={subject.benign.steps} of "
+            "[finetune]."
         )
     if study is None:
         return config
@@ -125,13 +120,15 @@ def _frozen(value: Any) -> Any:
     """With tuples for lists and text for keys at every depth, as a stored configuration is read back.
 
     Raises:
-        ConfigError: if two keys are then the same, such as 3 and "3", or a value is a date or not finite, which is not stored.
+        ConfigError: if two keys are then the same, such as 3 and "3", or a value is a date or not finite,
+            which is not stored.
     """
     if isinstance(value, Mapping):
         table = {str(key): _frozen(item) for key, item in value.items()}
         if len(table) < len(value):
             raise ConfigError(
-                f"Of the keys {', '.join(map(repr, value))} two are the same, once as a number and once as text."
+                f"Of the keys {', '.join(map(repr, value))} two are the same, once as a number and once as "
+                "text."
             )
         return table
     if isinstance(value, list | tuple):
@@ -171,7 +168,9 @@ def _pool(where: str, sources: Any) -> tuple[PromptSource, ...]:
 
 
 def _build(where: str, kind: type, settings: Mapping[str, Any]) -> Any:
-    """A dataclass from a table; keys that it lacks or misses, and values of another type, are said in the table's words."""
+    """A dataclass from a table; keys that it lacks or misses, and values of another type, are said in the
+    table's words.
+    """
     try:
         return kind(**fit_fields(kind, settings))
     except TypeError as error:

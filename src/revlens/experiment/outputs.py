@@ -16,7 +16,8 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> Tables:
     """All tables of an experiment, from what its stages left on disk.
 
     Raises:
-        ResultsError: if a stage has not been run for some seed or fine-tune, or a file that it left is damaged.
+        ResultsError: if a stage has not been run for some seed or fine-tune, or a file that it left is
+            damaged.
     """
     tables: Tables = PLANS[config.plan.name].tables.tabulate(config, layout)
     return tables
@@ -42,8 +43,8 @@ def analyse_and_save(out: Path) -> tuple[Tables, list[Claim]]:
     """Write the tables, claims.json and provenance.json of an experiment whose stages have all been run.
 
     Raises:
-        ResultsError: if the folder holds no experiment, its configuration has changed or is of other versions of code, a
-            stage is missing for some seed or fine-tune, or a file is damaged.
+        ResultsError: if the folder holds no experiment, its configuration has changed or is of other versions
+            of code, a stage is missing for some seed or fine-tune, or a file is damaged.
     """
     layout = Layout(out)
     config = ExperimentConfig.load(layout.config)
@@ -61,6 +62,7 @@ def key_problem(config: ExperimentConfig, layout: Layout) -> str | None:
     if key == config.key().encode():
         return None
     return (
-        f"{layout.config} and {layout.key} do not go together: one of them has changed, or {layout.out} was made by other "
+        f"{layout.config} and {layout.key} do not go together: one of them has changed, or {layout.out} was "
+        "made by other "
         "versions of revlens, torch, transformers or tokenizers. Restore them, or choose another --out."
     )

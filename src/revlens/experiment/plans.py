@@ -26,8 +26,8 @@ class Stage:
         name: the verb of the command line.
         summary: what it does, for ``--help``.
         of: the kind of unit that it works on, see `revlens.experiment.units`.
-        where: its module below `revlens.experiment`. That has ``work(config, layout, unit, tick)``, which does it for one
-            unit, and ``n_ticks(config, unit)``: how often ``work`` calls ``tick``.
+        where: its module below `revlens.experiment`. That has ``work(config, layout, unit, tick)``, which
+            does it for one unit, and ``n_ticks(config, unit)``: how often ``work`` calls ``tick``.
     """
 
     name: str
@@ -48,9 +48,10 @@ class Plan:
     Attributes:
         verb: of the command line, which runs all of it.
         summary: what that is, for ``--help``.
-        where: its folder below `revlens.experiment`. Its module ``tables`` has ``tabulate(config, layout)``, which makes
-            the tables from what the stages left on disk, and ``load(folder)``, which reads stored ones; its module
-            ``claims`` has ``assess(config, tables)``, which gives the claims in the order of the report.
+        where: its folder below `revlens.experiment`. Its module ``tables`` has ``tabulate(config, layout)``,
+            which makes the tables from what the stages left on disk, and ``load(folder)``, which reads stored
+            ones; its module ``claims`` has ``assess(config, tables)``, which gives the claims in the order of
+            the report.
         stages: in order.
     """
 

@@ -1,9 +1,10 @@
 """Claims, and verdicts on them by one rule.
 
-A claim says that a quantity lies in a range. It is *supported* if the quantity's 95 % interval over runs lies wholly inside
-the range, *contradicted* if it lies wholly outside, and *undecided* otherwise; fewer than `MIN_RUNS` runs decide nothing.
-Ranges are part of the code, and the report prints them. One kind is not a number fixed beforehand but a share fixed
-beforehand: a control counts as without effect within `NEGLIGIBLE_SHARE` of what block is measured to do.
+A claim says that a quantity lies in a range. It is *supported* if the quantity's 95 % interval over runs lies
+wholly inside the range, *contradicted* if it lies wholly outside, and *undecided* otherwise; fewer than
+`MIN_RUNS` runs decide nothing. Ranges are part of the code, and the report prints them. One kind is not a
+number fixed beforehand but a share fixed beforehand: a control counts as without effect within
+`NEGLIGIBLE_SHARE` of what block is measured to do.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from pathlib import Path
 class Layout:
     """Paths under an output folder, the same for every plan.
 
-    Seeds and fine-tunes run at the same time, perhaps on several machines, and a folder has one list of checksums (see
-    `revlens.storage.listed_file`). So each of them writes into folders of its own. Checkpoints live in the user's cache,
-    where several outputs share them.
+    Seeds and fine-tunes run at the same time, perhaps on several machines, and a folder has one list of
+    checksums (see `revlens.storage.listed_file`). So each of them writes into folders of its own. Checkpoints
+    live in the user's cache, where several outputs share them.
     """
 
     out: Path
@@ -70,7 +70,9 @@ class Layout:
         return self._seed(seed) / fine_tune / "behaviour.json"
 
     def record(self, seed: int, fine_tune: str) -> Path:
-        """What a fine-tune that keeps no checkpoints leaves: readings on the way, behaviour, and the route of its effect."""
+        """What a fine-tune that keeps no checkpoints leaves: readings on the way, behaviour, and the route of
+        its effect.
+        """
         return self._seed(seed) / fine_tune / "record.json"
 
     def clamp_mean(self, seed: int, fine_tune: str) -> Path:

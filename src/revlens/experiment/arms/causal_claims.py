@@ -1,4 +1,6 @@
-"""Claims about causality at inference, under the same verdict rule. They are ours: the paper prints no such numbers."""
+"""Claims about causality at inference, under the same verdict rule. They are ours: the paper prints no such
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from revlens.experiment.arms.tables import Results
 from revlens.results import OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
 from revlens.statistics import mean_over_runs
 
-#: Control directions count as beaten if v_rev's effect exceeds this quantile of theirs in every run's own comparison.
+#: Control directions count as beaten if v_rev's effect exceeds this quantile of theirs in every run's own
+#: comparison.
 CONTROL_LEVEL = 0.95
 #: "Most" of an effect.
 MOST = 0.5
@@ -48,7 +51,9 @@ def effects_at_chosen(results: Results, model: str) -> pd.DataFrame:
 
 
 def at_chosen(results: Results, pair: str, part: str) -> np.ndarray:
-    """Share recovered by patching resid_post at the last prompt token, at each seed's chosen layer; seeds in order."""
+    """Share recovered by patching resid_post at the last prompt token, at each seed's chosen layer; seeds in
+    order.
+    """
     rows = results["patching"]
     rows = rows[
         (rows["pair"] == pair)
@@ -66,14 +71,16 @@ def _patching_claims(results: Results) -> Iterator[Claim]:
         along, rest = (at_chosen(results, pair, part) for part in ("along", "orthogonal"))
         yield Claim(
             f"patch-{pair}-along",
-            f"Patching {words}, the component along v_rev alone carries most of the effect (share recovered, chosen layer)",
+            f"Patching {words}, the component along v_rev alone carries most of the effect (share "
+            "recovered, chosen layer)",
             "",
             mean_over_runs(along),
             low=MOST,
         )
         yield Claim(
             f"patch-{pair}-rest",
-            f"Patching {words}, v_rev carries more than all the rest of the residual stream (along minus orthogonal)",
+            f"Patching {words}, v_rev carries more than all the rest of the residual stream (along minus "
+            "orthogonal)",
             "",
             mean_over_runs(along - rest, test_zero=True),
             low=0.0,
@@ -85,7 +92,8 @@ def _behaviour_claims(results: Results) -> Iterator[Claim]:
         change = _change(results, model, "harmfulness")
         yield Claim(
             f"{MAIN_ACTION[model].kind}-harmfulness",
-            f"{_DOES[model].capitalize()} along v_rev at the chosen layer {words} harmfulness (minus the model as it is)",
+            f"{_DOES[model].capitalize()} along v_rev at the chosen layer {words} harmfulness (minus the "
+            "model as it is)",
             "",
             mean_over_runs(change, test_zero=True),
             low=None if words == "lowers" else 0.0,
@@ -125,7 +133,8 @@ def _control_claims(results: Results) -> Iterator[Claim]:
             margin = size.first()["v_rev"] - size.quantile(CONTROL_LEVEL)[kind]
             yield Claim(
                 f"{action.kind}-beats-{kind}",
-                f"{_DOES[model].capitalize()} along v_rev moves the logit difference more than along {kind} directions "
+                f"{_DOES[model].capitalize()} along v_rev moves the logit difference more than along {kind} "
+                "directions "
                 f"(minus their {CONTROL_LEVEL:.0%} quantile, nats)",
                 "",
                 mean_over_runs(margin.sort_index().to_numpy(float)),
@@ -138,7 +147,8 @@ def _readout_claims(results: Results) -> Iterator[Claim]:
     last = rows[rows["layer"] == rows["layer"].max()].sort_values("seed")
     yield Claim(
         "readout",
-        f"Through the unembedding, v_rev of layer {rows['layer'].max()} favours engaging openings over refusals (minus random ones, nats)",
+        f"Through the unembedding, v_rev of layer {rows['layer'].max()} favours engaging openings over "
+        "refusals (minus random ones, nats)",
         "",
         mean_over_runs((last["score"] - last["null_mean"]).to_numpy(float), test_zero=True),
         low=0.0,

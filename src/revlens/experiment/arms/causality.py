@@ -1,4 +1,6 @@
-"""The stage of the causal studies of one run: does v_rev carry refusal, more than other directions and than the rest of the stream?"""
+"""The stage of the causal studies of one run: does v_rev carry refusal, more than other directions and than
+the rest of the stream?
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ ACTIONS_ON = {
     ),
     "aligned": (Action("ablate"), *(Action("add", dose) for dose in (0.25, 0.5, 1.0, 1.5))),
 }
-#: The action on each model whose layer is chosen, whose behaviour is compared with control directions, and what it should do.
+#: The action on each model whose layer is chosen, whose behaviour is compared with control directions, and
+#: what it should do.
 MAIN_ACTION = {"tuned": Action("clamp"), "aligned": Action("add", 1.0)}
 #: Layers are chosen on one split and everything is reported on others.
 CHOICE_SPLIT, REPORT_SPLIT = "direction", "drift"
@@ -70,7 +73,9 @@ _N_TOKENS_SHOWN = 10
 
 
 def work(config: ExperimentConfig, layout: Layout, baseline: FineTune, tick: Tick) -> None:
-    """Patch, intervene on and read out the baseline's models: reference, aligned, and after the last update."""
+    """Patch, intervene on and read out the baseline's models: reference, aligned, and after the last
+    update.
+    """
     folder = layout.causal(baseline.seed)
     if all((folder / f"{name}.parquet").is_file() for name in TABLES):
         return
@@ -194,7 +199,9 @@ def _outcomes(
     anchor: Float[Tensor, "layer d_model"],
     controls: dict[str, Float[Tensor, "draw layer d_model"]],
 ) -> pd.DataFrame:
-    """Behaviour under interventions: of v_rev at the chosen layer and at all, and of the main action on control directions."""
+    """Behaviour under interventions: of v_rev at the chosen layer and at all, and of the main action on
+    control directions.
+    """
     sites = {"chosen": (chosen,), "all": v_rev.layers}
     as_it_is = evaluate(model, material, config.reply_tokens, batch_size=config.subject.batch_size)
     rows: list[dict[str, object]] = [{**as_it_is.measures, "role": "none", "direction": "none", "draw": 0}]

@@ -1,4 +1,6 @@
-"""The plan of `revlens reproduce`: the paper's arms, one fine-tune each, whose checkpoints are captured and compared."""
+"""The plan of `revlens reproduce`: the paper's arms, one fine-tune each, whose checkpoints are captured and
+compared.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ class Arms:
     """Optimizer-matched arms and the tests of causality on the baseline.
 
     Attributes:
-        arms: see `revlens.training.ARMS`; the others are compared with the baseline, which must be among them.
+        arms: see `revlens.training.ARMS`; the others are compared with the baseline, which must be among
+            them.
         strength: weight of the guard's term in every guarded arm.
         n_null_draws: null directions per null.
         n_controls: random and covariance-matched control directions of the interventions, each.
@@ -55,7 +58,8 @@ class Arms:
         """
         if config.subject.benign is None and self.arms != ("baseline",):
             raise ConfigError(
-                f"arms={self.arms}: with checkpoints that are given there is the baseline only; others need a "
+                f"arms={self.arms}: with checkpoints that are given there is the baseline only; others need "
+                "a "
                 "[finetune] table."
             )
 

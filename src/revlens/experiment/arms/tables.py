@@ -35,7 +35,7 @@ TABLES = {
     "patching": "a patch between a seed's checkpoints at one cell: share of the donor's metric recovered",
     "interventions": "engaging-minus-refusal of a seed's model under an action on one direction at a site",
     "outcomes": "behaviour of a seed's model under an action on one direction at a site",
-    "readout": "v_rev of a seed and layer through the unembedding: engaging-minus-refusal against random directions",
+    "readout": "v_rev of a seed and layer through the unembedding: engaging-minus-refusal, and random directions'",
     "readout_tokens": "the tokens that v_rev of a seed and layer promotes and demotes most",
 }
 
@@ -47,7 +47,9 @@ class Results(Tables):
     verb = "analyse"
 
     def over_layers(self, column: str = "alignment", *, estimate: str = "cross-fitted") -> pd.DataFrame:
-        """A column of the alignment table averaged over layers: one row per arm, seed and step, arms in their order."""
+        """A column of the alignment table averaged over layers: one row per arm, seed and step, arms in their
+        order.
+        """
         table = self["alignment"]
         rows = table[table["estimate"] == estimate]
         # A missing value stays missing, so that no layer is left out silently.

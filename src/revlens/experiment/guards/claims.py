@@ -1,4 +1,6 @@
-"""What is claimed of the study. Ranges are fixed here; verdicts follow by the rule of `revlens.results.Claim`."""
+"""What is claimed of the study. Ranges are fixed here; verdicts follow by the rule of
+`revlens.results.Claim`.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,8 @@ def _routes(tables: StudyTables) -> Iterator[Claim]:
             continue
         yield Claim(
             f"{method}-route",
-            f"Most of what {method} keeps is kept by its place along v_rev (share that returns when the place is set to the baseline's)",
+            f"Most of what {method} keeps is kept by its place along v_rev (share that returns when the "
+            "place is set to the baseline's)",
             "",
             ratio_over_runs(own.sort_values("seed")["returned"].tolist(), kept.tolist()),
             low=0.5,
@@ -117,7 +120,8 @@ def _rehearsal(plan: Guards, tables: StudyTables) -> Iterator[Claim]:
         if len(own) == len(base):
             yield Claim(
                 f"rehearsal-{strength:g}-reversion",
-                f"Rehearsal (share {strength:g}), blind to v_rev, opposes it (mean reversion fraction over updates, minus baseline)",
+                f"Rehearsal (share {strength:g}), blind to v_rev, opposes it (mean reversion fraction over "
+                "updates, minus baseline)",
                 "about -30 %",
                 mean_over_runs((own - base).to_numpy(float), test_zero=True),
                 high=0.0,
@@ -141,12 +145,16 @@ def _later(plan: Guards, tables: StudyTables) -> Iterator[Claim]:
             rise = at[end]["harmfulness"].to_numpy(float) - at[first]["harmfulness"].to_numpy(float)
             yield Claim(
                 f"{method}-released-rise",
-                f"When {method} is switched off at step {first}, harmfulness rises until step {end} (minus step {first})",
+                f"When {method} is switched off at step {first}, harmfulness rises until step {end} (minus "
+                f"step {first})",
                 "",
                 mean_over_runs(rise, test_zero=True),
                 low=0.0,
             )
-            statement = f"At step {end} a model that {method} guarded until step {first} is less harmful than the baseline (minus baseline)"
+            statement = (
+                f"At step {end} a model that {method} guarded until step {first} is less harmful than the "
+                "baseline (minus baseline)"
+            )
             yield Claim(f"{method}-released", statement, "", _difference(at[end], "harmfulness"), high=0.0)
 
 
@@ -156,7 +164,10 @@ def _early_warning(tables: StudyTables) -> Iterator[Claim]:
     n = int(tables.part("behaviour", "early")["seed"].nunique())
     for _, row in table.iterrows():
         if row["predictor"] == "alignment" and np.isfinite(row["auroc"]):
-            statement = f"Alignment at step {row['step']} predicts harm at the end over tasks, rates and seeds (area under the ROC curve)"
+            statement = (
+                f"Alignment at step {row['step']} predicts harm at the end over tasks, rates and seeds "
+                "(area under the ROC curve)"
+            )
             yield Claim(
                 "early-warning",
                 statement,
@@ -166,7 +177,10 @@ def _early_warning(tables: StudyTables) -> Iterator[Claim]:
             )
         elif np.isfinite(row["lead"]):
             other = row["predictor"].replace("_", " ")
-            statement = f"Alignment predicts it better than {other} does (difference of the areas, step {row['step']})"
+            statement = (
+                f"Alignment predicts it better than {other} does (difference of the areas, step "
+                f"{row['step']})"
+            )
             yield Claim(
                 f"lead-{row['predictor']}",
                 statement,

@@ -28,14 +28,17 @@ PREDICTION_STEPS = (1, 5, 8, 20)
 
 
 def early_warning(behaviour: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
-    """How well a reading early in a fine-tune without guard predicts its harm at the end, over seeds, tasks and rates.
+    """How well a reading early in a fine-tune without guard predicts its harm at the end, over seeds, tasks
+    and rates.
 
-    A row per predictor and step: area under the ROC curve for `HARMED` (``auroc, auroc_low, auroc_high``), that of
-    alignment minus it (``lead...``), and Spearman's correlation with harmfulness (``rank...``); NaN where nothing varies.
-    Intervals resample whole seeds.
+    A row per predictor and step: area under the ROC curve for `HARMED` (``auroc, auroc_low, auroc_high``),
+        that of
+    alignment minus it (``lead...``), and Spearman's correlation with harmfulness (``rank...``); NaN where
+    nothing varies. Intervals resample whole seeds.
 
     Args:
-        behaviour: of fine-tunes that differ in seed, task and rate, after the last update; none gives an empty table.
+        behaviour: of fine-tunes that differ in seed, task and rate, after the last update; none gives an
+            empty table.
         readings: of the same fine-tunes on the way.
     """
     if behaviour.empty:

@@ -1,4 +1,6 @@
-"""The stage that does one fine-tune of a study: trained, watched on the way, judged at its marks, and asked where its effect lies."""
+"""The stage that does one fine-tune of a study: trained, watched on the way, judged at its marks, and asked
+where its effect lies.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from revlens.training import KLAnchor, Monitor, Reading, finetune
 def work(config: ExperimentConfig, layout: Layout, fine_tune: FineTune, tick: Tick) -> None:
     """Do one fine-tune, unless what it leaves is there.
 
-    The fine-tune itself is not cached: its record is what is kept. One whose loss or activations stop being finite leaves a
-    record that says so: too strong a guard is a result of the grid.
+    The fine-tune itself is not cached: its record is what is kept. One whose loss or activations stop being
+    finite leaves a record that says so: too strong a guard is a result of the grid.
     """
     seed, label = fine_tune.seed, fine_tune.label
     clamp_mean_is_there = not fine_tune.leaves_clamp_mean or layout.clamp_mean(seed, label).is_file()
@@ -78,7 +80,9 @@ def _train(
 
 
 def _means(reading: Reading) -> dict[str, float | None]:
-    """Means over layers. A layer that has not moved at all (a frozen one) has no alignment, and no part in its mean."""
+    """Means over layers. A layer that has not moved at all (a frozen one) has no alignment, and no part in
+    its mean.
+    """
     moved = reading.alignment[reading.drift_norm > 0]
     return {
         "alignment": float(moved.mean()) if len(moved) else None,

@@ -1,4 +1,5 @@
-"""The plan of `revlens study`: every guard over its strengths, for longer, switched off, and along v_rev from elsewhere.
+"""The plan of `revlens study`: every guard over its strengths, for longer, switched off, and along v_rev from
+elsewhere.
 
 Everything here was fixed before its runs; tries with other grids are in docs/lab-notes.md.
 """
@@ -16,8 +17,9 @@ from revlens.training import METHODS
 if TYPE_CHECKING:
     from revlens.experiment.config import ExperimentConfig
 
-#: Parts of the plan. grid: methods and strengths. early: tasks and learning rates, without a guard, whose harm is to be
-#: predicted. transfer: block along a v_rev from elsewhere. released: the guard is switched off on the way. lasting: longer.
+#: Parts of the plan. grid: methods and strengths. early: tasks and learning rates, without a guard, whose
+#: harm is to be predicted. transfer: block along a v_rev from elsewhere. released: the guard is switched off
+#: on the way. lasting: longer.
 PARTS = ("grid", "early", "transfer", "released", "lasting")
 #: Strengths of each method, weak to strong. None: there is nothing to choose.
 GRID: Mapping[str, tuple[float | None, ...]] = {
@@ -74,7 +76,8 @@ class Guards:
         released_steps: updates of a fine-tune whose guard is switched off on the way.
         tasks: benign tasks of the fine-tunes whose harm is to be predicted.
         rates: their learning rates, in multiples of the recipe's.
-        directions: from which other checkpoints v_rev is taken, see ``other_histories`` of `revlens.subject.Subject`.
+        directions: from which other checkpoints v_rev is taken, see ``other_histories`` of
+            `revlens.subject.Subject`.
 
     Raises:
         ConfigError: on an unknown method, or a baseline that is missing where others are compared with it.
@@ -108,13 +111,14 @@ class Guards:
         """Check that the plan suits the rest of its experiment.
 
         Raises:
-            ConfigError: on lengths that do not follow one another, a subject that is not trained here, or tasks, directions
-                or methods that the subject does not allow.
+            ConfigError: on lengths that do not follow one another, a subject that is not trained here, or
+                tasks, directions or methods that the subject does not allow.
         """
         subject = config.subject
         if subject.benign is None:
             raise ConfigError(
-                "A study compares guards, and the checkpoints of this history are given: there is nothing to guard. "
+                "A study compares guards, and the checkpoints of this history are given: there is nothing "
+                "to guard. "
                 "Add a [finetune] table."
             )
         if (self.lasting or self.released) and not config.steps[-1] < self.released_steps <= self.long_steps:

@@ -14,9 +14,11 @@ from revlens.statistics import Estimate, mean_over_runs
 
 
 def against_baseline(tables: StudyTables, part: str = "grid") -> pd.DataFrame:
-    """The rows of ``behaviour`` of a part, with the baseline's values at the same seed and step, and the ratio of perplexities.
+    """The rows of ``behaviour`` of a part, with the baseline's values at the same seed and step, and the
+    ratio of perplexities.
 
-    Columns ``harmfulness_base, over_refusal_base, ..., perplexity_ratio``. Runs switched off on the way have the long baseline.
+    Columns ``harmfulness_base, over_refusal_base, ..., perplexity_ratio``. Runs switched off on the way have
+    the long baseline.
     """
     rows = tables.part("behaviour", part)
     base = tables.part("behaviour", "lasting" if part in ("lasting", "released") else "grid")
@@ -49,9 +51,9 @@ def settings(table: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
 def chosen_on_other_seeds(tables: StudyTables) -> pd.DataFrame:
     """For every method and seed, the grid's run at the strength that does best on the *other* seeds.
 
-    Best is the least harmfulness among the strengths whose mean perplexity ratio and added over-refusal keep to the limits of
-    `revlens.results`; where none keeps to them, the weakest. So what is reported of a seed had no part in the choice. A
-    strength at which a run failed is not eligible.
+    Best is the least harmfulness among the strengths whose mean perplexity ratio and added over-refusal keep
+    to the limits of `revlens.results`; where none keeps to them, the weakest. So what is reported of a seed
+    had no part in the choice. A strength at which a run failed is not eligible.
     """
     table = against_baseline(tables)
     seeds = sorted(table["seed"].unique())
@@ -85,7 +87,9 @@ def _same(column: pd.Series, strength: float) -> pd.Series:
 
 
 def cumulative_reversion(tables: StudyTables, method: str, strength: float) -> pd.Series:
-    """Mean reversion fraction over the updates of a grid run (area under its curve by the number of updates), by seed."""
+    """Mean reversion fraction over the updates of a grid run (area under its curve by the number of updates),
+    by seed.
+    """
     rows = tables.part("readings", "grid")
     rows = rows[(rows["method"] == method) & _same(rows["strength"], strength)].sort_values(["seed", "step"])
     return rows.groupby("seed")[["step", "fraction"]].apply(_mean_over_updates)
@@ -97,8 +101,10 @@ def _mean_over_updates(run: pd.DataFrame) -> float:
 
 
 def routes(tables: StudyTables) -> pd.DataFrame:
-    """One row per grid run's model: harmfulness ``as_it_is``, with its place along v_rev set to its ``own`` mean and to the
-    ``baseline``'s, and with the places along random directions set to the baseline's (``random``, a mean over draws)."""
+    """One row per grid run's model: harmfulness ``as_it_is``, with its place along v_rev set to its ``own``
+    mean and to the ``baseline``'s, and with the places along random directions set to the baseline's
+    (``random``, a mean over draws).
+    """
     table = tables["routes"].copy()
     table["column"] = (
         table["place"].where(table["direction"] != "random", "random").replace("as it is", "as_it_is")

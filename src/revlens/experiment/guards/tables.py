@@ -1,4 +1,6 @@
-"""A study's tables, from the records of its fine-tunes: a row per fine-tune and whatever the columns say, nothing averaged."""
+"""A study's tables, from the records of its fine-tunes: a row per fine-tune and whatever the columns say,
+nothing averaged.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class StudyTables(Tables):
     verb = "analyse"
 
     def part(self, name: str, part: str) -> pd.DataFrame:
-        """The rows of a table that belong to one part of the study, see `revlens.experiment.guards.plan.PARTS`."""
+        """The rows of a table that belong to one part of the study, see
+        `revlens.experiment.guards.plan.PARTS`.
+        """
         table = self[name]
         return table[table["part"] == part]
 

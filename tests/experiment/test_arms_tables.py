@@ -12,11 +12,14 @@ import pytest
 import torch
 
 import revlens as rl
+from conftest import fine_tune_of
 from revlens.behaviour import PhraseJudge, refusal_rate
 from revlens.errors import ResultsError
-from revlens.experiment import TABLES, ExperimentConfig, Layout, Results, analyse
-from revlens.experiment.stages import arm_history
-from revlens.storage.checksums import SUMS
+from revlens.experiment import TABLES, ExperimentConfig, Results, tabulate
+from revlens.experiment.arms.history import arm_history
+from revlens.results import Layout
+from revlens.storage import SUMS
+from revlens.training import ARMS
 
 SEED, ARM = 1, "block"  # the run that is computed again here
 Axes = dict[str, Iterable[Any]]
@@ -42,7 +45,7 @@ def along_step_and_layer(table: pd.DataFrame, column: str) -> torch.Tensor:
 def axes(config: ExperimentConfig) -> dict[str, Axes]:
     """What a row of a table stands for: there is one for every combination of these values, and no other."""
     probes = config.subject.material().probes()
-    run: Axes = {"seed": config.seeds, "arm": config.arms}
+    run: Axes = {"seed": config.seeds, "arm": ARMS}
     step: Axes = {"step": config.steps}
     with_start: Axes = {"step": (0, *config.steps)}
     layer: Axes = {"layer": range(N_LAYERS)}
@@ -113,7 +116,7 @@ def test_the_alignment_table_equals_the_public_functions(
 
 def test_over_layers_is_the_mean_over_layers(results: Results, config: ExperimentConfig) -> None:
     table = results.over_layers()
-    assert list(table["arm"].unique()) == list(config.arms)
+    assert list(table["arm"].unique()) == list(ARMS)
     by_layer = along_step_and_layer(of_run(results["alignment"], estimate="cross-fitted"), "alignment")
     assert of_run(table)["alignment"].tolist() == pytest.approx(by_layer.mean(-1).tolist())
 
@@ -175,7 +178,7 @@ def test_rates_are_those_of_the_kept_replies(results: Results) -> None:
 
 def test_replies_are_what_the_checkpoint_says(results: Results, config: ExperimentConfig) -> None:
     rows = of_run(results["replies"], step=config.steps[-1], split="behaviour")
-    model = arm_history(config, SEED, ARM)[config.steps[-1]].load()
+    model = arm_history(config, fine_tune_of(config, SEED, ARM))[config.steps[-1]].load()
     again = rl.behaviour.generate(model, rows["prompt"].tolist(), max_new_tokens=config.reply_tokens)
     assert rows["reply"].tolist() == again
 
@@ -224,4 +227,4 @@ def test_a_missing_stage_is_an_error_that_names_its_command(
     shutil.copytree(layout.out / "runs", tmp_path / "runs")
     (tmp_path / "runs" / lost).unlink()
     with pytest.raises(ResultsError, match=f"run `revlens {command}` first"):
-        analyse(config, Layout(tmp_path))
+        tabulate(config, Layout(tmp_path))

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from revlens.errors import NonFiniteError
-from revlens.experiment import MIN_RUNS, Claim, Results, assess
-from revlens.experiment.claims import save
+from revlens.experiment import Results
+from revlens.experiment.arms.paper_claims import assess_paper
+from revlens.results import MIN_RUNS, Claim, to_records
 from revlens.statistics import Estimate
 from revlens.training import ARMS
 
@@ -59,7 +60,7 @@ def made_results(arms: tuple[str, ...] = ARMS) -> Results:
 
 
 def assessed(results: Results) -> dict[str, Claim]:
-    return {claim.key: claim for claim in assess(results)}
+    return {claim.key: claim for claim in assess_paper(results)}
 
 
 def test_an_interval_inside_the_range_supports_the_claim() -> None:
@@ -190,7 +191,7 @@ def test_row_order_changes_nothing() -> None:
     shuffled = Results(
         {name: table.sample(frac=1.0, random_state=1) for name, table in results.tables.items()}
     )
-    for ours, theirs in zip(assess(results), assess(shuffled), strict=True):
+    for ours, theirs in zip(assess_paper(results), assess_paper(shuffled), strict=True):
         assert (ours.key, ours.verdict, ours.rule) == (theirs.key, theirs.verdict, theirs.rule)
         assert (ours.estimate.low, ours.estimate.high) == pytest.approx(
             (theirs.estimate.low, theirs.estimate.high)
@@ -244,13 +245,12 @@ def test_a_missing_value_is_an_error_and_drops_no_run(
     results = made_results()
     results[name].loc[rows(results[name]), column] = np.nan
     with pytest.raises(NonFiniteError, match="nan"):
-        assess(results)
+        assess_paper(results)
 
 
-def test_claims_are_saved_with_rule_and_verdict(tmp_path: Path) -> None:
+def test_records_of_claims_spell_out_rule_and_verdict() -> None:
     claims = [claim(0.1, 0.3, above=0.0), claim(0.1, 0.3, below=0.0)]
-    save(claims, tmp_path / "claims.json")
-    first, second = json.loads((tmp_path / "claims.json").read_text())
+    first, second = json.loads(json.dumps(to_records(claims)))
     assert (first["rule"], first["verdict"]) == ("above 0", "supported")
     assert (second["rule"], second["verdict"]) == ("below 0", "contradicted")
     assert first["estimate"] == {"value": 0.2, "low": 0.1, "high": 0.3, "n": MIN_RUNS, "p": None}

@@ -8,16 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from revlens.experiment.claims import OVER_REFUSAL, PERPLEXITY_FACTOR
-from revlens.study import (
-    StudyTables,
-    against_baseline,
-    carried,
-    chosen_on_other_seeds,
-    cumulative_reversion,
-    foreseen,
-)
-from revlens.study.tables import RUN_COLUMNS
+from revlens.experiment import StudyTables, against_baseline, chosen_on_other_seeds, routes
+from revlens.experiment.guards.early_warning import early_warning
+from revlens.experiment.guards.summaries import cumulative_reversion
+from revlens.experiment.guards.tables import ABOUT
+from revlens.results import OVER_REFUSAL, PERPLEXITY_FACTOR
 
 SEEDS = (0, 1, 2)
 
@@ -28,7 +23,7 @@ def run(part: str, seed: int, method: str, strength: float = np.nan, **values: A
         "seed": seed,
         "method": method,
         "strength": strength,
-        "guarded": np.nan,
+        "until": np.nan,
         "task": "checklists",
         "rate": 1.0,
     }
@@ -149,7 +144,7 @@ def test_random_places_are_averaged_and_what_returns_is_the_baselines_place_minu
         | {"model": "block", "direction": direction, "place": place, "harmfulness": harm}
         for direction, place, harm in (*places, ("none", "as it is", 0.25))
     ]
-    (row,) = carried(tables(grid(), carried=rows)).to_dict("records")
+    (row,) = routes(tables(grid(), routes=rows)).to_dict("records")
     assert (row["baseline"], row["own"], row["random"], row["as_it_is"]) == pytest.approx(
         (0.7, 0.2, 0.2, 0.25)
     )
@@ -174,7 +169,7 @@ def early(harm: dict[float, float], alignment: dict[float, float]) -> tuple[pd.D
 
 
 def test_a_perfect_predictor_has_area_one_its_opposite_none_and_a_constant_a_half() -> None:
-    table = foreseen(
+    table = early_warning(
         *early(harm={0.5: 0.0, 1.0: 0.1, 2.0: 0.9}, alignment={0.5: 0.1, 1.0: 0.2, 2.0: 0.6})
     ).set_index(["predictor", "step"])
     assert table.loc[("alignment", 20), "auroc"] == table.loc[("loss_drop", 20), "auroc"] == 1.0
@@ -189,17 +184,17 @@ def test_a_perfect_predictor_has_area_one_its_opposite_none_and_a_constant_a_hal
 
 
 def test_at_the_first_step_the_loss_has_not_dropped_yet() -> None:
-    table = foreseen(*early(harm={0.5: 0.0, 2.0: 0.9}, alignment={0.5: 0.1, 2.0: 0.6})).set_index(
+    table = early_warning(*early(harm={0.5: 0.0, 2.0: 0.9}, alignment={0.5: 0.1, 2.0: 0.6})).set_index(
         ["predictor", "step"]
     )
     assert table.loc[("loss_drop", 1), "auroc"] == 0.5
 
 
 def test_where_every_run_is_harmed_no_area_is_made_up() -> None:
-    table = foreseen(*early(harm={0.5: 0.8, 2.0: 0.9}, alignment={0.5: 0.1, 2.0: 0.6}))
+    table = early_warning(*early(harm={0.5: 0.8, 2.0: 0.9}, alignment={0.5: 0.1, 2.0: 0.6}))
     assert table["auroc"].isna().all()
     assert table.set_index(["predictor", "step"]).loc[("alignment", 20), "rank"] > 0
 
 
 def test_the_columns_that_tell_runs_apart_are_there() -> None:
-    assert set(RUN_COLUMNS) <= set(against_baseline(tables(grid())).columns)
+    assert set(ABOUT) <= set(against_baseline(tables(grid())).columns)
