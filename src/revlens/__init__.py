@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from revlens.activations import read_endpoints as read_endpoints
     from revlens.activations import read_moments as read_moments
     from revlens.activations import read_prompts as read_prompts
+    from revlens.causal import Openings as Openings
     from revlens.causal import RefusalLogitDifference as RefusalLogitDifference
     from revlens.causal import intervene as intervene
     from revlens.causal import patch_between as patch_between
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "activations": ("Activations", "Sites", "capture", "read_endpoints", "read_moments", "read_prompts"),
-    "causal": ("RefusalLogitDifference", "intervene", "patch_between", "vocabulary_readout"),
+    "causal": ("Openings", "RefusalLogitDifference", "intervene", "patch_between", "vocabulary_readout"),
     "direction": ("Drift", "ReversionDirection", "drift", "locate", "nulls", "reliability"),
     "history": ("Checkpoint", "TrainingHistory"),
     "prompts": ("Probes",),

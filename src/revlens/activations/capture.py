@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -18,7 +17,7 @@ from revlens.activations.store import Activations
 from revlens.activations.tokens import read_tokens
 from revlens.activations.writer import StoreWriter, store_writer
 from revlens.errors import ConfigError
-from revlens.forward import Positions
+from revlens.forward import PositionsOrAll
 from revlens.history import Checkpoint, TrainingHistory
 from revlens.prompts import Probes
 
@@ -29,7 +28,7 @@ def capture(
     root: str | Path,
     *,
     sites: Sites | None = None,
-    positions: Positions | Literal["all"] = "last",
+    positions: PositionsOrAll = "last",
     splits: Sequence[str] | None = None,
     batch_size: int = 64,
     dtype: str = "float32",
@@ -38,8 +37,10 @@ def capture(
 ) -> Activations:
     """Capture activations at every checkpoint of a history; the next one loads meanwhile if there is memory for two.
 
-    Resumes: a shard that is there is not computed again, and a checkpoint with all of its shards is not loaded. The folder
-    remembers what it holds (sources of the weights, probes, sites) and takes more checkpoints and splits, but nothing else.
+    Resumes: a shard that is there is not computed again, and a checkpoint with all of its shards is not
+        loaded. The folder
+    remembers what it holds (sources of the weights, probes, sites) and takes more checkpoints and splits, but
+    nothing else.
 
     Args:
         history: the checkpoints.
@@ -57,7 +58,8 @@ def capture(
         ProbeError, SiteError, NonFiniteError: see `read_prompts`, `Sites`, `Probes`.
         ConfigError: on an unknown dtype, or shards without prompts.
         ResultsError: if the folder belongs to another capture, or a checkpoint changed half way.
-        StorageError: if the folder cannot be written to (it is full, say), or another process is writing there.
+        StorageError: if the folder cannot be written to (it is full, say), or another process is writing
+            there.
     """
     if dtype not in DTYPES or shard_prompts < 1:
         raise ConfigError(
@@ -108,7 +110,7 @@ def _capture_shard(
     model: TransformerBridge,
     prompts: Sequence[str],
     sites: Sites,
-    positions: Positions | Literal["all"],
+    positions: PositionsOrAll,
     batch_size: int,
 ) -> None:
     if positions == "all":

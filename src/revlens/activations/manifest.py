@@ -19,7 +19,8 @@ FORMAT = "revlens activations, version 2"
 DTYPES = ("float32", "bfloat16")
 #: Entries of so many fill the largest file that `read_json` takes.
 MAX_SHARDS = 10**6
-#: Names of checkpoints and splits become names of files, so they hold nothing that could lead out of the folder.
+#: Names of checkpoints and splits become names of files, so they hold nothing that could lead out of the
+#: folder.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _SHARD = re.compile(rf"({_NAME})\.({_NAME})\.([0-9]{{5,7}})\.safetensors")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -87,7 +88,8 @@ class Manifest:
         """Read a store's manifest.
 
         Raises:
-            ResultsError: if there is none, it is damaged, is no manifest of this version, or names files that are no shards of its store.
+            ResultsError: if there is none, it is damaged, is no manifest of this version, or names files that
+                are no shards of its store.
         """
         path = root / MANIFEST
         if not path.is_file():

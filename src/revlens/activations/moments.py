@@ -72,7 +72,8 @@ class RunningMoments:
         count = int(total.item())
         if not count:
             return
-        # Weights are shares, so that the mean of all is within the range of the means, and deviations are from it.
+        # Weights are shares, so that the mean of all is within the range of the means, and deviations are
+        # from it.
         mean = self.mean.to(device) * (self.count / count)
         distributed.all_reduce(mean)
         away = self.mean.to(device) - mean

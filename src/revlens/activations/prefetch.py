@@ -18,8 +18,8 @@ def each_loaded(
 ) -> None:
     """Load checkpoints and use them in their order; a thread loads the next one meanwhile if it fits in memory beside.
 
-    Two models are in memory at most. In another dtype than torch's default nothing loads ahead: Hugging Face changes that
-    default, of all threads, while it loads.
+    Two models are in memory at most. In another dtype than torch's default nothing loads ahead: Hugging Face
+    changes that default, of all threads, while it loads.
 
     Args:
         checkpoints: what to load.

@@ -45,7 +45,8 @@ def check_shard(path: Path, entry: Entry) -> None:
     """Check that a file is, byte for byte, the shard that was written.
 
     Raises:
-        ResultsError: if it is missing, is no regular file or a link out of its folder, or has another size or content.
+        ResultsError: if it is missing, is no regular file or a link out of its folder, or has another size or
+            content.
     """
     if not os.path.lexists(path):
         raise ResultsError(f"{path} is missing; run capture again, which makes what is missing.")
@@ -101,7 +102,8 @@ def read_offsets(path: Path, entry: Entry, n_prompts: int) -> list[int]:
     """Where the rows of each prompt begin, and where the last one's end.
 
     Raises:
-        ResultsError: if the file is no safetensors file, or its offsets are not those of so many prompts and rows.
+        ResultsError: if the file is no safetensors file, or its offsets are not those of so many prompts and
+            rows.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -19,8 +19,10 @@ from revlens.errors import HistoryError, ProbeError, ResultsError, SiteError
 class Activations:
     """Activations of the checkpoints of one history, read from disk on demand.
 
-    The files are mapped: a read takes the layers and prompts that it asks for and leaves the rest on disk. The first read of a
-    shard checks the file against its SHA-256, which takes one pass over it; later reads do not, unless the file has changed.
+    The files are mapped: a read takes the layers and prompts that it asks for and leaves the rest on disk.
+        The first read of a
+    shard checks the file against its SHA-256, which takes one pass over it; later reads do not, unless the
+    file has changed.
 
     Attributes:
         root: the folder.
@@ -70,11 +72,13 @@ class Activations:
             split: by name.
             layers: which, in this order; all that were captured if None.
             prompts: which, as a slice without a step; all if None.
-            position: token position in the prompt, from its end (-1 is the last token), where all tokens are stored; the last if None.
+            position: token position in the prompt, from its end (-1 is the last token), where all tokens are
+                stored; the last if None.
 
         Raises:
             HistoryError: if the checkpoint was not captured.
-            ProbeError: if the split was not captured, or a prompt has fewer tokens than the position asks for.
+            ProbeError: if the split was not captured, or a prompt has fewer tokens than the position asks
+                for.
             SiteError: if a layer or the position was not captured.
             ResultsError: if a shard is missing, or is not what was written.
         """

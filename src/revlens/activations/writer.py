@@ -18,7 +18,8 @@ from revlens.activations.shard_file import write_shard
 from revlens.errors import ResultsError
 from revlens.storage import sole_writer
 
-#: Shards that may wait for the disk. With the one being written and the one being computed, this bounds memory.
+#: Shards that may wait for the disk. With the one being written and the one being computed, this bounds
+#: memory.
 WAITING = 2
 
 

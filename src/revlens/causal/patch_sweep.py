@@ -1,4 +1,4 @@
-"""The result of a patching sweep: how much of the difference between two checkpoints each cell carries."""
+"""The result of a patching sweep: how much of the difference between two checkpoints comes back at each patch site."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class PatchSweep:
     Intervals and p-values are over prompts: they speak of this pair of checkpoints, not of other seeds.
 
     Attributes:
-        result: values ``[layer pos (head) prompt]`` in the metric's unit, prompts in the caller's order; its baseline is the
-            recipient's unpatched metric.
+        result: values ``[layer pos (head) prompt]`` in the metric's unit, prompts in the caller's order; its
+            baseline is the recipient's unpatched metric.
         donor: the donor's own unpatched metric.
         layers: along the layer axis.
         positions: along the pos axis, counted from the end: -1 is the last prompt token.
@@ -44,8 +44,10 @@ class PatchSweep:
     def recovered(self) -> Float[Tensor, "layer pos *head"]:
         """Recovered fraction: mean effect / mean(donor - baseline); 0 = as the recipient, 1 = as the donor.
 
-        A ratio of means, not a mean of ratios: a single prompt may have no gap, and its ratio no value. Even the whole stream
-        after the last block need not give 1, for the recipient reads it through its own final norm and unembedding.
+        A ratio of means, not a mean of ratios: a single prompt may have no gap, and its ratio no value. Even
+            the whole stream
+        after the last block need not give 1, for the recipient reads it through its own final norm and
+        unembedding.
 
         Raises:
             NonFiniteError: if donor and recipient have equal mean metrics, up to rounding.
@@ -55,7 +57,7 @@ class PatchSweep:
     def recovered_interval(
         self, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
     ) -> tuple[Float[Tensor, "layer pos *head"], Float[Tensor, "layer pos *head"]]:
-        """Bootstrap interval of `recovered` over prompts, percentiles expanded for small samples; the same draws at every cell.
+        """Bootstrap interval of `recovered` over prompts, percentiles expanded for small samples; the same draws at every site.
 
         Unbounded, (-inf, inf), where the gap's own interval holds zero: its ratio can then be anything.
 
@@ -81,14 +83,14 @@ class PatchSweep:
         if low <= 0 <= high:
             unbounded = torch.full(effect.shape[:-1], torch.inf)
             return -unbounded, unbounded
-        # Layer by layer: [cell, resample] of a whole sweep over heads would be large.
+        # Layer by layer: [site, resample] of a whole sweep over heads would be large.
         ends = torch.stack(
             [torch.quantile(of_layer @ weights.T / gaps, tails, dim=-1) for of_layer in effect], dim=1
         )
         return ends[0].float(), ends[1].float()
 
     def p_values(self, n_permutations: int = 10_000, seed: int = 0) -> Float[Tensor, "layer pos *head"]:
-        """Sign-flip permutation p-value (two-sided) that a cell has no mean effect; exact with 12 prompts or fewer.
+        """Sign-flip permutation p-value (two-sided) that a site has no mean effect; exact with 12 prompts or fewer.
 
         Effects within rounding count as none: rounding errors, too, can all have one sign.
         """
@@ -100,7 +102,7 @@ class PatchSweep:
         )
 
     def significant(self, rate: float = 0.05) -> Bool[Tensor, "layer pos *head"]:
-        """Cells with an effect, at a false discovery rate over all cells (Benjamini & Hochberg 1995).
+        """Sites with an effect, at a false discovery rate over all sites (Benjamini & Hochberg 1995).
 
         Raises:
             ConfigError: if the rate is outside (0, 1).
@@ -108,7 +110,7 @@ class PatchSweep:
         return self._discoveries(self.p_values(), rate)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per cell: layer, position, (head), recovered with its 95 % interval, mean effect, p, significant at 5 %.
+        """A row per site: layer, position, (head), recovered with its 95 % interval, mean effect, p, significant at 5 %.
 
         Raises:
             ConfigError, NonFiniteError: see `recovered_interval`.
@@ -143,7 +145,7 @@ class PatchSweep:
         return gap
 
     @staticmethod
-    def _discoveries(p: Float[Tensor, "*cell"], rate: float) -> Bool[Tensor, "*cell"]:
+    def _discoveries(p: Float[Tensor, "*site"], rate: float) -> Bool[Tensor, "*site"]:
         if not 0 < rate < 1:
             raise ConfigError(f"rate={rate} must be between 0 and 1.")
         return torch.from_numpy(false_discovery_control(p.flatten().numpy()) <= rate).view(p.shape)

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis.logit_lens import logit_readout
 
+from revlens.causal.metric import Metric, measure
 from revlens.direction import ReversionDirection, isotropic_directions
-from revlens.forward import Metric, measure
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def vocabulary_readout(
 ) -> VocabularyReadout:
     """Read v_rev through the model's final norm and unembedding (logit lens, by TransformerLens).
 
-    The final norm sets the length: v_rev is read as if it were the whole residual stream. A norm with a mean (LayerNorm)
+    The final norm sets the length: v_rev is read as if it were the whole residual stream. A norm with a mean
+        (LayerNorm)
     subtracts it first.
 
     Args:

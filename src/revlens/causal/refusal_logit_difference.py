@@ -17,8 +17,8 @@ from revlens.errors import ConfigError
 class RefusalLogitDifference:
     """Engaging minus refusal, in nats: logsumexp over first tokens of engaging openings minus that of refusal openings.
 
-    The difference is the log-odds of opening with one of the first rather than one of the second; the normaliser of the
-    softmax cancels.
+    The difference is the log-odds of opening with one of the first rather than one of the second; the
+    normaliser of the softmax cancels.
 
     Attributes:
         engaging: token ids that open an engaging answer.
@@ -35,7 +35,8 @@ class RefusalLogitDifference:
         """The first token of each text, as it follows the generation prompt: without special tokens, repeats left out.
 
         Raises:
-            ConfigError: if a list is empty, a text encodes to no token, or two texts of both kinds open with the same token.
+            ConfigError: if a list is empty, a text encodes to no token, or two texts of both kinds open with
+                the same token.
         """
         first = _first_tokens(tokenizer, engaging, "engaging"), _first_tokens(tokenizer, refusal, "refusal")
         for token in first[0]:

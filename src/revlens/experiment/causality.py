@@ -97,7 +97,7 @@ def study(
 
     interventions, outcomes = [], []
     for subject, actions in ACTIONS.items():
-        measure = partial(intervene, models[subject], v_rev, metric=openings, anchor=anchor)
+        measure = partial(intervene, models[subject], v_rev, metric=openings, clamp_mean=anchor)
         choice = (
             measure(actions=actions, prompts=probes[CHOICE_SPLIT]).to_dataframe().assign(split=CHOICE_SPLIT)
         )

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import SiteError
+from revlens.hooks.forward_pass import follow
 from revlens.hooks.names import check_names, point_name
 from revlens.hooks.subspaces import Basis, Directions, by_layer, coordinates
-from revlens.hooks.tokens import follow
 
 
 @contextmanager
@@ -23,8 +23,9 @@ def record(
 ) -> Iterator[dict[str, Tensor]]:
     """Record activations at the named hook points while the context is open.
 
-    The yielded dict is refilled by each forward pass. Tensors keep their graph, so that a loss can be built on them;
-    run under `torch.no_grad` where none is wanted. The hooks come off on exit, after an exception too.
+    The yielded dict is refilled by each forward pass. Tensors keep their graph, so that a loss can be built
+    on them; run under `torch.no_grad` where none is wanted. The hooks come off on exit, after an exception
+    too.
 
     Args:
         model: any bridge.
@@ -84,8 +85,9 @@ def record_projections(
 ) -> Iterator[Projections]:
     """Record projections <h, v> only, of every token including padding, in float32 at least.
 
-    Memory is one number per token and direction, never d_model. Under `generate` with a KV cache the projections of
-    generated tokens follow those of the prompt; a forward pass without cached keys and values starts anew.
+    Memory is one number per token and direction, never d_model. Under `generate` with a KV cache the
+    projections of generated tokens follow those of the prompt; a forward pass without cached keys and values
+    starts anew.
 
     Args:
         model: any bridge.

@@ -26,7 +26,8 @@ class LayerDirections(Protocol):
     def layers(self) -> tuple[int, ...]: ...
 
 
-#: One vector [d_model] for every layer; a vector or a subspace (vectors in rows) by layer; or an object with both.
+#: One vector [d_model] for every layer; a vector or a subspace (vectors in rows) by layer; or an object with
+#: both.
 Directions = Tensor | Mapping[int, Tensor] | LayerDirections
 
 
@@ -36,7 +37,8 @@ def orthonormal(vectors: Float[Tensor, "*k d_model"]) -> Basis:
     The first row keeps the direction of the first vector.
 
     Raises:
-        NonFiniteError: if a vector holds NaN or infinity, or the rows are linearly dependent (a zero vector is).
+        NonFiniteError: if a vector holds NaN or infinity, or the rows are linearly dependent (a zero vector
+            is).
     """
     rows = torch.atleast_2d(vectors)
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))

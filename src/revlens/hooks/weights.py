@@ -21,13 +21,14 @@ _Writer = torch.nn.Embedding | torch.nn.Linear | Conv1D
 def orthogonalise(model: TransformerBridge, direction: Float[Tensor, "*k d_model"]) -> None:
     """Project a direction (or the span of several) out of everything that writes to the residual stream, in place.
 
-    Afterwards the model computes what it computed under `ablate` at ``resid_pre``, ``resid_mid`` and ``resid_post`` of
-    every layer (Arditi et al., arXiv 2406.11717, section 4.1). A tied unembedding only reads the stream: it is untied
-    first and keeps its weights.
+    Afterwards the model computes what it computed under `ablate` at ``resid_pre``, ``resid_mid`` and
+    ``resid_post`` of every layer (Arditi et al., arXiv 2406.11717, section 4.1). A tied unembedding only
+    reads the stream: it is untied first and keeps its weights.
 
     Raises:
-        SiteError: if the model normalises what a block writes, or a writing weight cannot be found; nothing is changed then.
-        NonFiniteError: see `revlens.hooks.orthonormal`.
+        SiteError: if the model normalises what a block writes, or a writing weight cannot be found; nothing
+            is changed then.
+        NonFiniteError: see `revlens.hooks.subspaces.orthonormal`.
     """
     basis = orthonormal(direction)
     if basis.shape[1] != model.cfg.d_model:

@@ -1,0 +1,87 @@
+"""Intervene along v_rev at each layer alone and at all together, against control directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.causal.intervention import Action, Intervention
+from revlens.causal.intervention_effects import InterventionEffects
+from revlens.causal.metric import Metric, measure
+from revlens.direction import ReversionDirection
+from revlens.errors import ConfigError, SiteError
+from revlens.forward import last_token_passes
+
+
+@torch.no_grad()
+def intervene(
+    model: TransformerBridge,
+    v_rev: ReversionDirection,
+    actions: Sequence[Action],
+    prompts: Sequence[str],
+    metric: Metric,
+    *,
+    clamp_mean: Float[Tensor, "layer d_model"],
+    controls: Mapping[str, Float[Tensor, "draw layer d_model"]] | None = None,
+    batch_size: int = 128,
+    progress: bool = False,
+) -> InterventionEffects:
+    """Measure a metric of the first answer token under every action on v_rev, and on controls of the same dose.
+
+    Interventions act on the last prompt token, where v_rev is estimated.
+
+    Args:
+        model: any bridge.
+        v_rev: the direction, its gap the unit of doses, for controls too.
+        actions: see `Action`.
+        prompts: user messages, none of those that v_rev was estimated on.
+        metric: of the logits at the last prompt token, such as `RefusalLogitDifference`.
+        clamp_mean: see `Intervention`.
+        controls: unit directions by kind, such as ``{"random": isotropic_directions(20, ...)}``.
+        batch_size: prompts per forward pass.
+        progress: show a bar.
+
+    Raises:
+        ConfigError: if there is no action, a kind of controls is called ``v_rev``, or the batch size is below
+            1.
+        SiteError: if controls or the clamp mean do not have v_rev's layers and width.
+    """
+    controls = controls or {}
+    if not actions or "v_rev" in controls:
+        raise ConfigError(
+            "intervene needs at least one action, and control kinds that are not called 'v_rev'."
+        )
+    for name, tensor in {"clamp_mean": clamp_mean, **controls}.items():
+        if tensor.shape[-2:] != v_rev.unit.shape:
+            raise SiteError(
+                f"{name} has shape {tuple(tensor.shape)}; expected it to end in {tuple(v_rev.unit.shape)}, "
+                "as v_rev does."
+            )
+    units = torch.cat([v_rev.unit[None], *(draws.to(v_rev.unit) for draws in controls.values())])
+    names = ("v_rev", *(kind for kind, draws in controls.items() for _ in draws))
+    sites = _sites(v_rev.layers)
+    passes = last_token_passes(model, prompts, batch_size)
+
+    def measured() -> Float[Tensor, " prompt"]:
+        return torch.cat([measure(metric, run()) for run in passes])
+
+    values = torch.empty(len(units), len(sites), len(actions), len(prompts))
+    for d, unit in enumerate(tqdm(units, "interventions", disable=not progress)):
+        for a, action in enumerate(actions):
+            intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, clamp_mean)
+            for s, site in enumerate(sites):
+                # To hooks, the last token of a prompt whose others are cached comes after the prompt.
+                with intervention.on(model, site, tokens="answer"):
+                    values[d, s, a] = measured()
+    return InterventionEffects(values, measured(), names, sites, tuple(actions))
+
+
+def _sites(layers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Each layer alone, then all together (where there are several)."""
+    alone = tuple((layer,) for layer in layers)
+    return alone if len(layers) == 1 else (*alone, tuple(layers))
