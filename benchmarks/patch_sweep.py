@@ -127,9 +127,7 @@ def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, 
         return torch.cat([result.baseline[None], result.values])
 
     def ours() -> Tensor:
-        swept = Patcher(recipient, work.component, sites, patch, METRIC, batch_size=64).run(
-            tokens.tolist()
-        )
+        swept = Patcher(recipient, work.component, sites, patch, METRIC, batch_size=64).run(tokens.tolist())
         return torch.cat([swept.baseline[None], swept.values])
 
     computed = token_layers(recipient, theirs) / token_layers(recipient, ours)

@@ -1,4 +1,4 @@
-"""Where activations are read (sites), at which positions, and how they are captured across a history and kept on disk."""
+"""Read activations at sites and positions; capture them across a history into a store on disk."""
 
 from revlens.activations.capture import capture as capture
 from revlens.activations.manifest import MANIFEST as MANIFEST

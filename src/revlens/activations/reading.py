@@ -1,4 +1,4 @@
-"""Reading activations of prompts under one model."""
+"""Read activations of prompts under one model, one vector per prompt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from revlens.prompts import Batch, encode_prompts
 def read_batch(
     model: TransformerBridge, batch: Batch, sites: Sites, positions: Positions = "last"
 ) -> Float[Tensor, "batch layer d_model"]:
-    """One pass over a left-padded batch, up to the last site, with gradients unless they are switched off outside."""
+    """Activations from one pass over a left-padded batch, up to the last site; gradients flow by default."""
     device = next(model.parameters()).device
     tokens, mask = batch.tokens.to(device), batch.mask.to(device)
     names = sites.hook_names(model.cfg.n_layers)
@@ -67,14 +67,14 @@ def read_prompts(
     if not values.isfinite().all():
         prompt, layer, _ = (~values.isfinite()).nonzero()[0].tolist()
         raise NonFiniteError(
-            f"Activation of {sites.component} at layer {sites.resolve(model.cfg.n_layers)[layer]} is not finite "
-            f"on prompt {prompts[prompt]!r}; check the checkpoint, or load it in a wider dtype."
+            f"Activation of {sites.component} at layer {sites.resolve(model.cfg.n_layers)[layer]} is not "
+            f"finite on prompt {prompts[prompt]!r}; check the checkpoint, or load it in a wider dtype."
         )
     return values
 
 
 class Endpoints(NamedTuple):
-    """Activations of the same prompts at both ends of v_rev, in the order that `ReversionDirection.fit` takes them."""
+    """Activations of the same prompts at both ends of v_rev, in the order of `ReversionDirection.fit`."""
 
     reference: Float[Tensor, "prompt layer d_model"]
     aligned: Float[Tensor, "prompt layer d_model"]

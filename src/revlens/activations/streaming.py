@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -30,9 +30,9 @@ def read_moments(
     batch_size: int = 64,
     accelerator: Accelerator | None = None,
 ) -> Moments:
-    """Moments of the activations of user messages in the model's chat format, without keeping the activations.
+    """Moments of the activations of user messages in the model's chat format; no activation is kept.
 
-    Memory is one pass, and one (``covariance``: d_model) float64 number for each of d_model at each layer.
+    Memory is one pass and, at each layer, d_model float64 numbers (with ``covariance`` their square).
 
     Args:
         model: any bridge whose tokenizer has a chat template. If `fully_shard` was applied to its blocks and
@@ -44,8 +44,7 @@ def read_moments(
         along: take coordinates along these directions, orthonormal by layer and equally many at each, in
             place of activations.
         batch_size: prompts per forward pass.
-        accelerator: if there are several processes, each reads its share of the prompts, and all get the
-            moments of all.
+        accelerator: with several processes, each reads its share of the prompts and gets the moments of all.
 
     Raises:
         ProbeError: if there is no prompt.
@@ -75,21 +74,7 @@ def read_moments(
     if accelerator is not None:
         rows = encoded[accelerator.process_index :: accelerator.num_processes]
     if rows:
-        passes = Passes.over(model, rows, list(layer_of), batch_size, keep_prefix=positions != "last")
-        if positions == "all":
-            # Inside the pass, so that the tokens of one layer alone are in memory at a time.
-            def take(name: str, activation: Tensor, mask: Tensor) -> None:
-                add(name, activation[mask.to(activation.device).bool()])
-
-            for _ in passes.run(take):
-                pass
-            if passes.prefix is not None:
-                for name, activation in passes.prefix.kept.items():
-                    add(name, activation, times=len(rows))
-        else:
-            for _, vectors in passes.pooled(positions):
-                for name, values in vectors.items():
-                    add(name, values)
+        _add_prompts(model, rows, list(layer_of), positions, batch_size, add)
     if accelerator is not None:
         most = len(encoded[:: accelerator.num_processes])
         if is_sharded(model) and math.ceil(len(rows) / batch_size) < math.ceil(most / batch_size):
@@ -100,6 +85,33 @@ def read_moments(
             moments.reduce(accelerator)
     _check_finite(running, sites)
     return Moments.of(running)
+
+
+def _add_prompts(
+    model: TransformerBridge,
+    rows: Sequence[Sequence[int]],
+    names: Sequence[str],
+    positions: PositionsOrAll,
+    batch_size: int,
+    add: Callable[..., None],
+) -> None:
+    """Run prompts; call ``add`` with each hook point and its vectors, one per prompt or per prompt token."""
+    passes = Passes.over(model, rows, names, batch_size, keep_prefix=positions != "last")
+    if positions != "all":
+        for _, vectors in passes.pooled(positions):
+            for name, values in vectors.items():
+                add(name, values)
+        return
+
+    # Inside the pass, so that the tokens of only one layer are in memory at a time.
+    def take(name: str, activation: Tensor, mask: Tensor) -> None:
+        add(name, activation[mask.to(activation.device).bool()])
+
+    for _ in passes.run(take):
+        pass
+    if passes.prefix is not None:
+        for name, activation in passes.prefix.kept.items():
+            add(name, activation, times=len(rows))
 
 
 def _wide_device(model: TransformerBridge) -> torch.device:

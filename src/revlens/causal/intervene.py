@@ -31,7 +31,7 @@ def intervene(
     batch_size: int = 128,
     progress: bool = False,
 ) -> InterventionEffects:
-    """Measure a metric of the first answer token under every action on v_rev, and on controls of the same dose.
+    """Measure a metric of the first answer token under every action on v_rev and on controls, at equal doses.
 
     Interventions act on the last prompt token, where v_rev is estimated.
 

@@ -35,7 +35,8 @@ class Action:
     def __post_init__(self) -> None:
         if (self.kind == "add") != (self.dose is not None):
             raise ConfigError(
-                f"Action {self.kind!r} with dose={self.dose}: add needs a dose, in gaps; ablate and clamp take none."
+                f"Action {self.kind!r} with dose={self.dose}: "
+                "add needs a dose, in gaps; ablate and clamp take none."
             )
 
     @property

@@ -37,7 +37,9 @@ class InterventionEffects:
         return (self.values - self.baseline).mean(-1)
 
     def rank_p(self, kind: str) -> Float[Tensor, "site action"]:
-        """Two-sided rank p-value of v_rev's effect among the controls of a kind: (1 + those at least as large) / (1 + all).
+        """Two-sided rank p-value of v_rev's effect among the controls of a kind.
+
+        It is (1 + controls with at least as large an effect) / (1 + controls).
 
         Raises:
             ConfigError: if there are no controls of that kind.

@@ -1,4 +1,4 @@
-"""Which part of an activation a patch replaces: all of it, its component along v_rev, or everything but that component."""
+"""Which part of an activation a patch replaces: all, its component along v_rev, or all but that component."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def replacement(
     if part == "full":
         if v_rev is not None:
             raise ConfigError(
-                "part='full' replaces whole activations and uses no v_rev; choose part='along' or 'orthogonal'."
+                "part='full' replaces whole activations and uses no v_rev; "
+                "choose part='along' or 'orthogonal'."
             )
         return replace_all
     if v_rev is None:

@@ -1,4 +1,4 @@
-"""The patching engine: many patches share a short pass, each in rows of its own that join at the block that it patches."""
+"""Patches, many to a short pass: each has rows of its own, which join at the block that it patches."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Patcher:
         return patched_points(self.model, {site.layer for site in self.sites}, self.component)
 
     def _entry(self, layer: int) -> str:
-        """Where rows join to be patched: after the block, if its output is patched; other components need its input."""
+        """Where rows join: after the block if its output is patched, before it for every other component."""
         return f"blocks.{layer}.hook_{'out' if self.component == 'resid_post' else 'in'}"
 
     def _patching(self, rows: Mapping[PatchSite, slice], prompts: Sequence[int]) -> Hook:
@@ -110,13 +110,13 @@ class Patcher:
         return PatchMetrics(torch.stack(values), baseline, 0.0)
 
     def _short_passes(self, tokens: Int[Tensor, "prompt pos"], prompts: Sequence[int]) -> PatchMetrics:
-        # Looked up first: a component that the model lacks is an error, not an obstacle to short passes.
+        # Looked up first: a component that the model lacks is an error, and not an obstacle.
         entries = [self._entry(layer) for layer in self._points]
         first = min(site.position for site in self.sites)
         passes = ShortPasses.after_unpatched_run(self.model, tokens, entries, -first)
         baseline = measure(self.metric, passes.unpatched.logits)
 
-        # Site 0 is that of the empty patch. It goes through all that the others go through, and shows whether
+        # Site 0 is the empty patch's. It goes through all that the others go through, and shows whether
         # to trust them.
         sites = [PatchSite(min(self._points), first), *self.sites]
         values = torch.empty(len(sites), len(prompts))
@@ -131,7 +131,7 @@ class Patcher:
     def _short_pass(
         self, sites: Sequence[tuple[PatchSite, bool]], passes: ShortPasses, prompts: Sequence[int]
     ) -> Float[Tensor, "site prompt d_vocab"]:
-        """Logits under each patch; sites come by increasing layer, each with whether its patch is the empty one."""
+        """Logits under each patch; sites come by increasing layer, each with whether its patch is empty."""
         copies: dict[str, int] = {}
         edits: list[tuple[str, Hook]] = []
         n_rows = 1  # row 0 carries the pass
@@ -150,7 +150,7 @@ class Patcher:
 def _plan(
     sites: Sequence[PatchSite], n_prompts: int, length: int, n_layers: int, batch_size: int
 ) -> Iterator[list[int]]:
-    """Indices of the sites that share a pass, as many as fit: taken by position, and sorted by layer within the pass."""
+    """Indices of the sites of each pass: as many as fit, taken by position, and by layer within the pass."""
     order = sorted(range(len(sites)), key=lambda i: sites[i].position)
     while order:
         n_tokens = -sites[order[0]].position

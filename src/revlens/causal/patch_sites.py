@@ -39,7 +39,7 @@ def patch_sites(
 
 
 def patched_points(model: TransformerBridge, layers: Iterable[int], component: str) -> dict[int, str]:
-    """Hook point of a component by layer: one of `revlens.activations.COMPONENTS`, or ``z`` for the heads' outputs.
+    """Hook point of a component (see `revlens.activations.COMPONENTS`; ``z``: the heads' outputs) by layer.
 
     Names are the hook points' own: under an alias, a bridge in compatibility mode calls a hook function
     twice.

@@ -1,4 +1,4 @@
-"""Activation patching between checkpoints: same prompts, one model's activations put into the other's run."""
+"""Activation patching between checkpoints: one model's activations replace the other's, prompt by prompt."""
 
 from __future__ import annotations
 
@@ -35,21 +35,20 @@ def patch_between(
     v_rev: ReversionDirection | None = None,
     batch_size: int = 64,
 ) -> PatchSweep:
-    """Run the recipient with one activation taken from the donor, at each layer and each of the last prompt tokens.
+    """Run the recipient with one activation of the donor, at each layer and each of the last prompt tokens.
 
-    With donor aligned and recipient fine-tuned: where does safety come back? With donor reference: where does
-    it go?
+    With donor aligned and recipient fine-tuned: where does safety come back? With donor reference: where is
+    it lost?
 
     Args:
         donor: gives activations.
         recipient: is patched; of the same architecture, and reads prompts as the same tokens.
         prompts: user messages (not yet in chat format).
-        metric: a number per row from the logits at the last prompt token, e.g.
-            `revlens.causal.RefusalLogitDifference`.
+        metric: a number per row from the logits at the last prompt token, e.g. `RefusalLogitDifference`.
         sites: component and layers; resid_post of every layer if None.
         last: how many prompt tokens, counted from the end; if None, as many as the shortest prompt has.
-        part: ``along`` replaces h by h + <d - h, v> v, ``orthogonal`` by d - <d - h, v> v, d being the
-            donor's activation.
+        part: with d the donor's activation, ``full`` replaces h by d, ``along`` by h + <d - h, v> v,
+            ``orthogonal`` by d - <d - h, v> v.
         v_rev: v of each layer, for a part.
         batch_size: prompts in an unpatched run; patched runs are no wider than that.
 
@@ -64,8 +63,7 @@ def patch_between(
         NonFiniteError: if the metric is NaN or infinite, naming the prompt.
 
     Warns:
-        FallbackWarning: if the recipient does not allow short passes; each patch then takes a pass over whole
-            prompts.
+        FallbackWarning: if the recipient does not allow short passes; each patch then runs whole prompts.
     """
     sites = sites or Sites()
     layers = sites.resolve(recipient.cfg.n_layers)
@@ -178,12 +176,14 @@ def _check_models(donor: TransformerBridge, recipient: TransformerBridge) -> Non
         ours, theirs = getattr(donor.cfg, name), getattr(recipient.cfg, name)
         if ours != theirs:
             raise HistoryError(
-                f"The donor has {name}={ours}, the recipient {theirs}; patch between checkpoints of one model."
+                f"The donor has {name}={ours}, the recipient {theirs}; "
+                "patch between checkpoints of one model."
             )
     for role, model in (("donor", donor), ("recipient", recipient)):
         if any(module.training for module in model.modules()):
             raise ConfigError(
-                f"The {role} is in training mode, where dropout would pass for an effect; call its eval() first."
+                f"The {role} is in training mode, where dropout would pass for an effect; "
+                "call its eval() first."
             )
 
 
@@ -196,8 +196,8 @@ def _encode(
     for prompt, row, other in zip(prompts, rows, theirs, strict=True):
         if row != other:
             raise HistoryError(
-                f"Donor and recipient encode {prompt!r} as different tokens ({len(other)} and {len(row)}), so their "
-                "positions do not correspond; give both the same tokenizer and chat template."
+                f"Donor and recipient encode {prompt!r} as different tokens ({len(other)} and {len(row)}), "
+                "so their positions do not correspond; give both the same tokenizer and chat template."
             )
     return rows
 

@@ -1,4 +1,4 @@
-"""Forward passes that stop after the last hook point that is read: no later block runs, nothing is unembedded."""
+"""Forward passes that stop after the last hook point that is read: no later block, no unembedding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from revlens.hooks import check_names
 
 
 def must_run_through(model: TransformerBridge) -> bool:
-    """Whether a pass must run to its end: hooks may act on later points, and FSDP frees gathered weights only there."""
+    """Whether a pass must run to its end: hooks may act later, and FSDP frees gathered weights only there."""
     return _has_hooks(model) or is_sharded(model)
 
 
@@ -33,7 +33,7 @@ def run_until(
     take: Callable[[str, Tensor], None],
     **kwargs: Any,
 ) -> None:
-    """Run a model up to the last of some hook points, and call ``take`` with each activation when it is computed.
+    """Run a model up to the last of some hook points, and give each activation to ``take`` once computed.
 
     The pass runs to its end where it must, see `must_run_through`.
 

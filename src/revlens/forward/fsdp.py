@@ -1,4 +1,4 @@
-"""Models whose weights FSDP2 (torch's `fully_shard`) splits over processes; each layer's are gathered while it runs."""
+"""Models whose weights FSDP2 (torch's `fully_shard`) splits over processes, and gathers layer by layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `fully_shard` was applied to the model or a part of it: all processes must then make the same passes."""
+    """Whether `fully_shard` was applied to the model or a part; all processes then make the same passes."""
     return any(True for _ in _sharded_modules(model))
 
 

@@ -26,7 +26,7 @@ def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
 
 
 def keeps_only_keys_and_values(model: TransformerBridge) -> bool:
-    """Whether keys and values are all that the model keeps of earlier tokens, in a cache that its forward accepts."""
+    """Whether all that the model keeps of earlier tokens are keys and values, in a cache that it accepts."""
     hf_model = model.original_model
     if not accepts(model, "past_key_values") or not isinstance(hf_model, PreTrainedModel):
         return False
@@ -72,7 +72,7 @@ class SharedCacheLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Shared and new keys and values, joined; the new ones are not kept, for no later token reads them."""
+        """Shared and new keys and values, joined; the new ones are not kept, as no later token reads them."""
         return _joined(self.keys, key_states), _joined(self.values, value_states)
 
 

@@ -1,7 +1,6 @@
 """Logits at the last prompt token, again and again, on keys and values computed once.
 
-An edit at the last prompt token changes nothing before it, so each of many interventions there costs one
-token.
+An edit at the last prompt token changes nothing before it, so an intervention there needs to run one token.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ def last_token_passes(
     """One pass for each batch of user messages, in their order.
 
     To hooks, a pass is one more token after a cached text: of the token choices of `revlens.hooks`,
-        ``answer`` selects it.
-    A model that keeps more than keys and values, such as a recurrent state, runs whole prompts instead.
+    ``answer`` selects it. A model that keeps more than keys and values, such as a recurrent state, runs whole
+    prompts instead.
 
     Raises:
         ConfigError: if the batch size is below 1.
@@ -57,8 +56,8 @@ def last_token_passes(
             passes.append(partial(last_logits, model, tokens, attention_mask=mask))
             continue
         # Cache the whole prompt, then cut its last token off: masks and positions are those of a plain
-        # forward pass. Without a configuration the cache keeps every token, whatever the model's window: the
-        # mask applies it.
+        # forward pass. Without a configuration the cache keeps every token, and the mask applies the model's
+        # window.
         cache = DynamicCache()
         last_logits(model, tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
         cache.crop(-1)

@@ -24,7 +24,9 @@ def in_order(indices: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def shortest_first(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Full batches by increasing length, for generation: it takes a pass per new token, so few batches beat little padding.
+    """Full batches by increasing length.
+
+    For generation: its cost is a pass per batch and new token, so that few batches are worth some padding.
 
     Raises:
         ConfigError: if the batch size is below 1.
@@ -55,7 +57,9 @@ def similar_lengths(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def equal_lengths(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches without padding, of at most ``batch_size`` prompts; lengths come in the order of their first prompt.
+    """Batches of at most ``batch_size`` prompts of equal length, without padding.
+
+    Lengths come in the order of the first prompt that has them.
 
     Raises:
         ConfigError: if the batch size is below 1.

@@ -1,4 +1,4 @@
-"""Passes over many prompts at little cost: the shared prefix runs once, padding is rare, and no pass outlasts its last read."""
+"""Passes over many prompts that share what they can, hardly pad, and stop after the last read."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ class Passes:
     def pooled(
         self, positions: Positions
     ) -> Iterator[tuple[list[int], dict[str, Float[Tensor, "batch d_model"]]]]:
-        """Run pass after pass; after each, yield the indices of its prompts, and a vector of each by hook point.
+        """Run pass after pass; after each, yield its prompts' indices and a vector of each, by hook point.
 
-        A mean takes in the tokens of the prefix, which must be kept for it.
+        Each pass refills the dict. A mean counts the prefix's tokens, whose activations must be kept for it.
 
         Raises:
             SiteError: on an unknown policy.

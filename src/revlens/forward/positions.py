@@ -23,7 +23,7 @@ PositionsOrAll = Literal["last", "mean", "all"]
 def pool(
     activation: Float[Tensor, "batch pos d_model"], mask: Int[Tensor, "batch pos"], positions: Positions
 ) -> Float[Tensor, "batch d_model"]:
-    """Reduce activations, padded on either side, to one vector per prompt; a mean is taken in float32 at least.
+    """Reduce activations, padded on either side, to one vector per prompt; a mean is in float32 at least.
 
     Raises:
         SiteError: on an unknown policy.

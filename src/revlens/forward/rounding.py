@@ -13,8 +13,8 @@ class Deviation(NamedTuple):
     """How far the numbers of a short pass are from those of the whole one.
 
     Attributes:
-        largest: absolute difference of any two entries; NaN if an entry is NaN.
-        tolerance: what passes for rounding.
+        largest: the largest absolute difference; NaN if an entry is NaN.
+        tolerance: what still counts as rounding.
     """
 
     largest: float
@@ -30,8 +30,7 @@ def deviation(short: Float[Tensor, "*shape"], whole: Float[Tensor, "*shape"]) ->
     """Compare a short pass with the whole one.
 
     The tolerance is half the digits of the dtype, relative to the largest entry: far more than rounding, far
-        less than the
-    effect of a wrong mask or position.
+    less than what a wrong mask or position does.
     """
     tolerance = torch.finfo(whole.dtype).eps ** 0.5 * float(whole.abs().max())
     return Deviation(float((short - whole).abs().max()), tolerance)

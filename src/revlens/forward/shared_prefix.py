@@ -74,7 +74,7 @@ def shared_prefix(
 def pad_right(
     model: TransformerBridge, rows: Sequence[Sequence[int]], prefix: SharedPrefix | None
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], dict[str, Any]]:
-    """The tokens of each row after the prefix, their mask, and the arguments that the bridge's forward needs with them.
+    """The tokens of each row after the prefix, their mask, and the arguments that a pass over them needs.
 
     Padding is on the right, where no token sees it and it moves no position.
     """

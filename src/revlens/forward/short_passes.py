@@ -1,4 +1,4 @@
-"""Short passes over the last tokens of prompts, on the keys and values of an unpatched run; rows join at chosen blocks.
+"""Short passes over the last tokens, on an unpatched run's keys and values; rows join at chosen blocks.
 
 An edit at a layer and position changes nothing at earlier positions and nothing in earlier layers. So the
 last tokens alone need to run, and an edit needs rows of its own only from its layer on. Rows join as copies
@@ -80,7 +80,8 @@ class ShortPasses:
         layers = complete_layers(cache, tokens.shape[1])
         if len(layers) != model.cfg.n_layers:
             raise Obstacle(
-                f"its cache holds keys and values of every token at {len(layers)} of {model.cfg.n_layers} layers"
+                "its cache holds keys and values of every token "
+                f"at {len(layers)} of {model.cfg.n_layers} layers"
             )
         return cls(model, unpatched, layers)
 
@@ -109,7 +110,7 @@ class ShortPasses:
         return logits[1:]
 
     def check_unpatched(self, logits: Float[Tensor, "prompt d_vocab"]) -> None:
-        """Check that logits of a short pass without edits, of all prompts or the first few, are the unpatched run's.
+        """Check that a short pass's unedited logits, of some first prompts, are the unpatched run's.
 
         Raises:
             Obstacle: if they differ by more than rounding.
@@ -117,7 +118,8 @@ class ShortPasses:
         found = deviation(logits, self.unpatched.logits[: len(logits)])
         if not found.is_rounding:
             raise Obstacle(
-                f"a short pass that edits nothing moves the logits by {found.largest:.2g}, more than {found.tolerance:.2g}"
+                f"a short pass that edits nothing moves the logits by {found.largest:.2g}, "
+                f"more than {found.tolerance:.2g}"
             )
 
 
@@ -134,7 +136,8 @@ def _check_architecture(model: TransformerBridge) -> None:
         attention = getattr(block, "attn", None)
         if type(block) not in _BLOCKS or type(attention) not in _ATTENTIONS:
             raise Obstacle(
-                f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) lets rows join"
+                f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) "
+                "lets rows join"
             )
     if not keeps_only_keys_and_values(model):
         raise Obstacle("it keeps more than keys and values")

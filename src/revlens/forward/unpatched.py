@@ -1,4 +1,4 @@
-"""Unpatched runs over prompts of equal length: without padding there is no mask that a shorter pass would have to repeat."""
+"""Unpatched runs over prompts of equal length: without padding, a short pass after one needs no mask."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class UnpatchedRun:
 def unpadded_batches(
     model: TransformerBridge, rows: Sequence[Sequence[int]], batch_size: int
 ) -> Iterator[tuple[list[int], Int[Tensor, "prompt pos"]]]:
-    """Prompts of equal length at a time: their indices, and their tokens on the model's device; every prompt once.
+    """Batches of prompts of equal length: their indices, and their tokens on the model's device.
 
     Raises:
         ConfigError: if the batch size is below 1.

@@ -1,8 +1,7 @@
-"""Hook functions and contexts on the hook points of any `TransformerBridge`: read, edit and replace activations.
+"""Read, edit and replace activations at the hook points of any `TransformerBridge`, in your own scripts.
 
-Knows nothing of histories: import it into your own scripts. Directions are unit vectors or orthonormal
-    subspaces per layer;
-edits are computed in float32 at least and come off when their context closes, after an exception too.
+Knows nothing of histories. Directions are unit vectors or orthonormal subspaces per layer. Edits are computed
+in float32 at least, and come off when their context closes, after an exception too.
 """
 
 from revlens.hooks.contexts import ablate as ablate

@@ -1,4 +1,4 @@
-"""Contexts that edit activations at chosen layers, tokens and rows while they are open, under forward passes and generation.
+"""Contexts that edit activations in forward passes and generation, at chosen layers, tokens and rows.
 
 All of them take the same choices:
     layers: which of the layers that the directions (or values) have; all of those if None.
@@ -6,8 +6,8 @@ All of them take the same choices:
     tokens, rows, prompt_length: see `revlens.hooks.tokens.TokenFilter`.
 and raise:
     HookNameError: if the model has no such component at a layer.
-    SiteError: if a layer, a direction or a row does not exist; on closing, if forward passes ran and no token
-        was selected.
+    SiteError: if a layer, a direction or a row does not exist; on closing, if forward passes ran and none of
+        their tokens was selected.
     NonFiniteError: if a direction or a value holds NaN or infinity, or directions are linearly dependent.
 """
 
@@ -30,8 +30,7 @@ from revlens.hooks.names import point_name
 from revlens.hooks.subspaces import Basis, Directions, by_layer
 from revlens.hooks.tokens import TokenFilter, Tokens
 
-#: Coordinates to move to, or by: one number for every layer, or a number (one per vector of a subspace) by
-#: layer.
+#: Coordinates to move to, or by: one number for every layer; or a number (or one per basis vector) by layer.
 Amounts = float | Mapping[int, float | Float[Tensor, "*k"]]
 
 
@@ -46,7 +45,7 @@ def ablate(
     rows: Sequence[int] | None = None,
     prompt_length: int | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[None]:
-    """Directional ablation (Arditi et al., arXiv 2406.11717): h <- h - <h, v> v, or with the span of several projected out."""
+    """Directional ablation (Arditi et al., arXiv 2406.11717): h <- h - <h, v> v, for a subspace all of it."""
     edits = _moved(model, directions, layers, 0.0)
     with editing(model, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
         yield
@@ -64,7 +63,7 @@ def add(
     rows: Sequence[int] | None = None,
     prompt_length: int | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[None]:
-    """Activation addition (Turner et al., arXiv 2308.10248): h <- h + alpha v, v of norm 1, alpha in activation units."""
+    """Activation addition (Turner et al., arXiv 2308.10248): h <- h + alpha v, alpha in activation units."""
     edits = _moved(model, directions, layers, alpha, relative=True)
     with editing(model, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
         yield
@@ -82,7 +81,7 @@ def clamp(
     rows: Sequence[int] | None = None,
     prompt_length: int | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[None]:
-    """Clamp the projection: h <- h + (value - <h, v>) v, in activation units; e.g. the aligned model's mean projection."""
+    """Clamp the projection, e.g. to the aligned model's mean: h <- h + (value - <h, v>) v."""
     edits = _moved(model, directions, layers, value)
     with editing(model, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
         yield
@@ -124,12 +123,11 @@ def patch(
     """Activation patching: at the named hook points, take the activations from a cache of the same tokens.
 
     Args:
-        cache: activations ``[batch pos ...]`` by hook point name: an `ActivationCache`, or what `record`
-            yields.
+        cache: activations ``[batch pos ...]`` by hook point: an `ActivationCache`, or what `record` yields.
         names: hook points; any with batch and pos as first axes, heads (``blocks.0.attn.hook_z``) included.
 
     Raises:
-        SiteError: also if a name is not in the cache, or a cached activation does not have the shape it
+        SiteError: also if a name is not in the cache, or a cached activation has another shape than it
             replaces.
     """
 
@@ -140,8 +138,8 @@ def patch(
             there = cached[:, latest.n_past : latest.n_past + h.shape[1]]
             if there.shape != h.shape:
                 raise SiteError(
-                    f"The cached {name} has shape {tuple(cached.shape)}, but {tuple(h.shape)} after {latest.n_past} tokens is to be "
-                    "replaced; cache the same prompts with the same padding."
+                    f"The cached {name} has shape {tuple(cached.shape)}, but {tuple(h.shape)} after "
+                    f"{latest.n_past} tokens is to be replaced; cache the same prompts with the same padding."
                 )
             return there.to(h)
 
@@ -165,7 +163,8 @@ def _moved(
     bases: dict[int, Basis] = by_layer(directions, model.cfg.n_layers, model.cfg.d_model, layers)
     if isinstance(amounts, Mapping) and set(bases) - set(amounts):
         raise SiteError(
-            f"There is no amount for layer {min(set(bases) - set(amounts))}; there are amounts for {sorted(amounts)}."
+            f"There is no amount for layer {min(set(bases) - set(amounts))}; "
+            f"there are amounts for {sorted(amounts)}."
         )
     by = amounts if isinstance(amounts, Mapping) else dict.fromkeys(bases, amounts)
     return {

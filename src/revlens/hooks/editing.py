@@ -43,12 +43,13 @@ def editing(model: TransformerBridge, edits: Mapping[str, EditAt], tokens: Token
         for name, edit in edits.items():
             stack.enter_context(_editing_point(model, name, at_tokens(edit)))
         yield
-        # A generation that ended at its first token wrote nothing to edit: not a mistake of the caller's.
+        # A generation that ends at its first token writes nothing to edit: the caller made no mistake.
         ended_at_once = tokens.tokens == "generated" and latest.generating
         if latest.count and not touched and not ended_at_once:
             raise SiteError(
-                f"tokens={tokens.tokens!r}, rows={tokens.rows}, prompt_length={tokens.prompt_length} selected no token in any forward "
-                "pass, so nothing was done. In a plain forward all tokens are prompt, unless prompt_length says where the answer starts."
+                f"tokens={tokens.tokens!r}, rows={tokens.rows}, prompt_length={tokens.prompt_length} "
+                "selected no token in any forward pass, so nothing was done. In a plain forward all tokens "
+                "are prompt, unless prompt_length says where the answer starts."
             )
 
 
@@ -85,11 +86,11 @@ def _editing_point(model: TransformerBridge, name: str, edit: Edit) -> Iterator[
 
 
 def _mlp_contribution(model: TransformerBridge, layer: int) -> Any:
-    """The module whose output the block adds to the residual stream after the MLP (its post-norm, where there is one)."""
+    """The module whose output the block adds to the stream after the MLP: its post-norm, if it has one."""
     owner = str(model.hook_dict[point_name(layer, "mlp_out")].name).split(".")[2:-1]
     if len(owner) != 1:
         raise SiteError(
-            f"resid_mid of layer {layer} cannot be edited on {model.cfg.architecture}: its MLP's output is scaled inside the block. "
-            "Edit attn_out or resid_post instead."
+            f"resid_mid of layer {layer} cannot be edited on {model.cfg.architecture}: "
+            "its MLP's output is scaled inside the block. Edit attn_out or resid_post instead."
         )
     return getattr(model.blocks[layer], owner[0])

@@ -1,4 +1,4 @@
-"""Edits of activations, and hook functions made of them."""
+"""Edits of activations, and hook functions that apply them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def as_hook(edit: Edit) -> Hook:
 
 
 def ablate_direction(direction: Float[Tensor, "*k d_model"]) -> Hook:
-    """Hook function that projects a direction (or the span of several) out: h - <h, v> v.
+    """Hook function that projects out a direction, or the span of several: h - <h, v> v.
 
     Raises:
         NonFiniteError: see `revlens.hooks.subspaces.orthonormal`.

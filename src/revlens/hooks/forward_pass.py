@@ -13,11 +13,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 @dataclass
 class ForwardPass:
-    """What is known of a model's latest forward pass, before its hooks run.
+    """What is known of a model's latest forward pass before its hooks run.
 
     Attributes:
-        count: how many forward passes have been followed.
-        generating: whether one of them was to keep keys and values, as only generation asks for.
+        count: how many forward passes have run since `follow` began.
+        generating: whether a pass was asked to keep keys and values (``use_cache``), as only generation asks.
         n_past: columns of the batch that its KV cache covers.
         mask: its attention mask over all columns so far, or None.
     """
@@ -30,7 +30,7 @@ class ForwardPass:
 
 @contextmanager
 def follow(model: TransformerBridge) -> Iterator[ForwardPass]:
-    """Follow the model's forward passes while the context is open; one record is refilled by each."""
+    """Follow the model's forward passes while the context is open; each of them refills the same record."""
     latest = ForwardPass()
 
     def before_forward(module: object, args: object, kwargs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which tokens of a forward pass an edit touches: under a plain forward, and under generation with or without a KV cache."""
+"""Which tokens of a forward pass an edit touches, with a KV cache (in generation, say) or without one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from revlens.errors import SiteError
 from revlens.hooks.forward_pass import ForwardPass
 
 #: ``all``: every token; ``prompt``: the prompt's; ``last_prompt``: the last of them, whose logits open the
-#: answer; ``generated``: those after the prompt; ``answer``: the last two together, all tokens whose logits
-#: write the answer. Padding is never touched.
+#: answer; ``generated``: those after the prompt; ``answer``: ``last_prompt`` and ``generated``, all tokens
+#: whose logits write the answer. Padding is never touched.
 Tokens = Literal["all", "prompt", "last_prompt", "generated", "answer"]
 TOKENS: tuple[str, ...] = get_args(Tokens)
 
@@ -28,8 +28,8 @@ class TokenFilter:
         tokens: see `TOKENS`.
         rows: batch rows; all of them if None.
         prompt_length: how many columns of the batch are prompt, left padding included: one number, or one for
-            each row (for answers appended to prompts of several lengths). If None, a forward pass on top of
-            cached keys and values sees generated tokens, and any other sees a prompt.
+            each row (for answers appended to prompts of several lengths). If None, a forward pass on cached
+            keys and values sees generated tokens, and any other sees a prompt.
 
     Raises:
         SiteError: on unknown tokens.
@@ -90,6 +90,7 @@ class TokenFilter:
         ends = torch.as_tensor(self.prompt_length, device=device).reshape(-1, 1)
         if len(ends) not in (1, batch):
             raise SiteError(
-                f"prompt_length has {len(ends)} entries; expected one number, or one for each of the {batch} rows."
+                f"prompt_length has {len(ends)} entries; "
+                f"expected one number, or one for each of the {batch} rows."
             )
         return ends
