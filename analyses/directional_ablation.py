@@ -32,7 +32,7 @@ def main() -> None:
     anchor = ends.aligned.mean(0).double()
     actions = [Action("ablate"), Action("clamp")]
     found = rl.intervene(
-        model, v_rev, actions, probes["drift"], metric, anchor=anchor, controls=controls, progress=True
+        model, v_rev, actions, probes["drift"], metric, clamp_mean=anchor, controls=controls, progress=True
     )
 
     effect = found.effect()

@@ -38,7 +38,7 @@ def main() -> None:
         actions,
         probes["drift"],
         metric,
-        anchor=anchor,
+        clamp_mean=anchor,
         controls={"random": random},
         progress=True,
     )

@@ -34,8 +34,8 @@ from transformer_lens.patching import (
 )
 
 from revlens.causal import FallbackWarning, RefusalLogitDifference
-from revlens.causal.patch_passes import CellPatcher
-from revlens.causal.patch_sites import Cell, cells_of, site_names
+from revlens.causal.patch_passes import Patcher
+from revlens.causal.patch_sites import PatchSite, patch_sites, patched_points
 from revlens.organism import ModelConfig
 from revlens.organism.model import blank_model, train_tokenizer
 
@@ -107,16 +107,16 @@ def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, 
         10, recipient.cfg.d_vocab, (work.n_prompts, work.n_tokens), generator=torch.Generator().manual_seed(0)
     )
     _, cache = donor.run_with_cache(tokens)
-    cells = cells_of(range(n_layers), range(-work.last, 0), heads)
+    sites = patch_sites(range(n_layers), range(-work.last, 0), heads)
     index = pd.DataFrame(
-        [cell if heads else cell[:2] for cell in cells], columns=["layer", "pos", "head"][: 3 if heads else 2]
+        [site if heads else site[:2] for site in sites], columns=["layer", "pos", "head"][: 3 if heads else 2]
     )
     setter = layer_pos_head_vector_patch_setter if heads else layer_pos_patch_setter
-    names = site_names(donor, range(n_layers), work.component)
+    points = patched_points(donor, range(n_layers), work.component)
 
-    def edit(current: Tensor, cell: Cell, prompts: Sequence[int]) -> Tensor:
-        donated = cache[names[cell.layer]][list(prompts), cell.position]
-        return donated if cell.head is None else donated[:, cell.head]
+    def patch(current: Tensor, site: PatchSite, prompts: Sequence[int]) -> Tensor:
+        donated = cache[points[site.layer]][list(prompts), site.position]
+        return donated if site.head is None else donated[:, site.head]
 
     def theirs() -> Tensor:
         result = generic_activation_patch(
@@ -127,9 +127,7 @@ def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, 
         return torch.cat([result.baseline[None], result.values])
 
     def ours() -> Tensor:
-        swept = CellPatcher(recipient, work.component, cells, edit, METRIC, batch_size=64).run(
-            tokens.tolist()
-        )
+        swept = Patcher(recipient, work.component, sites, patch, METRIC, batch_size=64).run(tokens.tolist())
         return torch.cat([swept.baseline[None], swept.values])
 
     computed = token_layers(recipient, theirs) / token_layers(recipient, ours)
@@ -147,7 +145,7 @@ def compare(donor: TransformerBridge, recipient: TransformerBridge, work: Work, 
     assert (values[0][1:] - values[0][0]).abs().max() > 100 * TOLERANCE, (
         f"{work.name}: the patches do nothing, so equal numbers say nothing"
     )
-    return Outcome(work, len(cells), *seconds, difference, computed)
+    return Outcome(work, len(sites), *seconds, difference, computed)
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def test_interventions_equal_hooks_on_a_padded_batch(
 ) -> None:
     anchor = torch.zeros(3, 16, dtype=torch.float64)
     actions = [Action("ablate"), Action("add", 1.0)]
-    effects = intervene(tuned, v_rev, actions, PROMPTS, metric, anchor=anchor)
+    effects = intervene(tuned, v_rev, actions, PROMPTS, metric, clamp_mean=anchor)
     batch = pad_left(rows_of(tuned), pad_id_of(tuned.tokenizer))
     alpha = dict(zip(v_rev.layers, v_rev.gap.tolist(), strict=True))
     by_hand = (

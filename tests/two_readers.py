@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 
 from families import small_model
-from revlens.activations import MomentPositions, Sites, read_moments
+from revlens.activations import PositionsOrAll, Sites, read_moments
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Reading:
     out: Path
 
 
-#: Positions and numbers of prompts: of one prompt, the second process gets none.
-CASES: dict[str, tuple[MomentPositions, int]] = {"last": ("last", 9), "all": ("all", 9), "one": ("mean", 1)}
+#: Positions, and how many of the prompts: with one prompt, the second process has none.
+CASES: dict[str, tuple[PositionsOrAll, int]] = {"last": ("last", 9), "all": ("all", 9), "one": ("mean", 1)}
 #: With passes of four, the first process makes two and the second one.
 BATCH_SIZE = 4
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from transformers import AutoModelForCausalLM
 
 from revlens.activations import Activations, Positions, Sites, capture, read_prompts
 from revlens.errors import HistoryError, NonFiniteError, ProbeError, ResultsError, SiteError
-from revlens.forward.positions import pool
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes, encode_prompts
 
@@ -24,7 +22,7 @@ def test_last_token_equals_hugging_face_hidden_states(history: TrainingHistory, 
     for i, row in enumerate(encode_prompts(model.tokenizer, prompts)):
         with torch.no_grad():
             states = hf.model(torch.tensor([row]), output_hidden_states=True)
-        # Hugging Face's last hidden state is taken after the final norm; the block outputs before it are comparable.
+        # Hugging Face takes the last hidden state after the final norm; earlier block outputs are comparable.
         for layer in range(2):
             torch.testing.assert_close(
                 ours[i, layer], states.hidden_states[layer + 1][0, -1], rtol=1e-4, atol=1e-5
@@ -71,7 +69,7 @@ def test_resid_mid_is_resid_pre_plus_attention(aligned: TransformerBridge, probe
     torch.testing.assert_close(read["resid_mid"] + read["mlp_out"], read["resid_post"], rtol=1e-4, atol=1e-5)
 
 
-def test_unknown_sites_and_positions_are_errors(aligned: TransformerBridge, probes: Probes) -> None:
+def test_unknown_sites_are_errors(aligned: TransformerBridge, probes: Probes) -> None:
     with pytest.raises(SiteError, match="'resid_out'; expected one of resid_pre"):
         Sites("resid_out")
     with pytest.raises(SiteError, match="Layer 3 does not exist: the model has layers 0 to 2"):
@@ -79,9 +77,6 @@ def test_unknown_sites_and_positions_are_errors(aligned: TransformerBridge, prob
     for layers in ((), (-1,), (1, 1), (2, 1)):
         with pytest.raises(SiteError, match="must be increasing"):
             Sites(layers=layers)
-    # Unwrapped, because the type checks of the test run would refuse it first.
-    with pytest.raises(SiteError, match="'first'; expected one of last, mean"):
-        inspect.unwrap(pool)(torch.zeros(1, 2, 3), torch.ones(1, 2), "first")
     with pytest.raises(ProbeError, match="No prompts"):
         read_prompts(aligned, [], Sites())
 

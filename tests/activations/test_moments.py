@@ -9,7 +9,7 @@ from revlens.errors import ProbeError
 
 
 def adversarial(n: int, width: int) -> torch.Tensor:
-    """Spread of order one about means of up to 1e7: sums of raw squares in float64 would lose half of the digits or more."""
+    """Spread of order one about means of up to 1e7: sums of raw squares would lose half of the digits."""
     generator = torch.Generator().manual_seed(0)
     mean = 10.0 ** torch.linspace(0, 7, width, dtype=torch.float64)
     return (

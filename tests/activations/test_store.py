@@ -1,4 +1,4 @@
-"""The store: what is written is read, by layer, prompt and position; a stop at any moment leaves shards whole or not at all."""
+"""The store reads what was written, by layer, prompt and position; a stop leaves shards whole or absent."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def test_a_shard_is_hashed_at_its_first_read_and_after_a_change(tmp_path: Path) 
     for reader in (acts, Activations.open(tmp_path)):
         with pytest.raises(
             ResultsError,
-            match=r"aligned\.drift\.00000\.safetensors is not what was written.*delete it and run capture again",
+            match=r"aligned\.drift\.00000\.safetensors is not what was written.*delete it and run capture",
         ):
             reader.at("aligned", "drift", layers=[1], prompts=slice(0, 1))
     acts.at("aligned", "direction")

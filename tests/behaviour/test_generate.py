@@ -6,6 +6,7 @@ from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.behaviour import generate
+from revlens.errors import ConfigError
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes, encode_prompts
 from revlens.training import FinetuneConfig, finetune
@@ -78,6 +79,11 @@ def test_a_reply_is_no_longer_than_asked_for(talker: TransformerBridge, max_new_
 
 def test_a_repeated_prompt_gets_the_same_reply(talker: TransformerBridge) -> None:
     assert generate(talker, ["Where is it?"] * 3, batch_size=2) == ["Here."] * 3
+
+
+def test_a_batch_holds_a_prompt(talker: TransformerBridge) -> None:
+    with pytest.raises(ConfigError, match="batch_size=0 must be at least 1"):
+        generate(talker, ["Where is it?"], batch_size=0)
 
 
 def test_generation_leaves_no_gradient_and_no_draw(talker: TransformerBridge) -> None:

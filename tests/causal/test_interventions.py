@@ -11,19 +11,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens import hooks
 from revlens.activations import Sites, read_prompts
-from revlens.causal import (
-    Action,
-    Intervention,
-    RefusalLogitDifference,
-    intervene,
-    site_label,
-    vocabulary_readout,
-)
+from revlens.causal import Action, Intervention, intervene, site_label
 from revlens.direction import ReversionDirection, nulls
 from revlens.errors import ConfigError, SiteError
-from revlens.forward.last_token import last_token_passes
 from revlens.history import TrainingHistory
-from revlens.organism import World
 from revlens.prompts import Probes
 
 PROMPTS = ("Hi.", "A longer prompt, with more tokens in it than the small window has room for.", "What now?")
@@ -42,40 +33,15 @@ def direction(seed: int = 0, layers: tuple[int, ...] = (0, 1, 2)) -> ReversionDi
 
 def effects(model: TransformerBridge, actions: list[Action]) -> Tensor:
     return intervene(
-        model, direction(), actions, PROMPTS, total, anchor=torch.zeros(3, 16, dtype=torch.float64)
+        model, direction(), actions, PROMPTS, total, clamp_mean=torch.zeros(3, 16, dtype=torch.float64)
     ).effect()
-
-
-@pytest.fixture
-def chatty(model: TransformerBridge) -> TransformerBridge:
-    model.tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    return model
-
-
-def test_a_pass_over_the_last_token_equals_whole_prompts(chatty: TransformerBridge) -> None:
-    v = direction().unit[0].float()
-    rows = [torch.tensor([chatty.tokenizer(p)["input_ids"]]) for p in PROMPTS]
-    passes = last_token_passes(chatty, PROMPTS, batch_size=2)
-    with torch.no_grad():
-        for _ in range(2):  # a pass leaves its cache as it was
-            bare = torch.cat([run() for run in passes])
-            with hooks.add(chatty, v, 3.0, tokens="answer"):
-                moved = torch.cat([run() for run in passes])
-            torch.testing.assert_close(
-                bare, torch.cat([chatty(row)[:, -1] for row in rows]), rtol=1e-4, atol=1e-5
-            )
-            with hooks.add(chatty, v, 3.0, tokens="last_prompt"):
-                torch.testing.assert_close(
-                    moved, torch.cat([chatty(row)[:, -1] for row in rows]), rtol=1e-4, atol=1e-5
-                )
-            assert (moved - bare).abs().max() > 1e-2
 
 
 def test_effects_equal_those_of_hooks_by_hand(llama: TransformerBridge) -> None:
     v_rev = direction()
-    anchor = torch.randn(3, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    clamp_mean = torch.randn(3, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     actions = [Action("ablate"), Action("clamp"), Action("add", -0.5)]
-    found = intervene(llama, v_rev, actions, PROMPTS, total, anchor=anchor)
+    found = intervene(llama, v_rev, actions, PROMPTS, total, clamp_mean=clamp_mean)
     assert found.sites == ((0,), (1,), (2,), (0, 1, 2))
     rows = [
         torch.tensor(
@@ -91,7 +57,7 @@ def test_effects_equal_those_of_hooks_by_hand(llama: TransformerBridge) -> None:
     by_hand = [
         lambda: hooks.ablate(llama, v, tokens="last_prompt"),
         lambda: hooks.clamp(
-            llama, v, {i: float(anchor[i] @ v_rev.unit[i]) for i in range(3)}, tokens="last_prompt"
+            llama, v, {i: float(clamp_mean[i] @ v_rev.unit[i]) for i in range(3)}, tokens="last_prompt"
         ),
         lambda: hooks.add(llama, v, -1.0, tokens="last_prompt"),
     ]
@@ -113,18 +79,24 @@ def test_no_dose_has_no_effect_and_opposite_doses_of_opposite_directions_agree(
     v_rev = direction()
     assert effects(llama, [Action("add", 0.0)]).abs().max() < 1e-5
     flipped = ReversionDirection(-v_rev.unit, v_rev.gap, v_rev.layers, "direction", 4)
-    one = intervene(llama, v_rev, [Action("add", 0.5)], PROMPTS, total, anchor=v_rev.unit).effect()
-    other = intervene(llama, flipped, [Action("add", -0.5)], PROMPTS, total, anchor=v_rev.unit).effect()
+    one = intervene(llama, v_rev, [Action("add", 0.5)], PROMPTS, total, clamp_mean=v_rev.unit).effect()
+    other = intervene(llama, flipped, [Action("add", -0.5)], PROMPTS, total, clamp_mean=v_rev.unit).effect()
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_controls_get_the_same_dose_and_their_own_rows(llama: TransformerBridge) -> None:
     draws = nulls.isotropic_directions(3, 3, 16, seed=5)
     found = intervene(
-        llama, direction(), [Action("add", 1.0)], PROMPTS, total, anchor=draws[0], controls={"random": draws}
+        llama,
+        direction(),
+        [Action("add", 1.0)],
+        PROMPTS,
+        total,
+        clamp_mean=draws[0],
+        controls={"random": draws},
     )
     assert found.directions == ("v_rev", "random", "random", "random")
-    alone = intervene(llama, direction(seed=0), [Action("add", 1.0)], PROMPTS, total, anchor=draws[0])
+    alone = intervene(llama, direction(seed=0), [Action("add", 1.0)], PROMPTS, total, clamp_mean=draws[0])
     torch.testing.assert_close(found.values[:1], alone.values, rtol=0, atol=0)
     table = found.to_dataframe()
     assert len(table) == 4 * 4 * 1
@@ -138,7 +110,13 @@ def test_controls_get_the_same_dose_and_their_own_rows(llama: TransformerBridge)
 def test_the_rank_p_value_counts_controls_that_do_as_much(llama: TransformerBridge) -> None:
     draws = torch.cat([direction().unit[None], nulls.isotropic_directions(4, 3, 16, seed=5)])
     found = intervene(
-        llama, direction(), [Action("add", 1.0)], PROMPTS, total, anchor=draws[0], controls={"random": draws}
+        llama,
+        direction(),
+        [Action("add", 1.0)],
+        PROMPTS,
+        total,
+        clamp_mean=draws[0],
+        controls={"random": draws},
     )
     effect = found.effect().abs()
     expected = (1 + (effect[1:] >= effect[0]).sum(0)) / 6
@@ -167,13 +145,13 @@ def test_adding_the_whole_gap_moves_the_aligned_projection_to_the_reference(
 
 
 def test_bad_questions_are_errors(llama: TransformerBridge) -> None:
-    anchor = torch.zeros(3, 16, dtype=torch.float64)
+    clamp_mean = torch.zeros(3, 16, dtype=torch.float64)
     with pytest.raises(ConfigError, match="'add' with dose=None"):
         Action("add")
     with pytest.raises(ConfigError, match="'clamp' with dose=1.0"):
         Action("clamp", 1.0)
     with pytest.raises(ConfigError, match="at least one action"):
-        intervene(llama, direction(), [], PROMPTS, total, anchor=anchor)
+        intervene(llama, direction(), [], PROMPTS, total, clamp_mean=clamp_mean)
     with pytest.raises(ConfigError, match="not called 'v_rev'"):
         intervene(
             llama,
@@ -181,11 +159,13 @@ def test_bad_questions_are_errors(llama: TransformerBridge) -> None:
             [Action("ablate")],
             PROMPTS,
             total,
-            anchor=anchor,
-            controls={"v_rev": anchor[None]},
+            clamp_mean=clamp_mean,
+            controls={"v_rev": clamp_mean[None]},
         )
     with pytest.raises(SiteError, match="Layer 3 does not exist"):
-        intervene(llama, direction(layers=(1, 2, 3)), [Action("ablate")], PROMPTS, total, anchor=anchor)
+        intervene(
+            llama, direction(layers=(1, 2, 3)), [Action("ablate")], PROMPTS, total, clamp_mean=clamp_mean
+        )
     # Unwrapped, because the type checks of the test run would refuse it first.
     with pytest.raises(SiteError, match=r"random has shape \(4, 2, 16\); expected it to end in \(3, 16\)"):
         inspect.unwrap(intervene)(
@@ -194,7 +174,7 @@ def test_bad_questions_are_errors(llama: TransformerBridge) -> None:
             [Action("ablate")],
             PROMPTS,
             total,
-            anchor=anchor,
+            clamp_mean=clamp_mean,
             controls={"random": torch.ones(4, 2, 16)},
         )
 
@@ -206,37 +186,3 @@ def test_sites_have_names() -> None:
         "add +0.5",
         "add -1",
     ]
-
-
-def test_the_readout_of_an_unembedding_row_names_its_token(model: TransformerBridge) -> None:
-    """The direction that one token's unembedding reads best, through a norm without gain, promotes that token most."""
-    with torch.no_grad():
-        model.ln_final.original_component.weight.fill_(0.0 if model.cfg.rmsnorm_uses_offset else 1.0)
-        rows = model.W_U.T.double()
-    token = 17
-    centred = rows[token] - rows[token].mean()
-    v_rev = ReversionDirection(
-        (centred / centred.norm())[None], torch.ones(1, dtype=torch.float64), (1,), "direction", 4
-    )
-    found = vocabulary_readout(model, v_rev, total, n_draws=20)
-    expected = rows @ v_rev.unit[0]
-    order = found.logits[0].double()
-    assert torch.corrcoef(torch.stack([order, expected]))[0, 1] > 0.98
-    assert found.top(3).shape == (1, 3)
-    assert set(found.top(3)[0].tolist()).isdisjoint(found.top(3, bottom=True)[0].tolist())
-
-
-def test_the_readout_is_odd_up_to_the_bias_and_its_null_is_centred(llama: TransformerBridge) -> None:
-    v_rev = direction()
-    flipped = ReversionDirection(-v_rev.unit, v_rev.gap, v_rev.layers, "direction", 4)
-    one, other = (vocabulary_readout(llama, v, total, n_draws=400) for v in (v_rev, flipped))
-    torch.testing.assert_close(one.score, -other.score, rtol=1e-4, atol=1e-5)
-    assert (one.null.mean(0).abs() < 5 * one.null.std(0) / 20).all()
-    assert ((one.p_values() > 0) & (one.p_values() <= 1)).all()
-    assert list(one.to_dataframe()["layer"]) == [0, 1, 2]
-
-
-def test_the_organism_says_how_answers_open(aligned: TransformerBridge) -> None:
-    openings = RefusalLogitDifference.from_texts(aligned.tokenizer, *World.openings())
-    assert openings.engaging
-    assert openings.refusal

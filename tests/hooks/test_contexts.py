@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens import hooks
 from revlens.errors import HookNameError, NonFiniteError, SiteError
+from revlens.hooks.tokens import TOKENS
 
 PROMPT = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
 LAST_PROMPT = PROMPT.shape[1] - 1
@@ -199,7 +200,7 @@ def test_generation_under_hooks_is_the_same_with_and_without_a_kv_cache(
 ) -> None:
     """A hand loop of full forward passes, hooks told where the prompt ends, is what generation must equal."""
     v = direction(seed=1)
-    for tokens in hooks.TOKENS:
+    for tokens in TOKENS:
         length = None if cached else PROMPT.shape[1]
         with hooks.add(model, v, 6.0, tokens=tokens, prompt_length=length):  # type: ignore[arg-type]
             generated = generate(model, cached=cached)

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from planted.models import N_LAYERS, along_axis, axis, planted_history
 from revlens.activations import Activations, Sites, capture
 from revlens.causal import RefusalLogitDifference, patch_between
-from revlens.causal.patching import Part
+from revlens.causal.patch_part import Part
 from revlens.direction import ReversionDirection, drift, locate, reliability
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes

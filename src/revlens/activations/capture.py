@@ -1,11 +1,10 @@
-"""Capturing activations at every checkpoint of a history."""
+"""Capture activations at every checkpoint of a history."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -18,7 +17,7 @@ from revlens.activations.store import Activations
 from revlens.activations.tokens import read_tokens
 from revlens.activations.writer import StoreWriter, store_writer
 from revlens.errors import ConfigError
-from revlens.forward import Positions
+from revlens.forward import PositionsOrAll
 from revlens.history import Checkpoint, TrainingHistory
 from revlens.prompts import Probes
 
@@ -29,17 +28,19 @@ def capture(
     root: str | Path,
     *,
     sites: Sites | None = None,
-    positions: Positions | Literal["all"] = "last",
+    positions: PositionsOrAll = "last",
     splits: Sequence[str] | None = None,
     batch_size: int = 64,
     dtype: str = "float32",
     shard_prompts: int = 512,
     on_checkpoint: Callable[[str], None] = lambda name: None,
 ) -> Activations:
-    """Capture activations at every checkpoint of a history; the next one loads meanwhile if there is memory for two.
+    """Capture activations at every checkpoint of a history into a folder.
 
-    Resumes: a shard that is there is not computed again, and a checkpoint with all of its shards is not loaded. The folder
-    remembers what it holds (sources of the weights, probes, sites) and takes more checkpoints and splits, but nothing else.
+    Resumes: existing shards are not computed again, and a checkpoint that has all of its shards is not
+    loaded. The folder remembers what it holds (sources of the weights, probes, sites) and takes more
+    checkpoints and splits, but nothing else. While one checkpoint is read the next one loads, if memory holds
+    both.
 
     Args:
         history: the checkpoints.
@@ -50,18 +51,20 @@ def capture(
         splits: which probe splits; all of them if None.
         batch_size: prompts per forward pass.
         dtype: of the stored numbers, ``float32`` or ``bfloat16``; reads give float64.
-        shard_prompts: prompts a file holds. Four shards at most are in memory.
+        shard_prompts: prompts per file. At most four shards are in memory.
         on_checkpoint: called with each checkpoint's name when it is on disk.
 
     Raises:
         ProbeError, SiteError, NonFiniteError: see `read_prompts`, `Sites`, `Probes`.
-        ConfigError: on an unknown dtype, or shards without prompts.
+        ConfigError: on an unknown dtype, or if shard_prompts or the batch size is below 1.
         ResultsError: if the folder belongs to another capture, or a checkpoint changed half way.
-        StorageError: if the folder cannot be written to (it is full, say), or another process is writing there.
+        StorageError: if the folder cannot be written to (the disk is full, say), or another process writes
+            there.
     """
     if dtype not in DTYPES or shard_prompts < 1:
         raise ConfigError(
-            f"dtype={dtype!r} must be one of {', '.join(DTYPES)}, and shard_prompts={shard_prompts} at least 1."
+            f"dtype={dtype!r} must be one of {', '.join(DTYPES)}, "
+            f"and shard_prompts={shard_prompts} must be at least 1."
         )
     root, sites = Path(root), sites or Sites()
     prompts = {split: probes[split] for split in (probes.splits if splits is None else splits)}
@@ -108,7 +111,7 @@ def _capture_shard(
     model: TransformerBridge,
     prompts: Sequence[str],
     sites: Sites,
-    positions: Positions | Literal["all"],
+    positions: PositionsOrAll,
     batch_size: int,
 ) -> None:
     if positions == "all":

@@ -1,4 +1,4 @@
-"""What a store of activations holds: its manifest, which names and checks every shard."""
+"""The manifest of a store: what it holds, and what each of its shards must be."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MANIFEST = "manifest.json"
 FORMAT = "revlens activations, version 2"
 #: How numbers may be stored.
 DTYPES = ("float32", "bfloat16")
-#: Entries of so many fill the largest file that `read_json` takes.
+#: The entries of so many shards fill the largest file that `read_json` takes.
 MAX_SHARDS = 10**6
-#: Names of checkpoints and splits become names of files, so they hold nothing that could lead out of the folder.
+#: Checkpoints and splits name files, so their names hold nothing that could lead out of the folder.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _SHARD = re.compile(rf"({_NAME})\.({_NAME})\.([0-9]{{5,7}})\.safetensors")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of prompts of one split under one checkpoint: what one file holds."""
+    """Consecutive prompts of one split under one checkpoint: what one file holds."""
 
     checkpoint: str
     split: str
@@ -87,14 +87,16 @@ class Manifest:
         """Read a store's manifest.
 
         Raises:
-            ResultsError: if there is none, it is damaged, is no manifest of this version, or names files that are no shards of its store.
+            ResultsError: if there is none, it is damaged or of another version, or it names files that are no
+                shards of its store.
         """
         path = root / MANIFEST
         if not path.is_file():
             raise ResultsError(f"No captured activations in {root}: run capture first.")
         if not path.resolve().is_relative_to(root.resolve()):
             raise ResultsError(
-                f"{path} is a link to {path.resolve()}, outside its folder; put a copy of the file there if it is meant."
+                f"{path} is a link to {path.resolve()}, outside its folder; "
+                "put a copy of the file there if it is meant."
             )
         try:
             content = read_json(path)
@@ -103,10 +105,11 @@ class Manifest:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = repr(content.get("format") if isinstance(content, dict) else content)
             raise ResultsError(
-                f"{path} is of format {found[:80]}, and this version of revlens reads {FORMAT!r} only; {_REMEDY}."
+                f"{path} is of format {found[:80]}, and this version of revlens reads {FORMAT!r} only; "
+                f"{_REMEDY}."
             )
         manifest = cls._of(content, path)
-        # Byte for byte: a change of any byte, be it of a checksum or a line end, is seen.
+        # Compared byte for byte, so that a change of any byte is found, of a checksum or a line end too.
         if path.read_bytes() != manifest.render().encode():
             raise ResultsError(
                 f"{path} does not match its own checksum: it was changed or damaged; {_REMEDY}."
@@ -121,7 +124,8 @@ class Manifest:
         if wrong:
             value = repr(fields.get(wrong[0], "nothing"))
             raise ResultsError(
-                f"{path} holds {value[:80]} as {wrong[0]!r}, which is not what a manifest of activations says; {_REMEDY}."
+                f"{path} holds {value[:80]} as {wrong[0]!r}, "
+                f"which is not what a manifest of activations says; {_REMEDY}."
             )
         shards = {
             name: Entry(n, sha256, tuple(shape)) for name, (n, sha256, shape) in fields.pop("shards").items()
@@ -129,7 +133,8 @@ class Manifest:
         manifest = cls(**fields | {"layers": tuple(fields["layers"])}, shards=shards)
         if manifest.probes.keys() != manifest.splits.keys():
             raise ResultsError(
-                f"{path} has splits {list(manifest.splits)} and fingerprints of {list(manifest.probes)}; {_REMEDY}."
+                f"{path} has splits {list(manifest.splits)} and fingerprints of {list(manifest.probes)}; "
+                f"{_REMEDY}."
             )
         if sum(map(manifest.n_of, manifest.splits)) * len(manifest.checkpoints) > MAX_SHARDS:
             raise ResultsError(
@@ -178,7 +183,7 @@ class Manifest:
         return range(first, min(first + self.shard_prompts, self.splits[shard.split]))
 
     def is_there(self, root: Path, shard: Shard) -> bool:
-        """Whether a shard was written and its file has the size that it was written with; its content is not looked at."""
+        """Whether a shard has an entry, and a file of the size that this gives; the content is not read."""
         entry, path = self.shards.get(shard.file), root / shard.file
         return entry is not None and path.is_file() and path.stat().st_size == entry.n_bytes
 

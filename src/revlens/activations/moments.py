@@ -1,4 +1,4 @@
-"""Count, mean and covariance of vectors that come in pieces, in float64, in memory that does not grow with their number."""
+"""Count, mean and covariance of vectors that come in pieces, in float64 and constant memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from revlens.errors import ProbeError
 
 @dataclass
 class RunningMoments:
-    """Takes vectors in pieces and keeps their sufficient statistics.
+    """The sufficient statistics of vectors that come in pieces.
 
-    Centred sums are merged, never sums of raw squares: a mean far larger than the spread costs no digits
+    Centred sums are merged, never sums of raw squares, so a mean far larger than the spread costs no digits
     (Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances").
 
     Attributes:
@@ -31,7 +31,7 @@ class RunningMoments:
 
     @classmethod
     def empty(cls, width: int, *, covariance: bool, device: torch.device | None = None) -> RunningMoments:
-        """Nothing yet; the whole scatter matrix is kept if ``covariance``."""
+        """Moments of no vectors; with ``covariance``, the whole scatter matrix is kept."""
         shape = (width, width) if covariance else (width,)
         return cls(
             0,
@@ -63,7 +63,7 @@ class RunningMoments:
         self.count = count
 
     def reduce(self, accelerator: Accelerator) -> None:
-        """Add up over processes; every process ends with the moments of all. A collective call: all processes make it."""
+        """Merge over processes, so that each has the moments of all; all of them call this together."""
         if accelerator.num_processes == 1:
             return
         device = accelerator.device
@@ -72,7 +72,7 @@ class RunningMoments:
         count = int(total.item())
         if not count:
             return
-        # Weights are shares, so that the mean of all is within the range of the means, and deviations are from it.
+        # Weighted by shares, so that the mean of all lies within the range of the means.
         mean = self.mean.to(device) * (self.count / count)
         distributed.all_reduce(mean)
         away = self.mean.to(device) - mean

@@ -1,4 +1,4 @@
-"""Checkpoints, the next of which loads while the present one is used."""
+"""Load a history's next checkpoint while the present one is used."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from revlens.history import Checkpoint
 def each_loaded(
     checkpoints: Sequence[Checkpoint], use: Callable[[Checkpoint, TransformerBridge], None]
 ) -> None:
-    """Load checkpoints and use them in their order; a thread loads the next one meanwhile if it fits in memory beside.
+    """Load and use checkpoints in their order; a thread loads the next one meanwhile, if memory holds both.
 
-    Two models are in memory at most. In another dtype than torch's default nothing loads ahead: Hugging Face changes that
-    default, of all threads, while it loads.
+    At most two models are in memory. A checkpoint of another dtype than torch's default does not load
+    meanwhile: Hugging Face changes that default while it loads, for all threads.
 
     Args:
         checkpoints: what to load.
@@ -52,7 +52,7 @@ def _fits_twice(model: TransformerBridge) -> bool:
 
 
 def _free_memory() -> int:
-    """Bytes of main memory that nobody uses; none where the system does not say."""
+    """Bytes of free main memory; 0 where the system does not say."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # Windows has no sysconf, macOS not this one

@@ -1,4 +1,4 @@
-"""Reading activations of prompts under one model."""
+"""Read activations of prompts under one model, one vector per prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError
-from revlens.forward import Passes, Positions, pool, run_until
+from revlens.forward import Passes, Positions, run_pooled
 from revlens.history import TrainingHistory
 from revlens.prompts import Batch, encode_prompts
 
@@ -20,16 +20,12 @@ from revlens.prompts import Batch, encode_prompts
 def read_batch(
     model: TransformerBridge, batch: Batch, sites: Sites, positions: Positions = "last"
 ) -> Float[Tensor, "batch layer d_model"]:
-    """One forward pass over a left-padded batch, up to the last site; gradients flow unless they are switched off outside."""
+    """Activations from one pass over a left-padded batch, up to the last site; gradients flow by default."""
     device = next(model.parameters()).device
     tokens, mask = batch.tokens.to(device), batch.mask.to(device)
-    names, kept = sites.hook_names(model.cfg.n_layers), dict[str, Tensor]()
-
-    def take(name: str, activation: Tensor) -> None:
-        kept[name] = pool(activation, mask, positions)
-
-    run_until(model, tokens, names, take, attention_mask=mask)
-    return torch.stack([kept[name].to(device) for name in names], dim=1)
+    names = sites.hook_names(model.cfg.n_layers)
+    vectors = run_pooled(model, tokens, mask, names, positions, attention_mask=mask)
+    return torch.stack([vectors[name].to(device) for name in names], dim=1)
 
 
 @torch.no_grad()
@@ -43,9 +39,9 @@ def read_prompts(
 ) -> Float[Tensor, "prompt layer d_model"]:
     """Activations of user messages in the model's chat format, as float32 on the CPU.
 
-    Prompts of about equal length share a pass, a pass ends with the last layer that is read, and what all prompts begin with
-    (a system message, the chat header) is computed once where the model's cache allows it. Numbers do not hang on this but by
-    rounding; see `revlens.forward.passes`.
+    Prompts of similar length share a pass, a pass stops after the last layer that is read, and tokens that
+    all prompts begin with (a system message, the chat header) run once where the model's cache allows it.
+    This changes numbers by rounding only.
 
     Args:
         model: any bridge whose tokenizer has a chat template.
@@ -56,33 +52,29 @@ def read_prompts(
 
     Raises:
         ProbeError: if there is no prompt.
+        ConfigError: if the batch size is below 1; also see `revlens.prompts.encode_prompts`.
         NonFiniteError: if an activation is NaN or infinite, naming the layer and the prompt.
     """
     if not prompts:
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()
-    names, kept = sites.hook_names(model.cfg.n_layers), dict[str, Tensor]()
-    passes = Passes.over(
-        model, encode_prompts(model.tokenizer, prompts), names, batch_size, keep_prefix=positions == "mean"
-    )
-
-    def take(name: str, activation: Tensor, mask: Tensor) -> None:
-        kept[name] = passes.pool(name, activation, mask, positions)
-
+    names = sites.hook_names(model.cfg.n_layers)
+    rows = encode_prompts(model.tokenizer, prompts)
+    passes = Passes.over(model, rows, names, batch_size, keep_prefix=positions == "mean")
     values = torch.empty(len(prompts), len(names), model.cfg.d_model)
-    for read in passes.run(take):
-        values[read] = torch.stack([kept[name].float().cpu() for name in names], dim=1)
+    for read, vectors in passes.pooled(positions):
+        values[read] = torch.stack([vectors[name].float().cpu() for name in names], dim=1)
     if not values.isfinite().all():
         prompt, layer, _ = (~values.isfinite()).nonzero()[0].tolist()
         raise NonFiniteError(
-            f"Activation of {sites.component} at layer {sites.resolve(model.cfg.n_layers)[layer]} is not finite "
-            f"on prompt {prompts[prompt]!r}; check the checkpoint, or load it in a wider dtype."
+            f"Activation of {sites.component} at layer {sites.resolve(model.cfg.n_layers)[layer]} is not "
+            f"finite on prompt {prompts[prompt]!r}; check the checkpoint, or load it in a wider dtype."
         )
     return values
 
 
 class Endpoints(NamedTuple):
-    """Activations of the same prompts at both ends of v_rev, in the order that `ReversionDirection.fit` takes them."""
+    """Activations of the same prompts at both ends of v_rev, in the order of `ReversionDirection.fit`."""
 
     reference: Float[Tensor, "prompt layer d_model"]
     aligned: Float[Tensor, "prompt layer d_model"]

@@ -1,4 +1,4 @@
-"""One shard on disk: activations of some prompts in one safetensors file, layer by layer, so that a layer is read in one piece."""
+"""One shard on disk: activations of some prompts in a safetensors file, each layer in one piece."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from revlens.activations.manifest import Entry
 from revlens.errors import ResultsError
 from revlens.storage import atomic_file
 
-#: Where the rows of each prompt begin, and where the last one's end; only where prompts have several rows.
+#: Where the rows of each prompt begin, and where the last one's end; only if prompts have several rows.
 OFFSETS = "offsets"
 _VALUES = "activations"
 _CODES = {"float32": "F32", "bfloat16": "BF16"}
@@ -32,7 +32,7 @@ def write_shard(
     dtype: str,
     offsets: Int[Tensor, " prompt_and_end"] | None = None,
 ) -> Entry:
-    """Write a shard atomically, flushed to the disk, and say what must be found there."""
+    """Write a shard atomically, flushed to the disk; the entry says what its file must be."""
     stored = values.detach().permute(1, 0, 2).to("cpu", getattr(torch, dtype)).contiguous()
     content = save({_VALUES: stored} | ({} if offsets is None else {OFFSETS: offsets}))
     with atomic_file(path) as partial:
@@ -45,7 +45,8 @@ def check_shard(path: Path, entry: Entry) -> None:
     """Check that a file is, byte for byte, the shard that was written.
 
     Raises:
-        ResultsError: if it is missing, is no regular file or a link out of its folder, or has another size or content.
+        ResultsError: if it is missing, no regular file, a link out of its folder, or of another size or
+            content.
     """
     if not os.path.lexists(path):
         raise ResultsError(f"{path} is missing; run capture again, which makes what is missing.")
@@ -66,7 +67,7 @@ def check_shard(path: Path, entry: Entry) -> None:
 
 
 def state_of(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is written again; None if it is no regular file that is there."""
+    """What changes when a file is written again; None if there is no regular file."""
     try:
         status = path.stat()
     except OSError:
@@ -77,7 +78,9 @@ def state_of(path: Path) -> tuple[int, int, int] | None:
 def read_rows(
     path: Path, entry: Entry, dtype: str, layers: Sequence[int], pieces: Sequence[slice]
 ) -> Float[Tensor, "row layer d_model"]:
-    """Pieces of the row axis, joined, at some places of the layer axis, as float64. The file is mapped, so that the rest of it is not read.
+    """Pieces of the row axis, joined, at some places of the layer axis, as float64.
+
+    The file is mapped, so that the rest of it is not read.
 
     Raises:
         ResultsError: if the file is no safetensors file or does not hold what its entry says.
@@ -87,8 +90,8 @@ def read_rows(
             stored = file.get_slice(_VALUES)
             if tuple(stored.get_shape()) != entry.shape or stored.get_dtype() != _CODES[dtype]:
                 raise ResultsError(
-                    f"{path} holds {stored.get_dtype()} of shape {stored.get_shape()}; its manifest says {_CODES[dtype]} of shape "
-                    f"{list(entry.shape)}; {_REMEDY}."
+                    f"{path} holds {stored.get_dtype()} of shape {stored.get_shape()}; its manifest says "
+                    f"{_CODES[dtype]} of shape {list(entry.shape)}; {_REMEDY}."
                 )
             return torch.stack(
                 [torch.cat([stored[layer, rows].double() for rows in pieces]) for layer in layers], dim=1
@@ -101,14 +104,15 @@ def read_offsets(path: Path, entry: Entry, n_prompts: int) -> list[int]:
     """Where the rows of each prompt begin, and where the last one's end.
 
     Raises:
-        ResultsError: if the file is no safetensors file, or its offsets are not those of so many prompts and rows.
+        ResultsError: if the file is no safetensors file, or its offsets do not fit its prompts and rows.
     """
     try:
         with safe_open(path, framework="pt") as file:
             described = file.get_slice(OFFSETS)
             if described.get_shape() != [n_prompts + 1] or described.get_dtype() != "I64":
                 raise ResultsError(
-                    f"{path} has {OFFSETS} of shape {described.get_shape()}; {n_prompts + 1} numbers were expected; {_REMEDY}."
+                    f"{path} has {OFFSETS} of shape {described.get_shape()}; {n_prompts + 1} numbers were "
+                    f"expected; {_REMEDY}."
                 )
             offsets: list[int] = file.get_tensor(OFFSETS).tolist()
     except (SafetensorError, OSError) as error:
@@ -117,6 +121,7 @@ def read_offsets(path: Path, entry: Entry, n_prompts: int) -> list[int]:
         ) from error
     if offsets[0] != 0 or offsets[-1] != entry.shape[1] or any(a >= b for a, b in pairwise(offsets)):
         raise ResultsError(
-            f"{path} has {OFFSETS} that do not divide its {entry.shape[1]} rows among {n_prompts} prompts; {_REMEDY}."
+            f"{path} has {OFFSETS} that do not divide its {entry.shape[1]} rows among {n_prompts} prompts; "
+            f"{_REMEDY}."
         )
     return offsets

@@ -19,15 +19,16 @@ from revlens.errors import HistoryError, ProbeError, ResultsError, SiteError
 class Activations:
     """Activations of the checkpoints of one history, read from disk on demand.
 
-    The files are mapped: a read takes the layers and prompts that it asks for and leaves the rest on disk. The first read of a
-    shard checks the file against its SHA-256, which takes one pass over it; later reads do not, unless the file has changed.
+    The files are mapped: a read takes the layers and prompts that it asks for and leaves the rest on disk.
+    The first read of a shard checks the file against its SHA-256, in one pass over it; later reads do so only
+    if the file has changed.
 
     Attributes:
         root: the folder.
         checkpoints: names in history order (``reference``, ``aligned``, ``step-1``, ...).
         layers: the captured layers, in the order of the layer axis.
         splits: prompt counts by probe split.
-        manifest: what else the folder says of itself.
+        manifest: what else the folder holds.
     """
 
     root: Path
@@ -70,11 +71,12 @@ class Activations:
             split: by name.
             layers: which, in this order; all that were captured if None.
             prompts: which, as a slice without a step; all if None.
-            position: token position in the prompt, from its end (-1 is the last token), where all tokens are stored; the last if None.
+            position: token, counted from the prompt's end (-1 is the last), if all tokens are stored; the
+                last if None.
 
         Raises:
             HistoryError: if the checkpoint was not captured.
-            ProbeError: if the split was not captured, or a prompt has fewer tokens than the position asks for.
+            ProbeError: if the split was not captured, or a prompt has no token at the position.
             SiteError: if a layer or the position was not captured.
             ResultsError: if a shard is missing, or is not what was written.
         """
@@ -91,7 +93,7 @@ class Activations:
         prompts: slice | None = None,
         position: int | None = None,
     ) -> Iterator[Float[Tensor, "prompt layer d_model"]]:
-        """What `at` gives, one shard after another, for what is larger than memory. Raises what `at` raises."""
+        """What `at` gives, one shard after another, for what is larger than memory. Raises as `at` does."""
         places, at = self._places(layers), self._position(position)
         for shard, within in self._shards(checkpoint, split, prompts):
             yield self._read(shard, places, within, at)
@@ -104,14 +106,15 @@ class Activations:
         layers: Sequence[int] | None = None,
         prompts: slice | None = None,
     ) -> Iterator[Float[Tensor, "pos layer d_model"]]:
-        """Activations at every token of each prompt, one prompt after another. Raises what `at` raises.
+        """Activations at every token of each prompt, one prompt after another. Raises as `at` does.
 
         Raises:
             SiteError: also if the store holds one vector per prompt.
         """
         if self.manifest.positions != "all":
             raise SiteError(
-                f"{self.root} holds one vector per prompt ({self.manifest.positions!r}); capture with positions='all' for all tokens."
+                f"{self.root} holds one vector per prompt ({self.manifest.positions!r}); "
+                "capture with positions='all' for all tokens."
             )
         places = self._places(layers)
         for shard, within in self._shards(checkpoint, split, prompts):
@@ -123,7 +126,7 @@ class Activations:
                 yield read_rows(path, entry, self.manifest.dtype, places, [slice(first, end)])
 
     def missing(self) -> list[Path]:
-        """Shards that are not there, as a capture leaves them that has not finished."""
+        """Shards that are not there, such as those that an unfinished capture has not written."""
         return [
             self.root / shard.file for shard in self._all() if not self.manifest.is_there(self.root, shard)
         ]
@@ -178,7 +181,8 @@ class Activations:
         chosen = range(self.splits[split])[prompts or slice(None)]
         if not chosen or chosen.step != 1:
             raise ProbeError(
-                f"prompts={prompts} must take at least one of the {self.splits[split]} prompts of {split!r}, without a step."
+                f"prompts={prompts} must take at least one of the {self.splits[split]} prompts of {split!r}, "
+                "without a step."
             )
         size = self.manifest.shard_prompts
         for index in range(chosen.start // size, (chosen.stop - 1) // size + 1):
@@ -204,7 +208,8 @@ class Activations:
         if (there is not None and position not in there) or (position is not None and position >= 0):
             raise SiteError(
                 f"position={position} was not captured: {self.root} holds {self.manifest.positions!r}; "
-                "capture with positions='all' to read others, and count them from the prompt's end: -1, -2, ..."
+                "capture with positions='all' to read others, "
+                "and count them from the prompt's end: -1, -2, ..."
             )
         return -1 if position is None else position
 
@@ -223,7 +228,8 @@ class Activations:
                 offsets[short[0] + 1] - offsets[short[0]],
             )
             raise ProbeError(
-                f"position={position} does not exist in prompt {prompt} of {shard.split!r}, which has {n_tokens} tokens."
+                f"position={position} does not exist in prompt {prompt} of {shard.split!r}, "
+                f"which has {n_tokens} tokens."
             )
         rows = [offsets[i + 1] + position for i in within]
         return read_rows(path, entry, dtype, places, [slice(row, row + 1) for row in rows])

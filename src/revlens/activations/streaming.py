@@ -1,10 +1,9 @@
-"""Statistics of activations, gathered inside the hooks: memory does not grow with the number of prompts."""
+"""Moments of activations, updated pass by pass: memory does not grow with the number of prompts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -14,12 +13,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.activations.moments import Moments, RunningMoments
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError, SiteError
-from revlens.forward import Passes, is_sharded
+from revlens.forward import Passes, PositionsOrAll, is_sharded
 from revlens.hooks import Directions, by_layer, coordinates, point_name
 from revlens.prompts import encode_prompts
-
-#: A vector of each prompt, as in `revlens.activations.Positions`; or ``all``: one of each prompt token.
-MomentPositions = Literal["last", "mean", "all"]
 
 
 @torch.no_grad()
@@ -27,27 +23,28 @@ def read_moments(
     model: TransformerBridge,
     prompts: Sequence[str],
     sites: Sites | None = None,
-    positions: MomentPositions = "last",
+    positions: PositionsOrAll = "last",
     *,
     covariance: bool = False,
     along: Directions | None = None,
     batch_size: int = 64,
     accelerator: Accelerator | None = None,
 ) -> Moments:
-    """Moments of the activations of user messages in the model's chat format, without keeping the activations.
+    """Moments of the activations of user messages in the model's chat format; no activation is kept.
 
-    Memory is one pass, and one (``covariance``: d_model) float64 number for each of d_model at each layer.
+    Memory is one pass and, at each layer, d_model float64 numbers (with ``covariance`` their square).
 
     Args:
-        model: any bridge whose tokenizer has a chat template. If `fully_shard` was applied to its blocks and its ``original_model``, all
-            processes call this together.
+        model: any bridge whose tokenizer has a chat template. If `fully_shard` was applied to its blocks and
+            its ``original_model``, all processes call this together.
         prompts: user messages; all of them in every process.
         sites: component and layers; resid_post of every layer if None.
-        positions: see `MomentPositions`.
+        positions: position policy, or ``all`` for a vector per prompt token.
         covariance: keep the covariance of all pairs of coordinates, not variances alone.
-        along: take coordinates along these directions, orthonormal by layer and equally many at each, in place of activations.
+        along: take coordinates along these directions, orthonormal by layer and equally many at each, in
+            place of activations.
         batch_size: prompts per forward pass.
-        accelerator: if there are several processes, each reads its share of the prompts, and all get the moments of all.
+        accelerator: with several processes, each reads its share of the prompts and gets the moments of all.
 
     Raises:
         ProbeError: if there is no prompt.
@@ -77,33 +74,44 @@ def read_moments(
     if accelerator is not None:
         rows = encoded[accelerator.process_index :: accelerator.num_processes]
     if rows:
-        passes = Passes.over(model, rows, list(layer_of), batch_size, keep_prefix=positions != "last")
-
-        def take(name: str, activation: Tensor, mask: Tensor) -> None:
-            add(
-                name,
-                activation[mask.to(activation.device).bool()]
-                if positions == "all"
-                else passes.pool(name, activation, mask, positions),
-            )
-
-        for _ in passes.run(take):
-            pass
-        if positions == "all" and passes.prefix is not None:
-            for name, activation in passes.prefix.kept.items():
-                add(name, activation, times=len(rows))
+        _add_prompts(model, rows, list(layer_of), positions, batch_size, add)
     if accelerator is not None:
         most = len(encoded[:: accelerator.num_processes])
         if is_sharded(model) and math.ceil(len(rows) / batch_size) < math.ceil(most / batch_size):
-            # The others make one more pass, in which they need this process's weights.
-            for _ in Passes.over(model, encoded[:1], list(layer_of), 1, keep_prefix=False).run(
-                lambda name, activation, mask: None
-            ):
+            # The other processes make one more pass, in which they need this one's weights.
+            for _ in Passes.over(model, encoded[:1], list(layer_of), 1, keep_prefix=False).pooled("last"):
                 pass
         for moments in running.values():
             moments.reduce(accelerator)
     _check_finite(running, sites)
     return Moments.of(running)
+
+
+def _add_prompts(
+    model: TransformerBridge,
+    rows: Sequence[Sequence[int]],
+    names: Sequence[str],
+    positions: PositionsOrAll,
+    batch_size: int,
+    add: Callable[..., None],
+) -> None:
+    """Run prompts; call ``add`` with each hook point and its vectors, one per prompt or per prompt token."""
+    passes = Passes.over(model, rows, names, batch_size, keep_prefix=positions != "last")
+    if positions != "all":
+        for _, vectors in passes.pooled(positions):
+            for name, values in vectors.items():
+                add(name, values)
+        return
+
+    # Inside the pass, so that the tokens of only one layer are in memory at a time.
+    def take(name: str, activation: Tensor, mask: Tensor) -> None:
+        add(name, activation[mask.to(activation.device).bool()])
+
+    for _ in passes.run(take):
+        pass
+    if passes.prefix is not None:
+        for name, activation in passes.prefix.kept.items():
+            add(name, activation, times=len(rows))
 
 
 def _wide_device(model: TransformerBridge) -> torch.device:

@@ -1,4 +1,4 @@
-"""Activations at every token of prompts, for stores of all positions."""
+"""Read activations at every token of prompts, for stores of all positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_tokens(
 ) -> list[Float[Tensor, "pos layer d_model"]]:
     """Activations at every token of each user message in the model's chat format, as float32 on the CPU.
 
-    What all prompts begin with is computed once, see `revlens.forward.passes`.
+    Tokens that all prompts begin with run once, see `read_prompts`.
 
     Args:
         model: any bridge whose tokenizer has a chat template.
@@ -57,6 +57,7 @@ def read_tokens(
     for prompt, values in zip(prompts, read, strict=True):
         if not values.isfinite().all():
             raise NonFiniteError(
-                f"Activation of {sites.component} is not finite on prompt {prompt!r}; check the checkpoint, or load it in a wider dtype."
+                f"Activation of {sites.component} is not finite on prompt {prompt!r}; "
+                "check the checkpoint, or load it in a wider dtype."
             )
     return read

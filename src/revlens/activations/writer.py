@@ -1,4 +1,4 @@
-"""Writing a store of activations, in a thread of its own: the model computes the next shard while the disk takes the last one."""
+"""Write a store of activations in a thread of its own, while the model computes the next shard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from revlens.activations.shard_file import write_shard
 from revlens.errors import ResultsError
 from revlens.storage import sole_writer
 
-#: Shards that may wait for the disk. With the one being written and the one being computed, this bounds memory.
+#: Shards that may wait for the disk. With the one being written and the one being computed: all in memory.
 WAITING = 2
 
 
@@ -30,15 +30,15 @@ class _Job(NamedTuple):
 
 @contextmanager
 def store_writer(root: Path, manifest: Manifest) -> Iterator[StoreWriter]:
-    """A writer that goes on with what a folder holds. Leaving the context waits for what was handed over.
+    """A writer that continues what a folder holds. Leaving the context waits until all shards are written.
 
     Args:
-        root: the store's folder; made if it is not there.
-        manifest: what is to be stored, without shards.
+        root: the store's folder; made if there is none.
+        manifest: what to store, without shards.
 
     Raises:
         ResultsError: if the folder holds something else, naming what differs.
-        StorageError: if the folder or a shard cannot be written, or another process is writing there.
+        StorageError: if the folder or a shard cannot be written, or another process writes there.
     """
     with sole_writer(root):
         continued = _continued(root, manifest)
@@ -57,7 +57,9 @@ def store_writer(root: Path, manifest: Manifest) -> Iterator[StoreWriter]:
 
 
 class StoreWriter:
-    """Writes shards and then, after each, its entry in the manifest: killed at any moment, it leaves every shard whole or not at all.
+    """Writes shards, and after each one its entry in the manifest.
+
+    A process that is killed at any moment leaves every shard whole or not at all.
 
     Attributes:
         error: what went wrong in the thread; None if nothing did.
@@ -80,10 +82,10 @@ class StoreWriter:
         ]
 
     def begin(self, checkpoint: str, fingerprint: str) -> None:
-        """Say which weights the coming shards of a checkpoint are computed with.
+        """Say which weights the next shards of a checkpoint come from.
 
         Raises:
-            ResultsError: if some of its shards are there, of other weights.
+            ResultsError: if the store has shards of this checkpoint from other weights.
         """
         self.flush()
         before = self._manifest.weights.get(checkpoint, fingerprint)
@@ -91,8 +93,9 @@ class StoreWriter:
             list(self._manifest.shards_of(checkpoint))
         ):
             raise ResultsError(
-                f"{self._root} holds shards of {checkpoint} that other weights gave (fingerprint {before}; now {fingerprint}): the "
-                f"checkpoint has changed since. Delete {checkpoint}.*.safetensors there to capture all of it again."
+                f"{self._root} holds shards of {checkpoint} that other weights gave (fingerprint {before}; "
+                f"now {fingerprint}): the checkpoint has changed since. "
+                f"Delete {checkpoint}.*.safetensors there to capture all of it again."
             )
         self._manifest = replace(self._manifest, weights={**self._manifest.weights, checkpoint: fingerprint})
 
@@ -102,7 +105,7 @@ class StoreWriter:
         values: Float[Tensor, "row layer d_model"],
         offsets: Int[Tensor, " prompt_and_end"] | None = None,
     ) -> None:
-        """Hand over a shard. It waits where `WAITING` shards are on their way already; ``values`` must not be changed afterwards.
+        """Queue a shard; blocks while `WAITING` shards are queued. Do not change ``values`` afterwards.
 
         Raises:
             StorageError: if an earlier shard could not be written.
@@ -111,7 +114,7 @@ class StoreWriter:
         self._queue.put(_Job(shard, values, offsets))
 
     def flush(self) -> None:
-        """Wait until everything handed over is on disk.
+        """Wait until all queued shards are on disk.
 
         Raises:
             StorageError: if a shard could not be written.
@@ -120,7 +123,7 @@ class StoreWriter:
         self.check()
 
     def close(self) -> None:
-        """Write what was handed over, and end the thread."""
+        """Write all queued shards, and end the thread."""
         self._queue.put(None)
         self._thread.join()
 
@@ -132,7 +135,7 @@ class StoreWriter:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             try:
-                if self.error is None:  # else the queue is emptied, so that no one waits for a place in it
+                if self.error is None:  # else only empty the queue, so that no call blocks on it
                     self._store(job)
             except BaseException as error:  # raised where the caller is
                 self.error = error
@@ -148,7 +151,7 @@ class StoreWriter:
 
 
 def _continued(root: Path, wanted: Manifest) -> Manifest:
-    """The manifest of a folder to go on with: everything that is there must be wanted; checkpoints and splits may be added."""
+    """The wanted manifest with the shards that a folder holds; only checkpoints and splits may be new."""
     if not (root / MANIFEST).exists():
         return wanted
     found = Manifest.read(root)
@@ -165,7 +168,8 @@ def _continued(root: Path, wanted: Manifest) -> Manifest:
             for key in differing
         )
         raise ResultsError(
-            f"{root} holds activations of another capture ({', '.join(differing)} differ); use another folder or delete it. {described}."
+            f"{root} holds activations of another capture ({', '.join(differing)} differ); "
+            f"use another folder or delete it. {described}."
         )
     return replace(wanted, weights=found.weights, shards=found.shards)
 

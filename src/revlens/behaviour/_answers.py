@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from revlens.behaviour._exchanges import batches
 from revlens.errors import ConfigError
+from revlens.forward import shortest_first
 from revlens.prompts import pad_id_of, pad_left
 
 #: Enough for one word of any vocabulary; the rest of an answer (such as a guard's categories) is not read.
@@ -29,9 +29,8 @@ def answer_chats(
     # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
     rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     pad_id = pad_id_of(tokenizer)
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     answers = [""] * len(rows)
-    for members in batches(by_length, batch_size):
+    for members in shortest_first([len(row) for row in rows], batch_size):
         batch = pad_left([rows[i] for i in members], pad_id)
         output = model.generate(  # type: ignore[operator]  # every causal model has it
             batch.tokens.to(model.device),
@@ -39,7 +38,8 @@ def answer_chats(
             max_new_tokens=_ANSWER_TOKENS,
             pad_token_id=pad_id,
             do_sample=False,
-            # A checkpoint may carry settings for chatting. A repetition penalty would count against the words of the question.
+            # A checkpoint may carry settings for chatting. A repetition penalty would count against the words
+            # of the question.
             num_beams=1,
             repetition_penalty=1.0,
             temperature=None,
@@ -56,7 +56,8 @@ def meaning_of_words(refused: str, answered: str) -> dict[str, bool]:
     """The two first words that an answer may have, with the verdicts that they stand for.
 
     Raises:
-        ConfigError: if one is not a single word without punctuation around it, or both are the same up to case.
+        ConfigError: if one is not a single word without punctuation around it, or both are the same up to
+            case.
     """
     for word in (refused, answered):
         if _first_word(word) != word.casefold() or not word:
@@ -72,7 +73,8 @@ def read_verdicts(answers: Sequence[str], meaning: Mapping[str, bool]) -> list[b
     """The verdict that each answer's first word stands for, in any case and without punctuation around it.
 
     Raises:
-        ConfigError: if an answer begins with none of the words: a judge that does not understand its task has no verdict.
+        ConfigError: if an answer begins with none of the words: a judge that does not understand its task has
+            no verdict.
     """
     words = [_first_word(answer) for answer in answers]
     undecided = sorted({answer for answer, word in zip(answers, words, strict=True) if word not in meaning})

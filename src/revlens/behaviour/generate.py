@@ -8,6 +8,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ProbeError
+from revlens.forward import shortest_first
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 
 
@@ -17,20 +18,18 @@ def generate(
 ) -> list[str]:
     """Greedy reply to each user message, in the model's chat format, without special tokens.
 
-    Prompts are batched by length, so that little is spent on padding; replies come back in the order of the prompts.
+    Prompts of similar length share a batch; replies come back in the order of the prompts.
 
     Raises:
         ProbeError: if there is no prompt.
-        ConfigError: see `revlens.prompts.encode_prompts`.
+        ConfigError: if the batch size is below 1; also see `revlens.prompts.encode_prompts`.
     """
     if not prompts:
         raise ProbeError("No prompts to reply to.")
     rows = encode_prompts(model.tokenizer, prompts)
     pad_id = pad_id_of(model.tokenizer)
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     replies = [""] * len(rows)
-    for start in range(0, len(rows), batch_size):
-        members = by_length[start : start + batch_size]
+    for members in shortest_first([len(row) for row in rows], batch_size):
         batch = pad_left([rows[i] for i in members], pad_id)
         output = model.generate(
             batch.tokens.to(model.cfg.device),

@@ -1,11 +1,10 @@
-"""Causality at inference: patching between checkpoints, interventions along v_rev, and its vocabulary readout."""
+"""Causality at inference: patching between checkpoints, interventions along v_rev, its vocabulary readout."""
 
-from revlens.causal.interventions import Action as Action
-from revlens.causal.interventions import Intervention as Intervention
-from revlens.causal.interventions import InterventionEffects as InterventionEffects
-from revlens.causal.interventions import action_label as action_label
+from revlens.causal.intervention import Action as Action
+from revlens.causal.intervention import Intervention as Intervention
+from revlens.causal.intervention import action_label as action_label
+from revlens.causal.intervention_effects import site_label as site_label
 from revlens.causal.interventions import intervene as intervene
-from revlens.causal.interventions import site_label as site_label
 from revlens.causal.patch_passes import FallbackWarning as FallbackWarning
 from revlens.causal.patch_sweep import PatchSweep as PatchSweep
 from revlens.causal.patching import patch_between as patch_between
@@ -13,3 +12,6 @@ from revlens.causal.patching import patch_heads_between as patch_heads_between
 from revlens.causal.readout import VocabularyReadout as VocabularyReadout
 from revlens.causal.readout import vocabulary_readout as vocabulary_readout
 from revlens.causal.refusal_logit_difference import RefusalLogitDifference as RefusalLogitDifference
+
+#: The short name of `RefusalLogitDifference`, for scripts: its tokens are the openings of answers.
+Openings = RefusalLogitDifference

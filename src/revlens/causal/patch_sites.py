@@ -1,4 +1,4 @@
-"""Cells: the single activations that a sweep patches, one after another."""
+"""Patch sites: the single activations that a sweep patches, one after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.hooks import check_names, point_name
 
 
-class Cell(NamedTuple):
+class PatchSite(NamedTuple):
     """One activation vector of every prompt.
 
     Attributes:
@@ -26,21 +26,23 @@ class Cell(NamedTuple):
     head: int | None = None
 
 
-#: The new activations of some prompts at a cell, from their current ones ``[prompt d]`` and the prompts' indices.
-Edit = Callable[[Tensor, Cell, Sequence[int]], Tensor]
+#: The new activations of some prompts at a site, from their current ones ``[prompt d]`` and the prompts'
+#: indices.
+Patch = Callable[[Tensor, PatchSite, Sequence[int]], Tensor]
 
 
-def cells_of(
+def patch_sites(
     layers: Iterable[int], positions: Iterable[int], heads: Iterable[int] | None = None
-) -> tuple[Cell, ...]:
+) -> tuple[PatchSite, ...]:
     """Every layer by position (by head), in that order."""
-    return tuple(Cell(*cell) for cell in product(layers, positions, (None,) if heads is None else heads))
+    return tuple(PatchSite(*site) for site in product(layers, positions, (None,) if heads is None else heads))
 
 
-def site_names(model: TransformerBridge, layers: Iterable[int], component: str) -> dict[int, str]:
-    """Hook point of a component by layer: one of `revlens.activations.COMPONENTS`, or ``z`` for the heads' outputs.
+def patched_points(model: TransformerBridge, layers: Iterable[int], component: str) -> dict[int, str]:
+    """Hook point of a component (see `revlens.activations.COMPONENTS`; ``z``: the heads' outputs) by layer.
 
-    Names are the hook points' own: under an alias, a bridge in compatibility mode calls a hook function twice.
+    Names are the hook points' own: under an alias, a bridge in compatibility mode calls a hook function
+    twice.
 
     Raises:
         HookNameError: if the model has no such component at a layer.
@@ -54,13 +56,16 @@ def site_names(model: TransformerBridge, layers: Iterable[int], component: str) 
     return {layer: points[name].name or name for layer, name in names.items()}
 
 
-def edit_rows(activation: Tensor, rows: Mapping[Cell, slice], edit: Edit, prompts: Sequence[int]) -> Tensor:
-    """Edit ``[row pos (head) d]`` at each cell, in the rows that belong to it.
+def patch_rows(
+    activation: Tensor, rows: Mapping[PatchSite, slice], patch: Patch, prompts: Sequence[int]
+) -> Tensor:
+    """Patch ``[row pos (head) d]`` at each site, in the rows that belong to it.
 
-    In place: TransformerLens' hook_resid_mid lies on the branch into the MLP, and the skip connection past it sees an edit
-    of the tensor that both share, not one that a hook returns.
+    In place: TransformerLens' hook_resid_mid lies on the branch into the MLP. The skip connection past it
+        sees a change of
+    the tensor that both share, and not a tensor that a hook returns.
     """
-    for cell, own in rows.items():
-        where = (own, cell.position) if cell.head is None else (own, cell.position, cell.head)
-        activation[where] = edit(activation[where], cell, prompts)
+    for site, own in rows.items():
+        where = (own, site.position) if site.head is None else (own, site.position, site.head)
+        activation[where] = patch(activation[where], site, prompts)
     return activation

@@ -1,4 +1,4 @@
-"""The result of a patching sweep: how much of the difference between two checkpoints each cell carries."""
+"""The result of a patching sweep: how much of the difference between two checkpoints each patch recovers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from revlens.statistics import small_sample_confidence
 class PatchSweep:
     """Per-prompt metrics of every patch, with the statistics of interest as methods.
 
-    Intervals and p-values are over prompts: they speak of this pair of checkpoints, not of other seeds.
+    Intervals and p-values are over prompts: they hold for this pair of checkpoints, not for other seeds.
 
     Attributes:
-        result: values ``[layer pos (head) prompt]`` in the metric's unit, prompts in the caller's order; its baseline is the
-            recipient's unpatched metric.
+        result: values ``[layer pos (head) prompt]`` in the metric's unit, prompts in the caller's order; its
+            baseline is the recipient's unpatched metric.
         donor: the donor's own unpatched metric.
         layers: along the layer axis.
         positions: along the pos axis, counted from the end: -1 is the last prompt token.
@@ -44,8 +44,9 @@ class PatchSweep:
     def recovered(self) -> Float[Tensor, "layer pos *head"]:
         """Recovered fraction: mean effect / mean(donor - baseline); 0 = as the recipient, 1 = as the donor.
 
-        A ratio of means, not a mean of ratios: a single prompt may have no gap, and its ratio no value. Even the whole stream
-        after the last block need not give 1, for the recipient reads it through its own final norm and unembedding.
+        A ratio of means, not a mean of ratios: a single prompt may have no gap, and its ratio no value. Even
+        the whole stream after the last block need not give 1, as the recipient reads it through its own final
+        norm and unembedding.
 
         Raises:
             NonFiniteError: if donor and recipient have equal mean metrics, up to rounding.
@@ -55,9 +56,11 @@ class PatchSweep:
     def recovered_interval(
         self, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
     ) -> tuple[Float[Tensor, "layer pos *head"], Float[Tensor, "layer pos *head"]]:
-        """Bootstrap interval of `recovered` over prompts, percentiles expanded for small samples; the same draws at every cell.
+        """Bootstrap interval of `recovered` over prompts, with the same draws at every site.
 
-        Unbounded, (-inf, inf), where the gap's own interval holds zero: its ratio can then be anything.
+        Percentiles are expanded for small samples. The interval is (-inf, inf) where the gap's own interval
+        holds
+        zero: the ratio can then be anything.
 
         Raises:
             ConfigError: with fewer than 2 prompts, or a confidence outside (0, 1).
@@ -81,14 +84,14 @@ class PatchSweep:
         if low <= 0 <= high:
             unbounded = torch.full(effect.shape[:-1], torch.inf)
             return -unbounded, unbounded
-        # Layer by layer: [cell, resample] of a whole sweep over heads would be large.
+        # Layer by layer: [site, resample] of a whole sweep over heads would be large.
         ends = torch.stack(
             [torch.quantile(of_layer @ weights.T / gaps, tails, dim=-1) for of_layer in effect], dim=1
         )
         return ends[0].float(), ends[1].float()
 
     def p_values(self, n_permutations: int = 10_000, seed: int = 0) -> Float[Tensor, "layer pos *head"]:
-        """Sign-flip permutation p-value (two-sided) that a cell has no mean effect; exact with 12 prompts or fewer.
+        """Two-sided sign-flip permutation p-value of each site's mean effect; exact with 12 prompts or fewer.
 
         Effects within rounding count as none: rounding errors, too, can all have one sign.
         """
@@ -100,7 +103,7 @@ class PatchSweep:
         )
 
     def significant(self, rate: float = 0.05) -> Bool[Tensor, "layer pos *head"]:
-        """Cells with an effect, at a false discovery rate over all cells (Benjamini & Hochberg 1995).
+        """Sites with an effect, at a false discovery rate over all sites (Benjamini & Hochberg 1995).
 
         Raises:
             ConfigError: if the rate is outside (0, 1).
@@ -108,7 +111,10 @@ class PatchSweep:
         return self._discoveries(self.p_values(), rate)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per cell: layer, position, (head), recovered with its 95 % interval, mean effect, p, significant at 5 %.
+        """A row per site: ``layer, position, (head), recovered, low, high, effect, p, significant``.
+
+        Low to high is the 95 % interval of the recovered fraction, the effect is a mean over prompts, and
+        significance is at a false discovery rate of 5 %.
 
         Raises:
             ConfigError, NonFiniteError: see `recovered_interval`.
@@ -137,13 +143,13 @@ class PatchSweep:
         smallest = max(self.rounding, torch.finfo(torch.float32).eps * float(baseline.abs().mean()))
         if gap.mean().abs() <= smallest:
             raise NonFiniteError(
-                f"Donor and recipient have equal mean metrics ({float(self.donor.mean()):.4g}), so there is nothing to recover; "
-                "look at result.effect() instead."
+                f"Donor and recipient have equal mean metrics ({float(self.donor.mean()):.4g}), so there is "
+                "nothing to recover; look at result.effect() instead."
             )
         return gap
 
     @staticmethod
-    def _discoveries(p: Float[Tensor, "*cell"], rate: float) -> Bool[Tensor, "*cell"]:
+    def _discoveries(p: Float[Tensor, "*site"], rate: float) -> Bool[Tensor, "*site"]:
         if not 0 < rate < 1:
             raise ConfigError(f"rate={rate} must be between 0 and 1.")
         return torch.from_numpy(false_discovery_control(p.flatten().numpy()) <= rate).view(p.shape)

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis.logit_lens import logit_readout
 
+from revlens.causal.metric import Metric, measure
 from revlens.direction import ReversionDirection, isotropic_directions
-from revlens.forward import Metric, measure
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,18 @@ class VocabularyReadout:
         return self.logits.topk(k, dim=-1, largest=not bottom).indices
 
     def p_values(self) -> Float[Tensor, " layer"]:
-        """Two-sided rank p-value of each score among random directions: (1 + those at least as far from their mean) / (1 + all)."""
+        """Two-sided rank p-value of each score among random directions.
+
+        It is (1 + random directions at least as far from their mean) / (1 + random directions).
+        """
         centre = self.null.mean(0)
         return (1 + ((self.null - centre).abs() >= (self.score - centre).abs()).sum(0)) / (1 + len(self.null))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row per layer: ``layer, score, null_mean, null_low, null_high, p``; low and high hold 95 % of the null."""
+        """A row per layer: ``layer, score, null_mean, null_low, null_high, p``.
+
+        Low to high holds the central 95 % of the null.
+        """
         low, high = torch.quantile(self.null, torch.tensor([0.025, 0.975], dtype=self.null.dtype), dim=0)
         columns = {
             "score": self.score,
@@ -60,8 +66,8 @@ def vocabulary_readout(
 ) -> VocabularyReadout:
     """Read v_rev through the model's final norm and unembedding (logit lens, by TransformerLens).
 
-    The final norm sets the length: v_rev is read as if it were the whole residual stream. A norm with a mean (LayerNorm)
-    subtracts it first.
+    The final norm sets the length: v_rev is read as if it were the whole residual stream. A LayerNorm
+    subtracts the mean of its entries first.
 
     Args:
         model: whose final norm and unembedding are used.

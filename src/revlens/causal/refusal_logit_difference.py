@@ -15,9 +15,9 @@ from revlens.errors import ConfigError
 
 @dataclass(frozen=True)
 class RefusalLogitDifference:
-    """Engaging minus refusal, in nats: logsumexp over first tokens of engaging openings minus that of refusal openings.
+    """Engaging minus refusal, in nats: logsumexp over first tokens of engaging openings minus the refusals'.
 
-    The difference is the log-odds of opening with one of the first rather than one of the second; the normaliser of the
+    It is the log-odds of opening with an engaging token rather than a refusing one; the normaliser of the
     softmax cancels.
 
     Attributes:
@@ -32,17 +32,20 @@ class RefusalLogitDifference:
     def from_texts(
         cls, tokenizer: PreTrainedTokenizerBase, engaging: Sequence[str], refusal: Sequence[str]
     ) -> RefusalLogitDifference:
-        """The first token of each text, as it follows the generation prompt: without special tokens, repeats left out.
+        """Take the first token of each text as it follows the generation prompt, without special tokens.
 
         Raises:
-            ConfigError: if a list is empty, a text encodes to no token, or two texts of both kinds open with the same token.
+            ConfigError: if a list is empty, a text encodes to no token, or an engaging text and a refusal
+                open with the same token.
         """
         first = _first_tokens(tokenizer, engaging, "engaging"), _first_tokens(tokenizer, refusal, "refusal")
         for token in first[0]:
             if token in first[1]:
                 raise ConfigError(
-                    f"{first[0][token]!r} (engaging) and {first[1][token]!r} (refusal) open with the same token {token} "
-                    f"({tokenizer.decode([token])!r}), so it says nothing of either; give openings that differ in their first token."
+                    f"{first[0][token]!r} (engaging) and "
+                    f"{first[1][token]!r} (refusal) open with the same token "
+                    f"{token} ({tokenizer.decode([token])!r}), so it says nothing of either; "
+                    "give openings that differ in their first token."
                 )
         return cls(tuple(first[0]), tuple(first[1]))
 

@@ -1,21 +1,21 @@
-"""Running a bridge economically: length batches, a shared prefix, a KV cache, early stops; sharded weights too."""
+"""The engine that runs a bridge economically.
 
-from revlens.forward.early_stop import run_until as run_until
+Prompts share passes by length, tokens that all prompts begin with run once, a pass stops after its last read,
+and passes over the last tokens go on from cached keys and values. Knows of FSDP, and nothing of what is done
+with the numbers.
+"""
+
 from revlens.forward.fsdp import is_sharded as is_sharded
 from revlens.forward.fsdp import reshard as reshard
-from revlens.forward.kv_cache import Past as Past
-from revlens.forward.kv_cache import caches_plainly as caches_plainly
-from revlens.forward.kv_cache import takes as takes
-from revlens.forward.kv_cache import whole_layers as whole_layers
+from revlens.forward.last_token import last_logits as last_logits
 from revlens.forward.last_token import last_token_passes as last_token_passes
+from revlens.forward.length_batches import shortest_first as shortest_first
 from revlens.forward.passes import Passes as Passes
 from revlens.forward.positions import POSITIONS as POSITIONS
 from revlens.forward.positions import Positions as Positions
-from revlens.forward.positions import pool as pool
-from revlens.forward.unpatched import CleanRun as CleanRun
-from revlens.forward.unpatched import Metric as Metric
-from revlens.forward.unpatched import clean_run as clean_run
-from revlens.forward.unpatched import equal_lengths as equal_lengths
-from revlens.forward.unpatched import last_logits as last_logits
-from revlens.forward.unpatched import measure as measure
-from revlens.forward.unpatched import token_tensor as token_tensor
+from revlens.forward.positions import PositionsOrAll as PositionsOrAll
+from revlens.forward.positions import run_pooled as run_pooled
+from revlens.forward.short_passes import Obstacle as Obstacle
+from revlens.forward.short_passes import ShortPasses as ShortPasses
+from revlens.forward.unpatched import unpadded_batches as unpadded_batches
+from revlens.forward.unpatched import unpatched_run as unpatched_run

@@ -1,4 +1,4 @@
-"""Forward passes that end where nobody reads on: no later block, no unembedding."""
+"""Forward passes that stop after the last hook point that is read: no later block, no unembedding."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from revlens.forward.fsdp import is_sharded
 from revlens.hooks import check_names
 
 
-def has_hooks(model: TransformerBridge) -> bool:
-    """Whether anything reads or edits the model's activations, or follows its forward passes."""
+def must_run_through(model: TransformerBridge) -> bool:
+    """Whether a pass must run to its end: hooks may act later, and FSDP frees gathered weights only there."""
+    return _has_hooks(model) or is_sharded(model)
+
+
+def _has_hooks(model: TransformerBridge) -> bool:
+    """Whether hooks read or edit the model's activations, or follow its forward passes."""
     return bool(model.original_model._forward_pre_hooks) or any(
         point.fwd_hooks for point in model.hook_dict.values()
     )
-
-
-def runs_through(model: TransformerBridge) -> bool:
-    """Whether a pass has to go on to its end: hooks may wait for later points, and sharded weights are put away there."""
-    return has_hooks(model) or is_sharded(model)
 
 
 def run_until(
@@ -33,28 +33,28 @@ def run_until(
     take: Callable[[str, Tensor], None],
     **kwargs: Any,
 ) -> None:
-    """Run a model up to the last of some hook points, and give each activation to ``take`` as it comes.
+    """Run a model up to the last of some hook points, and give each activation to ``take`` once computed.
 
-    A model with other hooks on it runs to its end, and so does a sharded one, see `runs_through`.
+    The pass runs to its end where it must, see `must_run_through`.
 
     Args:
         model: any bridge.
-        tokens: ids, where the model is.
+        tokens: ids, on the model's device.
         names: hook points, each of which fires once in a forward pass.
-        take: called with the name, as it is spelled in ``names``, and the activation.
+        take: called with the name, as ``names`` spells it, and the activation.
         **kwargs: for the bridge's forward, e.g. ``attention_mask``.
 
     Raises:
         HookNameError: if a name matches no hook point.
     """
     check_names(model, names)
-    waiting, stops = set(names), not runs_through(model)
+    unread, stops = set(names), not must_run_through(model)
 
     def taking(name: str) -> Callable[[Tensor, object], None]:
         def hook_function(activation: Tensor, hook: object) -> None:
             take(name, activation)
-            waiting.discard(name)
-            if stops and not waiting:
+            unread.discard(name)
+            if stops and not unread:
                 raise StopAtLayerException(activation)  # the bridge's forward catches it
 
         return hook_function

@@ -1,4 +1,4 @@
-"""Models whose weights FSDP2 (torch's `fully_shard`) shares out over processes, which gather them layer by layer, all at once."""
+"""Models whose weights FSDP2 (torch's `fully_shard`) splits over processes, and gathers layer by layer."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from transformer_lens.model_bridge import TransformerBridge
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `fully_shard` was applied to the model or a part of it. Every process then has to make the same passes."""
-    return any(True for _ in _shards(model))
+    """Whether `fully_shard` was applied to the model or a part; all processes then make the same passes."""
+    return any(True for _ in _sharded_modules(model))
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of weights that a pass without a backward pass has left gathered, so that parameters are those that the optimizer has."""
-    for module in _shards(model):
+    """Free the weights that a pass without a backward pass leaves gathered.
+
+    The model's parameters are then the shards again, which the optimizer holds.
+    """
+    for module in _sharded_modules(model):
         module.reshard()
 
 
-def _shards(model: nn.Module) -> Iterator[FSDPModule]:
-    """Modules whose weights are sharded. This is asked at every pass, so one process by itself, which has none, does not look."""
+def _sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:
+    # Every pass asks this; a single process has no shards, so it need not walk the modules.
     if not (distributed.is_available() and distributed.is_initialized()):
         return
-    # A bridge's modules are all among those of the model that it wraps, which is not among the bridge's.
+    # The wrapped model is no submodule of its bridge, but has all of the bridge's modules.
     whole = model.original_model if isinstance(model, TransformerBridge) else model
     for module in whole.modules():
         if isinstance(module, FSDPModule):

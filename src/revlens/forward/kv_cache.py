@@ -1,9 +1,9 @@
-"""Keys and values of earlier tokens, computed once and given to passes over later ones."""
+"""Keys and values of earlier tokens, computed once and read by many passes over later tokens."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,20 +15,20 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
-def takes(model: TransformerBridge, argument: str) -> bool:
-    """Whether the wrapped model's forward names an argument."""
-    return argument in _arguments(type(model.original_model).forward)
+def accepts(model: TransformerBridge, argument: str) -> bool:
+    """Whether the wrapped model's forward has a parameter of this name."""
+    return argument in _parameters(type(model.original_model).forward)
 
 
 @cache
-def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
 
 
-def caches_plainly(model: TransformerBridge) -> bool:
-    """Whether all that the model keeps of earlier tokens are keys and values, in a cache that it takes as an argument."""
+def keeps_only_keys_and_values(model: TransformerBridge) -> bool:
+    """Whether all that the model keeps of earlier tokens are keys and values, in a cache that it accepts."""
     hf_model = model.original_model
-    if not takes(model, "past_key_values") or not isinstance(hf_model, PreTrainedModel):
+    if not accepts(model, "past_key_values") or not isinstance(hf_model, PreTrainedModel):
         return False
     return {type(layer) for layer in DynamicCache(config=hf_model.config).layers} <= {
         DynamicLayer,
@@ -36,8 +36,8 @@ def caches_plainly(model: TransformerBridge) -> bool:
     }
 
 
-def whole_layers(past: DynamicCache, n_tokens: int) -> list[DynamicLayer]:
-    """The layers of a cache that hold keys and values of every one of ``n_tokens`` tokens."""
+def complete_layers(past: DynamicCache, n_tokens: int) -> list[DynamicLayer]:
+    """The layers of a cache that hold keys and values of all ``n_tokens`` tokens."""
     return [
         layer
         for layer in past.layers
@@ -45,30 +45,40 @@ def whole_layers(past: DynamicCache, n_tokens: int) -> list[DynamicLayer]:
     ]
 
 
-class Past(DynamicLayer):
-    """A layer's keys and values before a position, for however many copies of the prompts go on from there."""
+def shared_cache(layers: Sequence[DynamicLayer], length: int) -> DynamicCache:
+    """A cache of the first ``length`` tokens, which any number of passes and rows read and none changes."""
+    past = DynamicCache()
+    past.layers = [SharedCacheLayer(layer, length) for layer in layers]
+    return past
+
+
+class SharedCacheLayer(DynamicLayer):
+    """A layer's keys and values of some prompts' first tokens, shared by all rows that go on from there.
+
+    The first row of a batch continues the first prompt; the rows after it continue all prompts, in their
+    order, any number of times.
+    """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, whole: DynamicLayer, length: int) -> None:
+    def __init__(self, complete: DynamicLayer, length: int) -> None:
         super().__init__()
-        assert whole.keys is not None
-        assert whole.values is not None
-        self.lazy_initialization(whole.keys, whole.values)
-        self.keys, self.values = whole.keys[:, :, :length], whole.values[:, :, :length]
+        assert complete.keys is not None
+        assert complete.values is not None
+        self.lazy_initialization(complete.keys, complete.values)
+        self.keys, self.values = complete.keys[:, :, :length], complete.values[:, :, :length]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Past and present, joined but not kept: no later token will ask for them."""
+        """Shared and new keys and values, joined; the new ones are not kept, as no later token reads them."""
         return _joined(self.keys, key_states), _joined(self.values, value_states)
 
 
 def _joined(
     past: Float[Tensor, "prompt head past d_head"], new: Float[Tensor, "row head new d_head"]
 ) -> Float[Tensor, "row head pos d_head"]:
-    """The first row goes on from the first prompt, and each run of rows after it from all prompts."""
     length = past.shape[2]
     # Some bridges cache in another precision than they compute in (OLMo 2 in half precision).
     dtype = torch.promote_types(past.dtype, new.dtype)

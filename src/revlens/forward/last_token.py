@@ -1,23 +1,35 @@
-"""Forward passes over the last prompt token alone, again and again, on keys and values computed once.
+"""Logits at the last prompt token, again and again, on keys and values computed once.
 
-What acts on the last prompt token changes nothing before it, so a study of many interventions there pays for one token each.
+An edit at the last prompt token changes nothing before it, so an intervention there needs to run one token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
-from revlens.forward.kv_cache import caches_plainly
+from revlens.forward.kv_cache import accepts, keeps_only_keys_and_values
+from revlens.forward.length_batches import in_order
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 
 #: Runs a batch of prompts and returns the logits at their last tokens, under whatever hooks are on the model.
 LastTokenPass = Callable[[], Float[Tensor, "batch d_vocab"]]
+
+
+def last_logits(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], **kwargs: Any
+) -> Float[Tensor, "rows d_vocab"]:
+    """Logits at the last token; only that one is unembedded where the model can leave out the others."""
+    if accepts(model, "logits_to_keep"):
+        kwargs["logits_to_keep"] = 1
+    return model(tokens, **kwargs)[:, -1]
 
 
 @torch.no_grad()
@@ -26,36 +38,39 @@ def last_token_passes(
 ) -> list[LastTokenPass]:
     """One pass for each batch of user messages, in their order.
 
-    To hooks, a pass is one more token after a cached text: of the token choices of `revlens.hooks`, ``answer`` selects it.
-    A model that keeps more than keys and values, such as a recurrent state, runs whole prompts instead.
+    To hooks, a pass is one more token after a cached text: of the token choices of `revlens.hooks`,
+    ``answer`` selects it. A model that keeps more than keys and values, such as a recurrent state, runs whole
+    prompts instead.
+
+    Raises:
+        ConfigError: if the batch size is below 1.
     """
     rows = encode_prompts(model.tokenizer, prompts)
-    device, on_cache = next(model.parameters()).device, caches_plainly(model)
-    passes = []
-    for start in range(0, len(rows), batch_size):
+    device, cacheable = next(model.parameters()).device, keeps_only_keys_and_values(model)
+    passes: list[LastTokenPass] = []
+    for batch in in_order(range(len(rows)), batch_size):
         tokens, mask = (
-            part.to(device) for part in pad_left(rows[start : start + batch_size], pad_id_of(model.tokenizer))
+            part.to(device) for part in pad_left([rows[i] for i in batch], pad_id_of(model.tokenizer))
         )
-        if not on_cache or tokens.shape[1] == 1:
-            passes.append(_whole(model, tokens, mask))
+        if not cacheable or tokens.shape[1] == 1:
+            passes.append(partial(last_logits, model, tokens, attention_mask=mask))
             continue
-        # The whole prompt, and its last token cut off again: masks and positions are those of a plain forward pass. Without
-        # a configuration the cache keeps every token, whatever the model's window: the mask applies it.
+        # Cache the whole prompt, then cut its last token off: masks and positions are those of a plain
+        # forward pass. Without a configuration the cache keeps every token, and the mask applies the model's
+        # window.
         cache = DynamicCache()
-        model(tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
+        last_logits(model, tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
         cache.crop(-1)
-        passes.append(_on_cache(model, tokens, mask, cache))
+        passes.append(partial(_last_token_on_cache, model, tokens, mask, cache))
     return passes
 
 
-def _on_cache(model: TransformerBridge, tokens: Tensor, mask: Tensor, cache: DynamicCache) -> LastTokenPass:
-    def run() -> Float[Tensor, "batch d_vocab"]:
-        logits = model(tokens[:, -1:], attention_mask=mask, past_key_values=cache, use_cache=True)
-        cache.crop(-1)
-        return logits[:, -1]
-
-    return run
-
-
-def _whole(model: TransformerBridge, tokens: Tensor, mask: Tensor) -> LastTokenPass:
-    return lambda: model(tokens, attention_mask=mask)[:, -1]
+def _last_token_on_cache(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+    cache: DynamicCache,
+) -> Float[Tensor, "batch d_vocab"]:
+    logits = last_logits(model, tokens[:, -1:], attention_mask=mask, past_key_values=cache, use_cache=True)
+    cache.crop(-1)
+    return logits

@@ -13,9 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
-from revlens.forward.early_stop import run_until
-from revlens.forward.kv_cache import Past, caches_plainly, takes, whole_layers
-from revlens.forward.positions import pool
+from revlens.forward.kv_cache import complete_layers, keeps_only_keys_and_values, shared_cache
+from revlens.forward.last_token import last_logits
+from revlens.forward.positions import run_pooled
+from revlens.forward.rounding import deviation
 from revlens.hooks import record
 from revlens.prompts import pad_id_of
 
@@ -26,7 +27,7 @@ class SharedPrefix:
 
     Attributes:
         length: number of tokens.
-        past: their keys and values; passes over later tokens read it and leave it as it is.
+        past: their keys and values; passes over later tokens read them and leave them as they are.
         kept: their activations by hook point, if they are asked for.
     """
 
@@ -39,40 +40,41 @@ class SharedPrefix:
 def shared_prefix(
     model: TransformerBridge, rows: Sequence[Sequence[int]], names: Sequence[str], *, keep: bool
 ) -> SharedPrefix | None:
-    """Run what all rows begin with, if that saves time and gives the numbers of whole rows.
+    """Run the tokens that all rows begin with, if that saves time and gives the numbers of whole rows.
 
-    The shortest and the longest row are read both ways. Where the model keeps more than keys and values of earlier tokens, or
-    the two ways differ by more than rounding, there is no prefix: whole rows give the same numbers, later.
+    A check reads the shortest and the longest row both ways. None where the model keeps more than keys and
+    values of earlier tokens, or where the two ways differ by more than rounding: then run whole rows.
 
     Args:
         model: without hooks.
         rows: token ids of prompts.
         names: hook points that will be read.
-        keep: whether the prefix's own activations are wanted.
+        keep: whether to keep the prefix's own activations.
     """
     shortest, longest = min(rows, key=len), max(rows, key=len)
-    length = min(_common_length(rows), len(shortest) - 1)  # a token of each row is left, to be read
-    if length * (len(rows) - 1) <= 2 * (len(shortest) + len(longest)) or not caches_plainly(model):
+    length = min(_common_length(rows), len(shortest) - 1)  # each row needs a token of its own to read
+    cost_of_check = 2 * (len(shortest) + len(longest))
+    if length * (len(rows) - 1) <= cost_of_check or not keeps_only_keys_and_values(model):
         return None
-    cache, last_only = DynamicCache(), {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
+    cache = DynamicCache()
     tokens = torch.tensor([shortest[:length]], device=next(model.parameters()).device)
     with record(model, names if keep else []) as kept:
-        model(tokens, past_key_values=cache, use_cache=True, **last_only)
-    layers = whole_layers(cache, length)
+        last_logits(model, tokens, past_key_values=cache, use_cache=True)
+    layers = complete_layers(cache, length)
     if len(layers) != model.cfg.n_layers:
         return None
-    past = DynamicCache()
-    past.layers = [Past(layer, length) for layer in layers]
-    prefix = SharedPrefix(length, past, {name: activation[0] for name, activation in kept.items()})
-    whole = _last(model, [shortest, longest], names)
-    short = _last(model, [shortest, longest], names, prefix)
-    return prefix if all(_equal(short[name], whole[name]) for name in names) else None
+    prefix = SharedPrefix(
+        length, shared_cache(layers, length), {name: activation[0] for name, activation in kept.items()}
+    )
+    whole = _at_last_token(model, [shortest, longest], names, None)
+    short = _at_last_token(model, [shortest, longest], names, prefix)
+    return prefix if all(deviation(short[name], whole[name]).is_rounding for name in names) else None
 
 
-def padded(
+def pad_right(
     model: TransformerBridge, rows: Sequence[Sequence[int]], prefix: SharedPrefix | None
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], dict[str, Any]]:
-    """Tokens of what rows go on with after the prefix, their mask, and the arguments that the bridge needs with them.
+    """The tokens of each row after the prefix, their mask, and the arguments that a pass over them needs.
 
     Padding is on the right, where no token sees it and it moves no position.
     """
@@ -87,30 +89,18 @@ def padded(
 
 
 def _common_length(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows begin with: as many as the first and the last in order do."""
+    """How many tokens all rows begin with: as many as the first and the last in lexicographic order share."""
     first, last = min(map(list, rows)), max(map(list, rows))
     return next(
         (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
     )
 
 
-def _last(
+def _at_last_token(
     model: TransformerBridge,
     rows: Sequence[Sequence[int]],
     names: Sequence[str],
-    prefix: SharedPrefix | None = None,
+    prefix: SharedPrefix | None,
 ) -> dict[str, Float[Tensor, "row d_model"]]:
-    tokens, mask, arguments = padded(model, rows, prefix)
-    found: dict[str, Tensor] = {}
-
-    def take(name: str, activation: Tensor) -> None:
-        found[name] = pool(activation, mask, "last")
-
-    run_until(model, tokens, names, take, **arguments)
-    return found
-
-
-def _equal(short: Float[Tensor, "row d_model"], whole: Float[Tensor, "row d_model"]) -> bool:
-    # Half the digits of the dtype, relative to the largest entry: far more than rounding, far less than a wrong mask or position.
-    tolerance = torch.finfo(whole.dtype).eps ** 0.5 * float(whole.abs().max())
-    return float((short - whole).abs().max()) <= tolerance
+    tokens, mask, arguments = pad_right(model, rows, prefix)
+    return run_pooled(model, tokens, mask, names, "last", **arguments)

@@ -1,7 +1,7 @@
-"""Hook functions and contexts on the hook points of any `TransformerBridge`: read, edit and replace activations.
+"""Read, edit and replace activations at the hook points of any `TransformerBridge`, in your own scripts.
 
-Knows nothing of histories: import it into your own scripts. Directions are unit vectors or orthonormal subspaces per layer;
-edits are computed in float32 at least and come off when their context closes, after an exception too.
+Knows nothing of histories. Directions are unit vectors or orthonormal subspaces per layer. Edits are computed
+in float32 at least, and come off when their context closes, after an exception too.
 """
 
 from revlens.hooks.contexts import ablate as ablate
@@ -10,6 +10,7 @@ from revlens.hooks.contexts import clamp as clamp
 from revlens.hooks.contexts import mean_ablate as mean_ablate
 from revlens.hooks.contexts import patch as patch
 from revlens.hooks.edits import Edit as Edit
+from revlens.hooks.edits import Hook as Hook
 from revlens.hooks.edits import ablate_direction as ablate_direction
 from revlens.hooks.edits import add_direction as add_direction
 from revlens.hooks.edits import as_hook as as_hook
@@ -21,10 +22,7 @@ from revlens.hooks.recording import record as record
 from revlens.hooks.recording import record_projections as record_projections
 from revlens.hooks.subspaces import Basis as Basis
 from revlens.hooks.subspaces import Directions as Directions
-from revlens.hooks.subspaces import LayerDirections as LayerDirections
 from revlens.hooks.subspaces import by_layer as by_layer
 from revlens.hooks.subspaces import coordinates as coordinates
-from revlens.hooks.subspaces import orthonormal as orthonormal
-from revlens.hooks.tokens import TOKENS as TOKENS
 from revlens.hooks.tokens import Tokens as Tokens
 from revlens.hooks.weights import orthogonalise as orthogonalise

@@ -1,4 +1,4 @@
-"""Edits of activations, and hook functions made of them."""
+"""Edits of activations, and hook functions that apply them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def as_hook(edit: Edit) -> Hook:
 
 
 def ablate_direction(direction: Float[Tensor, "*k d_model"]) -> Hook:
-    """Hook function that projects a direction (or the span of several) out: h - <h, v> v.
+    """Hook function that projects out a direction, or the span of several: h - <h, v> v.
 
     Raises:
-        NonFiniteError: see `revlens.hooks.orthonormal`.
+        NonFiniteError: see `revlens.hooks.subspaces.orthonormal`.
     """
     return as_hook(moved_to(orthonormal(direction), 0.0))
 
@@ -55,7 +55,7 @@ def add_direction(direction: Float[Tensor, "*k d_model"], alpha: float | Float[T
     """Hook function that adds ``alpha`` (in activation units) times the unit vector: h + alpha v.
 
     Raises:
-        NonFiniteError: see `revlens.hooks.orthonormal`; also if ``alpha`` is NaN or infinite.
+        NonFiniteError: see `revlens.hooks.subspaces.orthonormal`; also if ``alpha`` is NaN or infinite.
     """
     return as_hook(moved_to(orthonormal(direction), finite(alpha, "alpha"), relative=True))
 
@@ -64,7 +64,7 @@ def clamp_direction(direction: Float[Tensor, "*k d_model"], value: float | Float
     """Hook function that sets the projection to ``value`` (in activation units): h + (value - <h, v>) v.
 
     Raises:
-        NonFiniteError: see `revlens.hooks.orthonormal`; also if ``value`` is NaN or infinite.
+        NonFiniteError: see `revlens.hooks.subspaces.orthonormal`; also if ``value`` is NaN or infinite.
     """
     return as_hook(moved_to(orthonormal(direction), finite(value, "value")))
 

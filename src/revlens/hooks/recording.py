@@ -1,4 +1,4 @@
-"""Reading activations, whole or as projections only."""
+"""Record activations, whole or as projections only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import SiteError
+from revlens.hooks.forward_pass import follow
 from revlens.hooks.names import check_names, point_name
 from revlens.hooks.subspaces import Basis, Directions, by_layer, coordinates
-from revlens.hooks.tokens import follow
 
 
 @contextmanager
@@ -23,8 +23,8 @@ def record(
 ) -> Iterator[dict[str, Tensor]]:
     """Record activations at the named hook points while the context is open.
 
-    The yielded dict is refilled by each forward pass. Tensors keep their graph, so that a loss can be built on them;
-    run under `torch.no_grad` where none is wanted. The hooks come off on exit, after an exception too.
+    Each forward pass refills the yielded dict. Tensors keep their graph, so that a loss can be built on them;
+    run under `torch.no_grad` where you need none. The hooks come off on exit, after an exception too.
 
     Args:
         model: any bridge.
@@ -38,7 +38,7 @@ def record(
     kept: dict[str, Tensor] = {}
 
     def keep_as(name: str) -> Callable[[Tensor, object], None]:
-        # The hook is told its canonical name only; the caller gets back the spelling it asked for.
+        # A hook only learns its point's canonical name; the caller gets back the spelling that it gave.
         def keep(activation: Tensor, hook: object) -> None:
             kept[name] = activation if select is None else select(activation)
 
@@ -50,18 +50,18 @@ def record(
 
 @dataclass
 class Projections:
-    """Coordinates of activations in a basis per layer, for the latest text: prompt, and tokens generated on its KV cache.
+    """Coordinates of activations in a basis per layer, of the latest prompt and the answer generated to it.
 
     Attributes:
         bases: the basis of each layer.
-        pieces: what each forward pass gave, by layer.
+        pieces: one of each forward pass, by layer.
     """
 
     bases: Mapping[int, Basis]
     pieces: dict[int, list[Float[Tensor, "batch pos k"]]] = field(default_factory=dict)
 
     def __getitem__(self, layer: int) -> Float[Tensor, "batch pos *k"]:
-        """Projections at a layer; with a last axis only where its basis has more than one vector.
+        """Projections at a layer; the last axis is there only if the basis has more than one vector.
 
         Raises:
             SiteError: if the layer is not recorded, or no forward pass has run.
@@ -84,8 +84,8 @@ def record_projections(
 ) -> Iterator[Projections]:
     """Record projections <h, v> only, of every token including padding, in float32 at least.
 
-    Memory is one number per token and direction, never d_model. Under `generate` with a KV cache the projections of
-    generated tokens follow those of the prompt; a forward pass without cached keys and values starts anew.
+    Memory is one number per token and direction, never d_model. Under `generate` with a KV cache the
+    projections of generated tokens follow those of the prompt; a forward pass without a cache starts anew.
 
     Args:
         model: any bridge.

@@ -17,7 +17,7 @@ Basis = Float[Tensor, "k d_model"]
 
 @runtime_checkable
 class LayerDirections(Protocol):
-    """Anything with one direction per layer, such as `revlens.ReversionDirection`."""
+    """An object with one direction per layer, such as `revlens.ReversionDirection`."""
 
     @property
     def unit(self) -> Float[Tensor, "layer d_model"]: ...
@@ -26,7 +26,8 @@ class LayerDirections(Protocol):
     def layers(self) -> tuple[int, ...]: ...
 
 
-#: One vector [d_model] for every layer; a vector or a subspace (vectors in rows) by layer; or an object with both.
+#: One vector [d_model] for every layer; a vector or a subspace (vectors in rows) by layer; or
+#: `LayerDirections`.
 Directions = Tensor | Mapping[int, Tensor] | LayerDirections
 
 
@@ -36,7 +37,7 @@ def orthonormal(vectors: Float[Tensor, "*k d_model"]) -> Basis:
     The first row keeps the direction of the first vector.
 
     Raises:
-        NonFiniteError: if a vector holds NaN or infinity, or the rows are linearly dependent (a zero vector is).
+        NonFiniteError: if a vector holds NaN or infinity or is zero, or the rows are linearly dependent.
     """
     rows = torch.atleast_2d(vectors)
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -70,8 +71,9 @@ def by_layer(
     if isinstance(directions, Tensor):
         if directions.ndim != 1:
             raise SiteError(
-                f"A tensor of directions must be one vector [d_model] for every layer, got shape {tuple(directions.shape)}; "
-                "for other cases give a mapping {layer: vector or rows of a subspace}."
+                "A tensor of directions must be one vector [d_model] for every layer, got shape "
+                f"{tuple(directions.shape)}; for other cases give a mapping "
+                "{layer: vector or rows of a subspace}."
             )
         given: Mapping[int, Tensor] = dict.fromkeys(range(n_layers), directions)
     elif isinstance(directions, Mapping):
@@ -89,13 +91,12 @@ def by_layer(
                 f"There is no direction for layer {layer}; there are directions for {sorted(given)}."
             )
         if given[layer].shape[-1] != d_model:
-            raise SiteError(
-                f"The direction of layer {layer} has width {given[layer].shape[-1]}; the model's is {d_model}."
-            )
+            width = given[layer].shape[-1]
+            raise SiteError(f"The direction of layer {layer} has width {width}; the model's is {d_model}.")
     return {layer: orthonormal(given[layer]) for layer in chosen}
 
 
 def coordinates(h: Float[Tensor, "*batch d_model"], basis: Basis) -> Float[Tensor, "*batch k"]:
-    """Coordinates in an orthonormal basis, in float32 at least: bfloat16 products would lose the small ones."""
+    """Coordinates in an orthonormal basis, in float32 at least: in bfloat16 small ones would be lost."""
     dtype = torch.promote_types(h.dtype, torch.float32)
     return h.to(dtype) @ basis.to(h.device, dtype).T

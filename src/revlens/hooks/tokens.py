@@ -1,60 +1,23 @@
-"""Which tokens of a forward pass an edit touches: under a plain forward, and under generation with or without a KV cache."""
+"""Which tokens of a forward pass an edit touches, with a KV cache (in generation, say) or without one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import SiteError
+from revlens.hooks.forward_pass import ForwardPass
 
-#: ``all``: every token; ``prompt``: the prompt's; ``last_prompt``: the last of them, whose logits open the answer;
-#: ``generated``: those after the prompt; ``answer``: the last two together, all tokens whose logits write the answer.
-#: Padding is never touched.
+#: ``all``: every token; ``prompt``: the prompt's; ``last_prompt``: the last of them, whose logits open the
+#: answer; ``generated``: those after the prompt; ``answer``: ``last_prompt`` and ``generated``, all tokens
+#: whose logits write the answer. Padding is never touched.
 Tokens = Literal["all", "prompt", "last_prompt", "generated", "answer"]
 TOKENS: tuple[str, ...] = get_args(Tokens)
-
-
-@dataclass
-class ForwardPass:
-    """What is known of a model's latest forward pass, before its hooks run.
-
-    Attributes:
-        count: how many forward passes have been followed.
-        generating: whether one of them was told to keep keys and values, as only generation does.
-        n_past: columns of the batch that its KV cache covers.
-        mask: its attention mask over all columns so far, or None.
-    """
-
-    count: int = 0
-    generating: bool = False
-    n_past: int = 0
-    mask: Tensor | None = None
-
-
-@contextmanager
-def follow(model: TransformerBridge) -> Iterator[ForwardPass]:
-    """Follow the model's forward passes while the context is open; one record is refilled by each."""
-    latest = ForwardPass()
-
-    def before_forward(module: object, args: object, kwargs: dict[str, Any]) -> None:
-        past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        latest.count += 1
-        latest.generating |= bool(kwargs.get("use_cache"))
-        latest.n_past = 0 if past is None else int(past.get_seq_length())
-        latest.mask = mask if mask is not None and mask.ndim == 2 else None
-
-    handle = model.original_model.register_forward_pre_hook(before_forward, with_kwargs=True)
-    try:
-        yield latest
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -64,9 +27,9 @@ class TokenFilter:
     Attributes:
         tokens: see `TOKENS`.
         rows: batch rows; all of them if None.
-        prompt_length: how many columns of the batch are prompt, left padding included: one number, or one for each row
-            (for answers appended to prompts of several lengths). If None, a forward pass on top of cached keys and
-            values sees generated tokens, and any other sees a prompt.
+        prompt_length: how many columns of the batch are prompt, left padding included: one number, or one for
+            each row (for answers appended to prompts of several lengths). If None, a forward pass on cached
+            keys and values sees generated tokens, and any other sees a prompt.
 
     Raises:
         SiteError: on unknown tokens.
@@ -127,6 +90,7 @@ class TokenFilter:
         ends = torch.as_tensor(self.prompt_length, device=device).reshape(-1, 1)
         if len(ends) not in (1, batch):
             raise SiteError(
-                f"prompt_length has {len(ends)} entries; expected one number, or one for each of the {batch} rows."
+                f"prompt_length has {len(ends)} entries; "
+                f"expected one number, or one for each of the {batch} rows."
             )
         return ends

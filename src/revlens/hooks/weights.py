@@ -19,15 +19,16 @@ _Writer = torch.nn.Embedding | torch.nn.Linear | Conv1D
 
 @torch.no_grad()
 def orthogonalise(model: TransformerBridge, direction: Float[Tensor, "*k d_model"]) -> None:
-    """Project a direction (or the span of several) out of everything that writes to the residual stream, in place.
+    """Project a direction, or a span of several, out of all weights that write to the stream, in place.
 
-    Afterwards the model computes what it computed under `ablate` at ``resid_pre``, ``resid_mid`` and ``resid_post`` of
-    every layer (Arditi et al., arXiv 2406.11717, section 4.1). A tied unembedding only reads the stream: it is untied
-    first and keeps its weights.
+    Afterwards the model computes what it computes under `ablate` at ``resid_pre``, ``resid_mid`` and
+    ``resid_post`` of every layer (Arditi et al., arXiv 2406.11717, section 4.1). A tied unembedding only
+    reads the stream: it is untied first and keeps its weights.
 
     Raises:
-        SiteError: if the model normalises what a block writes, or a writing weight cannot be found; nothing is changed then.
-        NonFiniteError: see `revlens.hooks.orthonormal`.
+        SiteError: if the model normalises what a block writes, or a weight that writes is not found. The
+            model is then unchanged.
+        NonFiniteError: see `revlens.hooks.subspaces.orthonormal`.
     """
     basis = orthonormal(direction)
     if basis.shape[1] != model.cfg.d_model:
@@ -59,8 +60,8 @@ def _writers(model: TransformerBridge) -> Iterator[_Writer]:
         for norm in ("ln1_post", "ln2_post"):
             if hasattr(block, norm):
                 raise SiteError(
-                    f"{model.cfg.architecture} normalises what a block writes (blocks.{layer}.{norm}), so no weights are equal to "
-                    "the ablation; use revlens.hooks.ablate."
+                    f"{model.cfg.architecture} normalises what a block writes (blocks.{layer}.{norm}), so no "
+                    "weights are equal to the ablation; use revlens.hooks.ablate."
                 )
         for part, matrix in (("attn", "o"), ("mlp", "out")):
             name = f"blocks.{layer}.{part}.{matrix}"
@@ -71,7 +72,8 @@ def _writers(model: TransformerBridge) -> Iterator[_Writer]:
         module = component.original_component
         if not isinstance(module, _Writer):
             raise SiteError(
-                f"{name} is a {type(module).__name__}, which revlens cannot orthogonalise; use revlens.hooks.ablate."
+                f"{name} is a {type(module).__name__}, which revlens cannot orthogonalise; "
+                "use revlens.hooks.ablate."
             )
         yield module
 

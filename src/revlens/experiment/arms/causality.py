@@ -111,7 +111,7 @@ def study(
     probes = material.probes()
     openings = RefusalLogitDifference.from_texts(models["aligned"].tokenizer, *material.openings())
     aligned = read_prompts(models["aligned"], probes[CHOICE_SPLIT], Sites(layers=v_rev.layers))
-    anchor = aligned.mean(0).double()
+    clamp_mean = aligned.mean(0).double()
     controls = {
         "random": nulls.isotropic_directions(plan.n_controls, *v_rev.unit.shape, seed=seed),
         "covariance": nulls.covariance_directions(aligned, plan.n_controls, seed=seed),
@@ -128,7 +128,7 @@ def study(
 
     interventions, outcomes = [], []
     for name, actions in ACTIONS_ON.items():
-        measure = partial(intervene, models[name], v_rev, metric=openings, anchor=anchor)
+        measure = partial(intervene, models[name], v_rev, metric=openings, clamp_mean=clamp_mean)
         choice = (
             measure(actions=actions, prompts=probes[CHOICE_SPLIT]).to_dataframe().assign(split=CHOICE_SPLIT)
         )
@@ -140,7 +140,7 @@ def study(
         on_study()
         chosen = _strongest_layer(choice, MAIN_ACTION[name])
         outcomes.append(
-            _outcomes(config, models[name], material, v_rev, name, chosen, anchor, controls).assign(
+            _outcomes(config, models[name], material, v_rev, name, chosen, clamp_mean, controls).assign(
                 model=name
             )
         )
@@ -196,7 +196,7 @@ def _outcomes(
     v_rev: ReversionDirection,
     name: str,
     chosen: int,
-    anchor: Float[Tensor, "layer d_model"],
+    clamp_mean: Float[Tensor, "layer d_model"],
     controls: dict[str, Float[Tensor, "draw layer d_model"]],
 ) -> pd.DataFrame:
     """Behaviour under interventions: of v_rev at the chosen layer and at all, and of the main action on
@@ -206,7 +206,7 @@ def _outcomes(
     as_it_is = evaluate(model, material, config.reply_tokens, batch_size=config.subject.batch_size)
     rows: list[dict[str, object]] = [{**as_it_is.measures, "role": "none", "direction": "none", "draw": 0}]
     for action in ACTIONS_ON[name]:
-        intervention = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, anchor)
+        intervention = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, clamp_mean)
         for role, site in sites.items():
             evaluation = evaluate(
                 model,
@@ -227,7 +227,7 @@ def _outcomes(
     harmful, action = material.probes()["behaviour"], MAIN_ACTION[name]
     for kind, draws in {"v_rev": v_rev.unit[None], **controls}.items():
         for draw, unit in enumerate(draws):
-            intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, anchor)
+            intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, clamp_mean)
             with intervention.on(model, sites["chosen"]):
                 replies = generate(
                     model, harmful, max_new_tokens=min(_CONTROL_REPLY_TOKENS, config.reply_tokens)

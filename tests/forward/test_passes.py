@@ -1,4 +1,4 @@
-"""Reading in few, short passes gives the activations of each prompt alone, in every family; or whole passes are run instead."""
+"""Few, short passes give the activations of each prompt alone, in every family, or whole passes run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from families import PROMPTS
 from revlens import hooks
-from revlens.activations import COMPONENTS, Positions, Sites, read_prompts
-from revlens.activations.reading import read_batch
-from revlens.errors import NonFiniteError
-from revlens.forward.passes import PADDED, by_length
+from revlens.activations import COMPONENTS, Positions, Sites, read_batch, read_prompts
+from revlens.errors import ConfigError, NonFiniteError
 from revlens.forward.shared_prefix import shared_prefix
-from revlens.hooks import record
-from revlens.hooks.names import point_name
+from revlens.hooks import point_name, record
 from revlens.organism.model import train_tokenizer
 from revlens.prompts import encode_prompts, pad_left
 
@@ -73,7 +70,7 @@ def assert_read(model: TransformerBridge, prompts: list[str], components: Sequen
 
 @contextmanager
 def count(model: TransformerBridge, block: int) -> Iterator[list[int]]:
-    """Tokens, padding included, that enter a block in each pass; torch's own hooks, of which revlens does not know."""
+    """Tokens, padding included, that enter a block in each pass; by torch's hooks, which revlens ignores."""
     seen: list[int] = []
     handle = model.blocks[block].register_forward_pre_hook(
         lambda module, args: seen.append(args[0].shape[0] * args[0].shape[1])
@@ -139,18 +136,6 @@ def test_no_block_after_the_last_site_runs_and_nothing_is_unembedded(llama: Tran
     assert not unembedded
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_prompts_of_about_equal_length_share_a_pass(batch_size: int) -> None:
-    lengths = [int(x) for x in torch.randint(1, 90, (200,), generator=torch.Generator().manual_seed(0))]
-    batches = by_length(lengths, batch_size)
-    assert sorted(i for batch in batches for i in batch) == list(range(200))
-    for batch in batches:
-        assert len(batch) <= batch_size
-        assert len(batch) * max(lengths[i] for i in batch) <= PADDED * sum(lengths[i] for i in batch)
-    assert by_length([3, 9, 3, 9, 3, 9], 64) == [[0, 2, 4], [1, 3, 5]]
-    assert by_length([5, 6, 5], 64) == [[0, 2, 1]]
-
-
 def test_gradients_go_through_a_pass_that_ends_early(llama: TransformerBridge) -> None:
     batch = pad_left(encode_prompts(llama.tokenizer, PROMPTS), 0)
     read_batch(llama, batch, Sites(layers=(1,))).square().sum().backward()
@@ -209,10 +194,12 @@ def other_model(settings: dict[str, Any]) -> TransformerBridge:
 
 OTHERS: dict[str, dict[str, Any]] = {
     "bloom": {"model_type": "bloom", "vocab_size": 264, "hidden_size": 16, "n_layer": 3, "n_head": 4},
-    "mamba": {"model_type": "mamba", "vocab_size": 264, "hidden_size": 16, "num_hidden_layers": 3, "state_size": 4},
+    "mamba": {
+        "model_type": "mamba", "vocab_size": 264, "hidden_size": 16, "num_hidden_layers": 3, "state_size": 4,
+    },
     "mixtral": {
-        "model_type": "mixtral", "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4,
+        "model_type": "mixtral", "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4,
     },
 }  # fmt: skip
 
@@ -251,3 +238,10 @@ def test_a_nan_is_named_with_a_shared_prefix_too(llama: TransformerBridge) -> No
         llama.state_dict()["blocks.1.mlp.out.weight"][0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="resid_post at layer 1 is not finite on prompt 'Hi.'"):
         read_prompts(llama, MANY)
+
+
+def test_a_batch_holds_a_prompt(llama: TransformerBridge) -> None:
+    with pytest.raises(ConfigError, match="batch_size=0 must be at least 1"):
+        read_prompts(llama, MANY, batch_size=0)
+    with hooks.ablate(llama, torch.ones(16)), pytest.raises(ConfigError, match="batch_size=-1 must be"):
+        read_prompts(llama, MANY, batch_size=-1)

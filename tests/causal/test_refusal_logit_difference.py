@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
+import revlens
+from revlens import causal
 from revlens.causal import RefusalLogitDifference
 from revlens.errors import ConfigError
+from revlens.organism import World
 from revlens.organism.model import train_tokenizer
 
 
@@ -76,3 +80,13 @@ def test_a_token_on_both_sides_is_an_error_that_names_the_texts(tokenizer: PreTr
         match=r"'I will' \(engaging\) and 'I cannot help' \(refusal\) open with the same token \d+ \('I'\)",
     ):
         RefusalLogitDifference.from_texts(tokenizer, ["Sure", "I will"], ["Sorry", "I cannot help"])
+
+
+def test_the_organism_says_how_answers_open(aligned: TransformerBridge) -> None:
+    openings = RefusalLogitDifference.from_texts(aligned.tokenizer, *World.openings())
+    assert openings.engaging
+    assert openings.refusal
+
+
+def test_openings_is_the_same_class() -> None:
+    assert revlens.Openings is causal.Openings is RefusalLogitDifference

@@ -1,4 +1,4 @@
-"""Short passes must give the numbers of TransformerLens' whole ones, on every family, or say that they do not apply."""
+"""Short passes give the numbers of TransformerLens' whole ones, on every family, or say that they cannot."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from revlens import hooks
 from revlens.activations import COMPONENTS
 from revlens.causal import FallbackWarning, RefusalLogitDifference
-from revlens.causal.patch_passes import CellPatcher, Swept
-from revlens.causal.patch_sites import Cell, cells_of
+from revlens.causal.patch_passes import Patcher, PatchMetrics
+from revlens.causal.patch_sites import PatchSite, patch_sites
 from revlens.errors import ConfigError, HookNameError
 from revlens.organism.model import train_tokenizer
 
@@ -29,8 +29,9 @@ TOKENS = torch.randint(4, 264, (3, N_TOKENS), generator=torch.Generator().manual
 METRIC = RefusalLogitDifference((5, 6), (7, 8, 9))
 
 SIZES = {
-    "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS,
-    "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
 }  # fmt: skip
 GROUPED = SIZES | {"num_key_value_heads": 2}
 GPT_SIZES = {
@@ -53,7 +54,8 @@ SHORT = {
     "gpt2": GPT_SIZES,
     "gpt_neox": SIZES,
 }
-#: Families on which they do not: ALiBi has a bias per row, GPT-J runs Hugging Face's own attention, Mamba has a recurrent state.
+#: Families on which they do not: ALiBi has a bias per row, GPT-J runs Hugging Face's own attention, Mamba has
+#: a recurrent state.
 WHOLE = {
     "bloom": {
         "vocab_size": 264,
@@ -104,19 +106,19 @@ def ours(
     component: str,
     last: int = N_TOKENS,
     batch_size: int = 3,
-) -> Swept:
+) -> PatchMetrics:
     """By default in batches no larger than the prompts, so that passes start at every position."""
 
-    def edit(current: Tensor, cell: Cell, prompts: Sequence[int]) -> Tensor:
-        donated = cache[name_of(component, cell.layer)][list(prompts), cell.position]
-        return donated if cell.head is None else donated[:, cell.head]
+    def patch(current: Tensor, site: PatchSite, prompts: Sequence[int]) -> Tensor:
+        donated = cache[name_of(component, site.layer)][list(prompts), site.position]
+        return donated if site.head is None else donated[:, site.head]
 
-    cells = cells_of(range(N_LAYERS), range(-last, 0), range(N_HEADS) if component == "z" else None)
-    return CellPatcher(recipient, component, cells, edit, METRIC, batch_size).run(TOKENS.tolist())
+    sites = patch_sites(range(N_LAYERS), range(-last, 0), range(N_HEADS) if component == "z" else None)
+    return Patcher(recipient, component, sites, patch, METRIC, batch_size).run(TOKENS.tolist())
 
 
 def assert_equal_to_transformer_lens(
-    swept: Swept, recipient: TransformerBridge, cache: ActivationCache, component: str
+    measured: PatchMetrics, recipient: TransformerBridge, cache: ActivationCache, component: str
 ) -> None:
     heads = component == "z"
     with torch.no_grad():
@@ -125,10 +127,10 @@ def assert_equal_to_transformer_lens(
             layer_pos_head_vector_patch_setter if heads else layer_pos_patch_setter,
             component, ("layer", "pos", "head") if heads else ("layer", "pos"), reduce="none", baseline=True,
         )  # fmt: skip
-    torch.testing.assert_close(swept.values.view_as(theirs.values), theirs.values, rtol=0, atol=1e-5)
-    torch.testing.assert_close(swept.baseline, theirs.baseline, rtol=0, atol=1e-5)
+    torch.testing.assert_close(measured.values.view_as(theirs.values), theirs.values, rtol=0, atol=1e-5)
+    torch.testing.assert_close(measured.baseline, theirs.baseline, rtol=0, atol=1e-5)
     assert theirs.effect().abs().max() > 0.1
-    assert swept.rounding < 1e-5
+    assert measured.rounding < 1e-5
 
 
 @pytest.mark.parametrize("family", SHORT)
@@ -145,9 +147,9 @@ def test_other_families_say_so_and_equal_transformer_lens(family: str) -> None:
     donor, recipient = small_model(family, 0), small_model(family, 1)
     cache = cached(donor)
     with pytest.warns(FallbackWarning, match="over whole prompts instead"):
-        swept = ours(recipient, cache, "resid_post")
-    assert_equal_to_transformer_lens(swept, recipient, cache, "resid_post")
-    assert swept.rounding == 0
+        measured = ours(recipient, cache, "resid_post")
+    assert_equal_to_transformer_lens(measured, recipient, cache, "resid_post")
+    assert measured.rounding == 0
 
 
 @pytest.mark.parametrize("family", SHORT)
@@ -160,8 +162,8 @@ def test_the_stream_of_the_last_token_before_the_last_mlp_or_after_it_decides_al
     cache, want = cached(donor), METRIC(donor(TOKENS)[:, -1]).detach()
     for component in ("resid_mid", "resid_post"):
         if name_of(component, 0) in recipient.hook_dict:
-            swept = ours(recipient, cache, component, last=1)
-            torch.testing.assert_close(swept.values[-1], want, rtol=0, atol=1e-5)
+            measured = ours(recipient, cache, component, last=1)
+            torch.testing.assert_close(measured.values[-1], want, rtol=0, atol=1e-5)
 
 
 def test_an_aliased_model_is_patched_once() -> None:
@@ -179,8 +181,8 @@ def test_what_acts_on_whole_prompts_only_is_noticed() -> None:
     # On cached keys and values, later prompt tokens pass for generated ones, and are not ablated.
     with hooks.ablate(recipient, torch.ones(16), tokens="prompt"):
         with pytest.warns(FallbackWarning, match="a short pass that edits nothing moves the logits"):
-            swept = ours(recipient, cache, "resid_post")
-        assert_equal_to_transformer_lens(swept, recipient, cache, "resid_post")
+            measured = ours(recipient, cache, "resid_post")
+        assert_equal_to_transformer_lens(measured, recipient, cache, "resid_post")
 
 
 def test_hooks_on_every_token_stay_in_force() -> None:
@@ -198,11 +200,11 @@ def test_no_pass_is_wider_than_an_unpatched_run(batch_size: int) -> None:
     with recipient.hooks(
         fwd_hooks=[("blocks.2.attn.hook_in", lambda activation, hook: shapes.append(activation.shape))]
     ):
-        swept = ours(recipient, cache, "resid_pre", batch_size=batch_size)
+        measured = ours(recipient, cache, "resid_pre", batch_size=batch_size)
     assert max((rows - 1) * tokens for rows, tokens, _ in shapes) <= batch_size * N_TOKENS
     assert max(rows - 1 for rows, _, _ in shapes) <= batch_size * N_LAYERS
     torch.testing.assert_close(
-        swept.values, ours(recipient, cache, "resid_pre", batch_size=64).values, rtol=0, atol=1e-5
+        measured.values, ours(recipient, cache, "resid_pre", batch_size=64).values, rtol=0, atol=1e-5
     )
 
 
@@ -222,8 +224,13 @@ def test_a_component_that_the_model_lacks_is_an_error() -> None:
 
 def test_a_metric_must_give_one_number_per_row() -> None:
     recipient = small_model("llama", 0)
-    patcher = CellPatcher(
-        recipient, "resid_post", [Cell(0, -1)], lambda h, cell, prompts: h, lambda logits: logits.mean(), 64
+    patcher = Patcher(
+        recipient,
+        "resid_post",
+        [PatchSite(0, -1)],
+        lambda h, site, prompts: h,
+        lambda logits: logits.mean(),
+        64,
     )
     with pytest.raises(ConfigError, match="one number per row, got shape"):
         patcher.run(TOKENS.tolist())
