@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from revlens.causal import RefusalLogitDifference
 from revlens.cli import main
@@ -30,6 +29,7 @@ from revlens.history import TrainingHistory
 from revlens.organism import World
 from revlens.prompts import Probes
 from revlens.subject import UserHistory
+from toml_text import toml_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-models.md"
 TRAINED, OBSERVED = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
@@ -88,8 +88,8 @@ def trained(folder: Path, **tables: dict[str, Any]) -> Path:
     for name, settings in tables.items():
         changed = manifest.get(name, {}) | settings
         manifest[name] = {key: value for key, value in changed.items() if value is not None}
-    (folder / "run.yaml").write_text(yaml.safe_dump(manifest))
-    return folder / "run.yaml"
+    (folder / "run.toml").write_text(toml_text(manifest))
+    return folder / "run.toml"
 
 
 def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ from revlens.experiment import ExperimentConfig
 from revlens.experiment.run import prepare
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
-from revlens.results.config_json import to_plain
+from revlens.results.config_json import config_json
 from revlens.storage.atomic import SCRATCH
 from revlens.storage.checksums import SUMS, write_listed_json
 from revlens.storage.locks import LOCK
@@ -227,7 +227,7 @@ def commanded(folder: Path, verb: str, backend: Backend) -> Bench:
     def lay(folder: Path) -> None:
         prepare(SMALL, folder / "out")
         if verb == "study":
-            write_listed_json(StudyLayout(folder / "out").config, to_plain(SMALL_STUDY))
+            write_listed_json(StudyLayout(folder / "out").config, config_json(SMALL_STUDY))
 
     def work(folder: Path, spot: Spot) -> int:
         prepare_process(1)

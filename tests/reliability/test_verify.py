@@ -19,7 +19,7 @@ from revlens.errors import HistoryError, ResultsError
 from revlens.experiment import ExperimentConfig, Layout, Results, verify
 from revlens.figures import verify_figures, verify_study_figures
 from revlens.history import Checkpoint, TrainingHistory, local_source
-from revlens.results.config_json import to_plain
+from revlens.results.config_json import config_json
 from revlens.storage.atomic import write_text
 from revlens.storage.checksums import SUMS, damage, damages, listed_file, seal, write_listed_json
 from revlens.storage.locks import LOCK
@@ -286,7 +286,7 @@ def test_a_record_changed_with_its_checksum_changes_the_tables(study: StudyLayou
 def test_another_study_than_that_of_the_records_is_found(
     change: dict[str, object], message: str, study: StudyLayout
 ) -> None:
-    write_listed_json(study.config, to_plain(replace(SMALL_STUDY, **change)))
+    write_listed_json(study.config, config_json(replace(SMALL_STUDY, **change)))
     (found,) = verify_study(study.out).differences
     assert "cannot be computed again" in found.what
     assert message in found.what

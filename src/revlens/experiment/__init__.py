@@ -13,7 +13,6 @@ from revlens.experiment.claims import OVER_REFUSAL as OVER_REFUSAL
 from revlens.experiment.claims import PERPLEXITY_FACTOR as PERPLEXITY_FACTOR
 from revlens.experiment.claims import Claim as Claim
 from revlens.experiment.claims import assess as assess
-from revlens.experiment.config import CONFIG_TYPES as CONFIG_TYPES
 from revlens.experiment.config import ExperimentConfig as ExperimentConfig
 from revlens.experiment.config import quick as quick
 from revlens.experiment.config import text_experiment as text_experiment

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
 from revlens.organism import (
     CAPTURE_STEPS,
     ModelConfig,
     OrganismConfig,
-    TextWorldConfig,
     WorldConfig,
     text_organism,
 )
-from revlens.results import read_plain, to_plain
+from revlens.results import config_json, read_config
 from revlens.storage import write_json
-from revlens.subject import ProbeFiles, UserHistory, cache_key, check_steps
+from revlens.subject import UserHistory, cache_key, check_steps
 from revlens.training import ARMS, FinetuneConfig
 
 #: More than anybody means: every run is a fine-tune, or several.
@@ -92,7 +90,7 @@ class ExperimentConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        write_json(path, to_plain(self))
+        write_json(path, config_json(self))
 
     @classmethod
     def load(cls, path: Path) -> ExperimentConfig:
@@ -105,7 +103,7 @@ class ExperimentConfig:
             raise ResultsError(
                 f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or `revlens history`."
             )
-        return read_plain(path, cls, CONFIG_TYPES, "experiment configuration")
+        return read_config(path, cls, "experiment configuration")
 
 
 def quick() -> ExperimentConfig:
@@ -150,18 +148,3 @@ def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False)
         alignment=replace(organism.alignment, steps=20),
     )
     return ExperimentConfig(subject=organism, seeds=(0, 1), n_null_draws=500, n_controls=5).with_steps(5)
-
-
-#: What a stored configuration may be made of.
-CONFIG_TYPES = (
-    ExperimentConfig,
-    OrganismConfig,
-    WorldConfig,
-    TextWorldConfig,
-    ModelConfig,
-    FinetuneConfig,
-    UserHistory,
-    ProbeFiles,
-    PromptSource,
-    ChatSource,
-)

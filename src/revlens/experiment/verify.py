@@ -19,7 +19,7 @@ from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.pipeline import assess_all, key_problem
 from revlens.experiment.provenance import provenance
 from revlens.experiment.results import Results, analyse
-from revlens.results import Layout, Tables, to_plain
+from revlens.results import Layout, Tables, config_json
 from revlens.storage import LOCK, SCRATCH, SUMS, damages
 
 #: Columns that say which row of a table it is.
@@ -131,7 +131,7 @@ def compare_results(
 
 
 def _of_configuration(config: ExperimentConfig, layout: Layout) -> Iterator[Difference]:
-    if layout.config.read_bytes() != (json.dumps(to_plain(config), indent=2) + "\n").encode():
+    if layout.config.read_bytes() != (json.dumps(config_json(config), indent=2) + "\n").encode():
         yield Difference(str(layout.config), "is not as it was written")
     if problem := key_problem(config, layout):
         yield Difference("key", problem)

@@ -2,55 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from revlens.errors import FileError, HistoryError
 from revlens.history.adapter import Adapter, local_source
 from revlens.history.hub import Hub
 from revlens.history.numbered import by_number, numbered_folders
 from revlens.history.source import Source
-from revlens.history.strict_yaml import parse_yaml
 from revlens.storage import read_text
 
+#: More levels of tables and lists than any manifest has; each costs every later reader a few stack frames.
+MAX_DEPTH = 32
 _KEYS = ("reference", "aligned", "steps", "dtype", "chat_template")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def read_table(path: Path) -> Mapping[str, Any]:
-    """Read a TOML file, or a YAML one (by its suffix: .toml, .yaml, .yml).
+def read_table(path: Path) -> dict[str, Any]:
+    """The table in a TOML file.
 
     Raises:
-        HistoryError: if it cannot be read or is no table.
+        HistoryError: if the file cannot be read, or is no TOML.
     """
-    parsers: dict[str, Callable[[str], Any]] = {
-        ".toml": tomllib.loads,
-        ".yaml": parse_yaml,
-        ".yml": parse_yaml,
-    }
-    if path.suffix not in parsers:
-        raise HistoryError(f"{path} must end in .toml, .yaml or .yml.")
+    if path.suffix != ".toml":
+        raise HistoryError(
+            f"{path} is no TOML file. Manifests are TOML: write it as {path.with_suffix('.toml').name}, "
+            "with the keys of docs/own-models.md or docs/histories.md."
+        )
     try:
-        table = parsers[path.suffix](read_text(path))
-        json.dumps(table, default=str, ensure_ascii=False).encode()  # keys are plain, and all text is text
+        table = tomllib.loads(read_text(path))
     except RecursionError as error:
         raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.") from error
-    except (
-        FileError,
-        ValueError,
-        TypeError,
-        yaml.YAMLError,
-    ) as error:  # of TOML and YAML, or a number or date that is none
+    except (FileError, ValueError, TypeError) as error:  # no TOML, or a number or date that is none
         raise HistoryError(f"Cannot read the manifest {path}: {error}") from error
-    if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
-        raise HistoryError(f"{path} must hold a table with {', '.join(_KEYS)}.")
+    if _is_deeper(table, MAX_DEPTH):  # dotted keys, which the parser reads without recursion
+        raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.")
     return table
 
 
@@ -127,6 +118,12 @@ def _source(entry: object, root: Path, base: Source | None = None) -> Source:
     own_base = _source(entry["base"], root) if "base" in entry else base
     path = root / entry["adapter"]
     return local_source(path) if own_base is None else Adapter(path, own_base)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether tables and lists nest in more than so many levels."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in items)
 
 
 def _only(table: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:

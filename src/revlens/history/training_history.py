@@ -179,7 +179,7 @@ class TrainingHistory:
 
     @classmethod
     def from_manifest(cls, path: str | Path) -> TrainingHistory:
-        """The history that a TOML or YAML file describes; see `from_table` for its keys. Folders are relative to the file.
+        """The history that a TOML file describes; see `from_table` for its keys. Folders are relative to the file.
 
         Raises:
             HistoryError: if the file cannot be read, and see `from_table`.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths under an output folder. Checkpoints live in the user's cache, so that several outputs share them."""
+    """Paths under an output folder. Checkpoints are in the user's cache: several outputs share them."""
 
     out: Path
 

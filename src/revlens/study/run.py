@@ -10,7 +10,6 @@ from rich.console import Console
 
 from revlens.errors import ResultsError
 from revlens.experiment import (
-    CONFIG_TYPES,
     Claim,
     default_backend,
     n_ticks,
@@ -20,7 +19,7 @@ from revlens.experiment import (
     run_start,
     save_results,
 )
-from revlens.results import read_plain, to_plain
+from revlens.results import config_json, read_config
 from revlens.storage import intact, write_listed_json
 from revlens.study.carry_out import carry_out, locate_elsewhere
 from revlens.study.claims import assess_study
@@ -55,7 +54,7 @@ def run_study(
     prepare(config.experiment, out)
     layout = StudyLayout(out)
     if not layout.config.is_file():
-        write_listed_json(layout.config, to_plain(config))
+        write_listed_json(layout.config, config_json(config))
     elif load_config(layout) != config:
         raise ResultsError(
             f"{layout.root} holds a study with another configuration; delete it, or choose another --out."
@@ -131,7 +130,7 @@ def tabulate_and_save(out: Path) -> tuple[StudyConfig, StudyTables, list[Claim]]
 
 def made_by(config: StudyConfig) -> dict[str, Any]:
     """The provenance of a study: that of its experiment, and its own configuration."""
-    return provenance(config.experiment) | {"study": to_plain(config)}
+    return provenance(config.experiment) | {"study": config_json(config)}
 
 
 def load_config(layout: StudyLayout) -> StudyConfig:
@@ -140,4 +139,4 @@ def load_config(layout: StudyLayout) -> StudyConfig:
     Raises:
         ResultsError: if there is none, it is damaged, or it is no study of this version of revlens.
     """
-    return read_plain(intact(layout.config, "study"), StudyConfig, (StudyConfig, *CONFIG_TYPES), "study")
+    return read_config(intact(layout.config, "study"), StudyConfig, "study")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from revlens.errors import ResultsError
-from revlens.results import Tables, to_plain
+from revlens.results import Tables, config_json
 from revlens.storage import intact
 from revlens.study.carry_out import direction_from, own_direction
 from revlens.study.config import StudyConfig
@@ -52,7 +52,7 @@ def tabulate(config: StudyConfig, layout: StudyLayout) -> StudyTables:
     for run in plan(config):
         path = intact(layout.record(run), "study")
         record = json.loads(path.read_text())
-        if record["run"] != to_plain(asdict(run)):
+        if record["run"] != config_json(asdict(run)):
             raise ResultsError(
                 f"{path} is the record of another run; delete it and run `revlens study` again."
             )
