@@ -18,17 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.generalized_components import (
-    BlockBridge,
-    JointQKVAttentionBridge,
-    JointQKVPositionEmbeddingsAttentionBridge,
-    ParallelBlockBridge,
-    PositionEmbeddingsAttentionBridge,
-)
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from revlens.causal.patch_sites import Cell, Edit, edit_rows, site_names
+from revlens.families import JOINABLE_ATTENTIONS, JOINABLE_BLOCKS
 from revlens.forward import (
     CleanRun,
     Metric,
@@ -42,15 +36,6 @@ from revlens.forward import (
     token_tensor,
     whole_layers,
 )
-
-#: Known to take rows that join on the way: masks and rotary angles broadcast over them, keys and values go through the cache.
-_BLOCKS = (BlockBridge, ParallelBlockBridge)
-_ATTENTIONS = (
-    JointQKVAttentionBridge,
-    JointQKVPositionEmbeddingsAttentionBridge,
-    PositionEmbeddingsAttentionBridge,
-)
-
 
 _HookFunction = Callable[[Tensor, object], Tensor]
 
@@ -219,7 +204,7 @@ def _check_architecture(model: TransformerBridge) -> None:
             raise _Obstacle(f"its forward takes no {argument}")
     for layer, block in enumerate(model.blocks):
         attention = getattr(block, "attn", None)
-        if type(block) not in _BLOCKS or type(attention) not in _ATTENTIONS:
+        if type(block) not in JOINABLE_BLOCKS or type(attention) not in JOINABLE_ATTENTIONS:
             raise _Obstacle(
                 f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) lets rows join"
             )

@@ -6,15 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from revlens.errors import HistoryError
+from revlens.families import CONFIG_NAMES
 from revlens.history.source import Source
 
-# What decides whether two checkpoints' activations can be compared, in any family's config.json.
-_ARCHITECTURE = (
-    "model_type", "hidden_size", "n_embd", "intermediate_size", "n_inner", "num_hidden_layers", "n_layer", "n_layers",
-    "num_attention_heads", "n_head", "n_heads", "num_key_value_heads", "head_dim", "d_model",
-)  # fmt: skip
-
-LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers")
+_ARCHITECTURE = [name for names in CONFIG_NAMES.values() for name in names]
 
 
 class Description(NamedTuple):
@@ -84,10 +79,10 @@ def n_layers(config: Mapping[str, Any]) -> int:
     Raises:
         HistoryError: if config.json does not say.
     """
-    for key in LAYER_KEYS:
+    for key in CONFIG_NAMES["layers"]:
         if type(value := config.get(key)) is int and value > 0:
             return value
-    raise HistoryError(f"config.json names no positive number of layers ({', '.join(LAYER_KEYS)}).")
+    raise HistoryError(f"config.json names no positive number of layers ({', '.join(CONFIG_NAMES['layers'])}).")
 
 
 def _vocabulary_difference(vocabulary: tuple[Any, Any], wanted: tuple[Any, Any]) -> str:

@@ -17,7 +17,7 @@ from transformer_lens.model_bridge.sources.transformers import (
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from revlens.errors import FileError, HistoryError
-from revlens.history.compatibility import LAYER_KEYS
+from revlens.families import CONFIG_NAMES
 from revlens.history.own_files import check_own_files, check_unchanged
 from revlens.history.source import Source, default_device, language_config, vocabulary_of
 from revlens.history.weight_files import tensor_names, weight_files
@@ -139,7 +139,7 @@ class Directory:
                 f"{self.path / 'config.json'} names weights of its own (transformers_weights); remove the entry."
             )
         n_tensors = len(tensor_names(weight_files(self.path)))
-        for key in LAYER_KEYS:
+        for key in CONFIG_NAMES["layers"]:
             if (
                 type(layers := config.get(key)) is int and layers > n_tensors
             ):  # to build them could take for ever

@@ -14,15 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformer_lens.model_bridge.generalized_components import (
-    JointGateUpMLPBridge,
-    JointQKVAttentionBridge,
-    LinearBridge,
-)
+from transformer_lens.model_bridge.generalized_components import LinearBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
-from transformers.pytorch_utils import Conv1D
 
 from revlens.errors import HistoryError
+from revlens.families import FUSED, outputs_first
 
 
 @dataclass(frozen=True)
@@ -52,14 +48,10 @@ class Fused:
         tensors = {
             f"{self.name}.{key}": value.detach().clone() for key, value in self.module.named_parameters()
         }
-        output_last = isinstance(
-            self.module, Conv1D
-        )  # Conv1D keeps the output axis last, linear layers first
         for part, rows in zip(self.parts, self.rows, strict=True):
             linear = part.original_component
             assert isinstance(linear, nn.Linear)
-            weight = tensors[f"{self.name}.weight"]
-            (weight.T if output_last else weight)[rows] = linear.weight
+            outputs_first(self.module, tensors[f"{self.name}.weight"])[rows] = linear.weight
             if f"{self.name}.bias" in tensors:
                 tensors[f"{self.name}.bias"][rows] = linear.bias
         return tensors
@@ -93,24 +85,21 @@ def fused_projections(model: nn.Module) -> list[Fused]:
     """
     found, seen = [], set()
     for path, component in model.named_modules():
-        if isinstance(component, JointQKVAttentionBridge):
-            attribute, split = component.submodules["qkv"].name, component.split_qkv_matrix
-            parts: tuple[LinearBridge, ...] = (component.q, component.k, component.v)
-        elif isinstance(component, JointGateUpMLPBridge):
-            attribute, split = component.fused_attr, component.split_gate_up_matrix
-            parts = (component.gate, getattr(component, "in"))
-        else:
+        kind = next((kind for kind in FUSED if isinstance(component, kind.component)), None)
+        if kind is None:
             continue
-        original = component.original_component
+        assert isinstance(component, GeneralizedComponent)
+        original, attribute = component.original_component, kind.fused_name(component)
         assert isinstance(original, nn.Module)
-        assert attribute is not None
         module = getattr(original, attribute)
         if isinstance(module, GeneralizedComponent):
             module = module.original_component
         name = f"{hugging_face_name(path)}.{attribute}"
         if name not in seen:
             seen.add(name)
-            found.append(Fused(name, module, parts, _rows(original, attribute, module, split, name)))
+            parts = tuple(getattr(component, part) for part in kind.parts)
+            rows = _rows(original, attribute, module, getattr(component, kind.split), name)
+            found.append(Fused(name, module, parts, rows))
     return found
 
 
@@ -127,13 +116,11 @@ def _rows(
     linear = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     weight = linear.weight
     assert isinstance(weight, Tensor)
-    n = weight.shape[-1 if isinstance(linear, Conv1D) else 0]
-    numbers = torch.arange(n, dtype=torch.float64, device=weight.device)
+    shape = outputs_first(linear, weight).shape
+    numbers = torch.arange(shape[0], dtype=torch.float64, device=weight.device)
     numbered = copy.copy(linear)
     numbered._parameters = dict(linear._parameters)
-    filled = (
-        numbers.expand(weight.shape) if isinstance(linear, Conv1D) else numbers[:, None].expand(weight.shape)
-    )
+    filled = outputs_first(linear, numbers[:, None].expand(shape))
     numbered._parameters["weight"] = nn.Parameter(filled, requires_grad=False)
     if getattr(linear, "bias", None) is not None:
         numbered._parameters["bias"] = nn.Parameter(numbers, requires_grad=False)
