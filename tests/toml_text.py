@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,11 +20,9 @@ def toml_text(table: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     match value:
         case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
-        case float():
-            return repr(value) if math.isfinite(value) else str(value)
+            return str(value).lower()
+        case int() | float():
+            return repr(value)  # also inf and nan
         case str():
             return _string(value)
         case datetime.date():

@@ -1,9 +1,9 @@
 """What the code knows about model families, in one table; docs/families.md has what was measured on them.
 
 TransformerLens' bridges carry nearly all differences between families. A name or a class of a family that
-revlens needs beyond that is an entry here, and nowhere else. What the code finds out by looking at a model has
-no entry: which arguments its forward takes, what its cache keeps, whether weights are tied, what its tokenizer
-adds.
+revlens needs beyond that is an entry here, and nowhere else. What the code finds out by looking at a model
+has no entry: which arguments its forward takes, what its cache keeps, whether weights are tied, which tokens
+its tokenizer adds.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ FUSED = (
 #: A block's norms of what it writes to the residual stream, in Gemma 2, Gemma 3 and OLMo 2.
 NORMS_OF_WRITES = ("ln1_post", "ln2_post")
 
-#: Blocks and attentions that let rows join a forward pass on its way: masks and rotary angles broadcast over the
-#: rows, keys and values go through the cache. Subclasses may do otherwise: these classes only.
+#: Blocks and attentions that let rows join a forward pass on its way: masks and rotary angles broadcast over
+#: the rows, keys and values go through the cache. Of these classes only: subclasses may do otherwise.
 JOINABLE_BLOCKS: tuple[type[nn.Module], ...] = (BlockBridge, ParallelBlockBridge)
 JOINABLE_ATTENTIONS: tuple[type[nn.Module], ...] = (
     JointQKVAttentionBridge,

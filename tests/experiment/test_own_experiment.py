@@ -47,7 +47,7 @@ SMALLER = {
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large model's worker has all cores; beside other tests, threads of a tiny one only wait for each other."""
+    """Workers take all cores, for large models; beside other tests, a tiny model's threads only wait."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from revlens.errors import HistoryError
 from revlens.history import Adapter, Directory, TrainingHistory, boot_with_lora, save
 from revlens.history.hub import Hub
-from revlens.history.table import parse_table
+from revlens.history.manifest import parse_table
 
 
 @pytest.fixture

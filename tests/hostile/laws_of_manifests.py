@@ -19,8 +19,8 @@ from hostile.odd_values import DATED, ODD_TEXT, PLAIN, TEXT, mutated, same
 from revlens.errors import HistoryError, RevlensError
 from revlens.experiment import ExperimentConfig, read_manifest
 from revlens.history import Directory, read_table
-from revlens.history.numbered import by_number
-from revlens.history.table import parse_table
+from revlens.history.manifest import parse_table
+from revlens.history.step_folders import by_step
 from revlens.history.weight_files import INDEX, weight_files
 from revlens.subject import UserHistory
 from toml_text import toml_text
@@ -189,7 +189,7 @@ def folders_are_numbered_by_the_end_of_their_names(names: list[str]) -> None:
     numbers = [int(end.group()) for end in ends if end]
     allowed = len(numbers) == len(names) == len(set(numbers))
     try:
-        found = by_number(Path("nowhere") / name for name in names)
+        found = by_step(Path("nowhere") / name for name in names)
     except HistoryError:
         assert not allowed
         return

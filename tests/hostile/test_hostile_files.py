@@ -24,7 +24,6 @@ Reader = Callable[[Path], Any]
 #: Everything that reads a file somebody else wrote, with the file's name and the error that it raises.
 READERS: dict[str, tuple[Reader, type[RevlensError]]] = {
     "run.toml": (read_table, HistoryError),
-    "run.yaml": (read_table, HistoryError),
     "probes.json": (Probes.from_json, ProbeError),
     "config.json": (ExperimentConfig.load, ResultsError),
     "completions.json": (read_completions, DataError),

@@ -1,7 +1,7 @@
-"""Projections that Hugging Face keeps fused (query_key_value, c_attn, gate_up_proj) and a bridge splits in copies.
+"""Projections that Hugging Face keeps fused (query_key_value, c_attn, gate_up_proj) and a bridge splits.
 
-TransformerBridge computes with the split parts only. So training changes the parts and not the fused weight that Hugging
-Face reads, and a LoRA layer around the fused module would be passed by.
+TransformerBridge computes with split copies only. So training changes the copies, and not the fused weight
+that Hugging Face reads, and a LoRA layer around the fused module would not be called.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from revlens.families import FUSED, outputs_first
 
 @dataclass(frozen=True)
 class Fused:
-    """One fused projection of a bridge and the parts that compute in its place.
+    """One fused projection of a bridge, and the parts that compute in its place.
 
     Attributes:
         name: the fused module's name in the Hugging Face model.
@@ -44,7 +44,7 @@ class Fused:
 
     @torch.no_grad()
     def joined(self) -> dict[str, Tensor]:
-        """The fused module's parameters by Hugging Face name, with the parts' present values."""
+        """The fused module's parameters by Hugging Face name, with the parts' current values."""
         tensors = {
             f"{self.name}.{key}": value.detach().clone() for key, value in self.module.named_parameters()
         }
@@ -57,7 +57,7 @@ class Fused:
         return tensors
 
     def reconnect(self) -> None:
-        """Let every part compute with the fused module from now on, each its own rows of it."""
+        """Let every part compute its rows with the fused module from now on."""
         for part, rows in zip(self.parts, self.rows, strict=True):
             part.set_original_component(Rows(self.module, rows))
 
@@ -65,7 +65,7 @@ class Fused:
 class Rows(nn.Module):
     """Some output features of another module, which keeps the weights.
 
-    The whole module is computed for each part: three times the work of a fused projection, for adapters on it only.
+    Each part computes the whole module: three times the work of a fused projection, and only under adapters.
     """
 
     def __init__(self, module: nn.Module, rows: Int[Tensor, " d_part"]) -> None:
@@ -111,7 +111,7 @@ def hugging_face_name(name: str) -> str:
 def _rows(
     original: nn.Module, attribute: str, module: nn.Module, split: object, name: str
 ) -> tuple[Int[Tensor, " _"], ...]:
-    """Which output features each part holds: the bridge's own split, applied to a weight that holds feature numbers."""
+    """Which output features each part holds: the bridge's split of a weight that holds feature numbers."""
     assert callable(split)
     linear = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     weight = linear.weight
@@ -132,6 +132,7 @@ def _rows(
     are_rows = all(bool((part == row[:, None]).all()) for part, row in zip(weights, rows, strict=True))
     if not are_rows or not torch.equal(torch.cat(rows).sort().values, numbers.long()):
         raise HistoryError(
-            f"The bridge splits {name} in a way that revlens cannot undo; checkpoints of this family can be read, not trained."
+            f"The bridge splits {name} in a way that revlens cannot undo; "
+            "checkpoints of this family can be read, not trained."
         )
     return rows

@@ -1,4 +1,4 @@
-"""A history's sources as a table in a configuration file names them."""
+"""Manifests: TOML files, and the sources of a history that a table in one names."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from revlens.errors import FileError, HistoryError
 from revlens.history.adapter import Adapter, local_source
 from revlens.history.hub import Hub
-from revlens.history.numbered import by_number, numbered_folders
 from revlens.history.source import Source
+from revlens.history.step_folders import by_step, step_folders
 from revlens.storage import read_text
 
 #: More levels of tables and lists than any manifest has; each costs every later reader a few stack frames.
@@ -48,7 +48,7 @@ def read_table(path: Path) -> dict[str, Any]:
 def parse_table(
     table: Mapping[str, Any], root: Path
 ) -> tuple[Source, Source, dict[int, Source], torch.dtype, bool]:
-    """The reference, the aligned source, the steps and the dtype that a table names, and whether other templates are let be.
+    """The reference, aligned, the steps and the dtype that a table names, and whether any chat template fits.
 
     Raises:
         HistoryError: if a key is unknown or missing, or a value is not what it must be.
@@ -57,14 +57,16 @@ def parse_table(
     for key in ("reference", "aligned"):
         if key not in table:
             raise HistoryError(
-                f"A history needs {key!r}: a folder, or a table such as {{hub = 'org/name', revision = 'main'}}."
+                f"A history needs {key!r}: a folder, or a table such as "
+                "{hub = 'org/name', revision = 'main'}."
             )
     dtype = table.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise HistoryError(f"dtype = {dtype!r} must be one of {', '.join(_DTYPES)}.")
     if table.get("chat_template", "aligned") != "aligned":
         raise HistoryError(
-            f"chat_template = {table['chat_template']!r} can only be 'aligned': all are read with that one's."
+            f"chat_template = {table['chat_template']!r} can only be 'aligned': "
+            "its template encodes all prompts."
         )
     aligned = _source(table["aligned"], root)
     steps = _steps(table.get("steps", {}), root, aligned)
@@ -73,7 +75,7 @@ def parse_table(
 
 def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
     if isinstance(steps, str):
-        return {step: local_source(folder, aligned) for step, folder in numbered_folders(steps, root).items()}
+        return {step: local_source(folder, aligned) for step, folder in step_folders(steps, root).items()}
     if isinstance(steps, list):
         if not all(isinstance(entry, str) for entry in steps):
             raise HistoryError(
@@ -81,7 +83,7 @@ def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
             )
         return {
             step: local_source(folder, aligned)
-            for step, folder in by_number(root / entry for entry in steps).items()
+            for step, folder in by_step(root / entry for entry in steps).items()
         }
     if isinstance(steps, Mapping):
         sources: dict[int, Source] = {}
@@ -93,12 +95,13 @@ def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
             sources[int(step)] = _source(entry, root, aligned)
         return sources
     raise HistoryError(
-        f"steps = {steps!r} must be a glob pattern such as 'ft/checkpoint-*', a list of folders or a table from step to source."
+        f"steps = {steps!r} must be a glob pattern such as 'ft/checkpoint-*', a list of folders "
+        "or a table from step to source."
     )
 
 
 def _source(entry: object, root: Path, base: Source | None = None) -> Source:
-    """The source that a string or a table names; ``base`` is what an adapter without a base of its own lies on."""
+    """The source that a string or a table names; ``base`` is that of an adapter which names none."""
     if isinstance(entry, str):
         return local_source(root / entry, base)
     if not isinstance(entry, Mapping):
