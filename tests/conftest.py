@@ -16,7 +16,16 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from families import FAMILIES, small_model
-from revlens.experiment import Arms, ExperimentConfig, FineTune, Guards, Results, StudyTables, run_experiment, tabulate
+from revlens.experiment import (
+    Arms,
+    ExperimentConfig,
+    FineTune,
+    Guards,
+    Results,
+    StudyTables,
+    run_experiment,
+    tabulate,
+)
 from revlens.history import TrainingHistory
 from revlens.organism import ModelConfig, OrganismConfig, World, WorldConfig
 from revlens.prompts import Probes
@@ -60,9 +69,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread_and_a_private_cache(
-    shared: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def _one_thread_and_a_private_cache(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)  # as in the pipeline's workers; xdist runs several
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REVLENS_CACHE", str(shared / "cache"))

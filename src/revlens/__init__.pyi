@@ -7,6 +7,7 @@ from .activations import capture as capture
 from .activations import read_endpoints as read_endpoints
 from .activations import read_moments as read_moments
 from .activations import read_prompts as read_prompts
+
 # README of 0.1 called it Openings.
 from .causal import Openings as Openings
 from .causal import RefusalLogitDifference as RefusalLogitDifference

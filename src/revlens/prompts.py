@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from revlens.errors import ConfigError, FileError, ProbeError
 from revlens.storage import read_json
 
-#: direction: estimate v_rev; drift: measure motion; behaviour: generate and judge; guard: train against;
-#: harmless: requests that should be answered (over-refusal, and the control direction).
+#: direction: estimate v_rev; drift: measure motion; behaviour: generate and judge replies; guard: the guard's
+#: prompts in training; harmless: requests to be answered, for over-refusal and the control direction.
 SPLITS = ("direction", "drift", "behaviour", "guard", "harmless")
 
-#: How many prompts are encoded in one call: what a tokenizer notes of each token on the way takes ten times as much as its id.
+#: Prompts encoded in one call: on the way, a tokenizer keeps ten times the memory of the ids for each token.
 ENCODED_AT_ONCE = 256
 
 
@@ -33,7 +33,8 @@ class Probes:
         splits: user messages (not yet in chat format) by split name; any subset of `SPLITS`.
 
     Raises:
-        ProbeError: on an unknown name, an empty split, a repeated prompt, one shared by two splits, or half a surrogate pair.
+        ProbeError: on an unknown name, an empty split, a prompt that is there twice or holds half a
+            surrogate pair.
     """
 
     splits: Mapping[str, tuple[str, ...]]
@@ -50,7 +51,8 @@ class Probes:
             for prompt in prompts:
                 if not is_text(prompt):
                     raise ProbeError(
-                        f"Prompt {prompt!r} of split {name!r} holds half a surrogate pair, which is no text; correct it."
+                        f"Prompt {prompt!r} of split {name!r} holds half a surrogate pair, which is no text; "
+                        "correct it."
                     )
                 if prompt in home:
                     where = (
@@ -94,7 +96,7 @@ class Probes:
 
 
 def is_text(value: str) -> bool:
-    """Whether a string can be written as UTF-8: Python's strings, and JSON's, may hold half a surrogate pair."""
+    """Whether a string has a UTF-8 form: strings of Python and JSON may hold half a surrogate pair."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -113,7 +115,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
     """Token ids of each user message in the tokenizer's own chat format, ending where the answer begins.
 
     Raises:
-        ConfigError: if there is no prompt, or the tokenizer has no chat template, or its template fails or writes nothing.
+        ConfigError: if there is no prompt, if the tokenizer has no chat template, or if that fails or
+            writes nothing.
     """
     if not prompts:
         raise ConfigError("No prompts to encode; give at least one.")
@@ -146,7 +149,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
     for prompt, row in zip(prompts, rows, strict=True):
         if not row:
             raise ConfigError(
-                f"The tokenizer's chat template makes no token of {prompt!r}; correct tokenizer.chat_template."
+                f"The tokenizer's chat template makes no token of {prompt!r}; "
+                "correct tokenizer.chat_template."
             )
     return rows
 
@@ -159,7 +163,8 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
     """
     if not rows or not all(rows):
         raise ConfigError(
-            f"Prompts must be at least one, of at least one token each; got {len(rows)} of lengths {[len(r) for r in rows]}."
+            f"Prompts must be at least one, of at least one token each; "
+            f"got {len(rows)} of lengths {[len(r) for r in rows]}."
         )
     width = max(len(row) for row in rows)
     tokens = torch.full((len(rows), width), pad_id, dtype=torch.long)

@@ -22,8 +22,7 @@ from kaleido.errors import ChromeNotFoundError
 from transformers.utils import logging
 
 from revlens.cli import main
-from revlens.experiment import PLANS, TABLES, ExperimentConfig, Results, prepare, run_experiment
-from revlens.experiment import engine
+from revlens.experiment import PLANS, TABLES, ExperimentConfig, Results, engine, prepare, run_experiment
 from revlens.figures import PLOTS
 from revlens.results import Layout
 from revlens.storage import LOCK

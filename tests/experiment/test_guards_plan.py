@@ -8,8 +8,8 @@ import pytest
 
 from revlens.errors import ConfigError
 from revlens.experiment import ExperimentConfig, Guards
-from revlens.experiment.guards.plan import GRID, PARTS, RELEASED
 from revlens.experiment.guarded import subject_of
+from revlens.experiment.guards.plan import GRID, PARTS, RELEASED
 from revlens.organism import OrganismConfig
 from revlens.training import METHODS
 

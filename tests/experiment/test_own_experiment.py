@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from revlens.cli import main
 from revlens.data import DroppedWarning
@@ -24,6 +23,7 @@ from revlens.history import TrainingHistory
 from revlens.organism import World
 from revlens.prompts import Probes
 from revlens.subject import UserHistory
+from toml_text import toml_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-models.md"
 TRAINED, OBSERVED = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
@@ -41,7 +41,7 @@ SMALLER = {
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker takes all cores; beside other tests, a tiny model's threads only wait for each other."""
+    """Workers take all cores, for large models; beside other tests, a tiny model's threads only wait."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -82,8 +82,8 @@ def trained(folder: Path, **tables: dict[str, Any]) -> Path:
     for name, settings in tables.items():
         changed = manifest.get(name, {}) | settings
         manifest[name] = {key: value for key, value in changed.items() if value is not None}
-    (folder / "run.yaml").write_text(yaml.safe_dump(manifest))
-    return folder / "run.yaml"
+    (folder / "run.toml").write_text(toml_text(manifest))
+    return folder / "run.toml"
 
 
 def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

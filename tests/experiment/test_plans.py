@@ -15,9 +15,14 @@ from revlens.results import Tables
 from revlens.sweeps import Resources
 
 CONFIGS = {
-    config.plan.name: config for config in (ExperimentConfig(), ExperimentConfig(plan=Guards.of(ExperimentConfig())))
+    config.plan.name: config
+    for config in (ExperimentConfig(), ExperimentConfig(plan=Guards.of(ExperimentConfig())))
 }
-STAGES = [pytest.param(name, stage, id=f"{name}-{stage.name}") for name, plan in PLANS.items() for stage in plan.stages]
+STAGES = [
+    pytest.param(name, stage, id=f"{name}-{stage.name}")
+    for name, plan in PLANS.items()
+    for stage in plan.stages
+]
 
 
 def test_every_plan_of_a_configuration_has_a_record_and_a_report() -> None:
@@ -45,7 +50,9 @@ def test_a_plan_has_tables_and_claims(name: str) -> None:
     assert plan.tables.load == kind.load
 
 
-@pytest.mark.parametrize("verb", [plan.verb for plan in PLANS.values()] + sorted({s.values[1].name for s in STAGES}))
+@pytest.mark.parametrize(
+    "verb", [plan.verb for plan in PLANS.values()] + sorted({s.values[1].name for s in STAGES})
+)
 def test_the_command_line_has_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from revlens.experiment.run import prepare
+from revlens.experiment.stages import arm_history, run_arm, run_start
 
 from families import train_history
 from revlens.experiment import STAGES, ExperimentConfig, Layout, analyse_and_save, read_manifest
-from revlens.experiment.run import prepare
-from revlens.experiment.stages import arm_history, run_arm, run_start
 from revlens.subject import UserHistory
+from toml_text import toml_text
 
 RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
 #: Architecture of a recipe's models, by its name's beginning.
@@ -87,8 +87,8 @@ def small(name: str, data: dict[str, Path], folder: Path) -> Path:
             "the recipe does not say it itself"
         )
         manifest[table] |= settings
-    (folder / "run.yaml").write_text(yaml.safe_dump(manifest))
-    return folder / "run.yaml"
+    (folder / "run.toml").write_text(toml_text(manifest))
+    return folder / "run.toml"
 
 
 @pytest.mark.parametrize("name", RECIPES)

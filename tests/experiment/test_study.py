@@ -94,7 +94,8 @@ def test_a_released_guard_and_the_same_guard_kept_on_agree_until_it_is_released(
 ) -> None:
     last = config.steps[-1]
     by_part = {
-        part: study_tables.part("readings", part).query("method == 'block'") for part in ("released", "lasting")
+        part: study_tables.part("readings", part).query("method == 'block'")
+        for part in ("released", "lasting")
     }
     until = {
         part: rows[rows["step"] <= last].sort_values(["seed", "step"])["displacement"].to_numpy()
@@ -131,7 +132,9 @@ def test_clamping_to_the_baselines_place_leaves_the_baseline_itself_as_clamping_
         assert harmfulness[seed, "baseline"] == harmfulness[seed, "own"]
 
 
-def test_what_is_there_is_not_run_again_and_a_missing_record_is(study: ExperimentConfig, copy: Layout) -> None:
+def test_what_is_there_is_not_run_again_and_a_missing_record_is(
+    study: ExperimentConfig, copy: Layout
+) -> None:
     records = [copy.record(fine_tune.seed, fine_tune.label) for fine_tune in study.fine_tunes()]
     lost = records.pop(3)
     text = lost.read_text()

@@ -1,4 +1,4 @@
-"""A hub repository in a cache that is laid out as huggingface_hub lays it out; nothing is downloaded (conftest sets offline)."""
+"""A hub repository in a cache laid out as huggingface_hub does; conftest sets offline, nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -126,6 +126,7 @@ def test_labels_that_are_not_registered() -> None:
         TrainingHistory.from_registry("EleutherAI/pythia-14m", reference=1, aligned=600)
     with pytest.raises(
         HistoryError,
-        match="'org/name' has no training checkpoints in TransformerLens' registry; it knows EleutherAI/pythia, stanford-crfm",
+        match="'org/name' has no training checkpoints in TransformerLens' registry; "
+        "it knows EleutherAI/pythia, stanford-crfm",
     ):
         TrainingHistory.from_registry("org/name", reference=1, aligned=2)

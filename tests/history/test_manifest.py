@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from peft import LoraConfig
 from revlens.errors import HistoryError
 from revlens.history import Adapter, Directory, TrainingHistory, boot_with_lora, save
 from revlens.history.hub import Hub
-from revlens.history.table import parse_table
+from revlens.history.manifest import parse_table
 
 
 @pytest.fixture
@@ -32,20 +33,20 @@ aligned = { dir = "chat" }
 steps = "checkpoint-*"
 dtype = "bfloat16"
 """
-YAML = """
-reference: {dir: base}
-aligned: chat
-steps:
-  1: checkpoint-1
-  3: {dir: checkpoint-3}
-dtype: bfloat16
+ONE_BY_ONE = """
+reference = { dir = "base" }
+aligned = "chat"
+dtype = "bfloat16"
+[steps]
+1 = "checkpoint-1"
+3 = { dir = "checkpoint-3" }
 """
 
 
-@pytest.mark.parametrize(("name", "text"), [("history.toml", TOML), ("history.yaml", YAML)])
-def test_one_history_in_both_languages(name: str, text: str, root: Path) -> None:
-    (root / name).write_text(text)
-    history = TrainingHistory.from_manifest(root / name)
+@pytest.mark.parametrize("text", [TOML, ONE_BY_ONE])
+def test_one_history_written_in_two_ways(text: str, root: Path) -> None:
+    (root / "history.toml").write_text(text)
+    history = TrainingHistory.from_manifest(root / "history.toml")
     expected = TrainingHistory.from_dirs(
         root / "base",
         root / "chat",
@@ -127,16 +128,25 @@ def test_tables_that_say_something_else(table: dict[str, Any], message: str, roo
     ("name", "text", "message"),
     [
         ("broken.toml", "reference = ", "Cannot read the manifest"),
-        ("broken.yaml", "a: [", "Cannot read the manifest"),
-        ("list.yaml", "- a", "must hold a table"),
-        ("unsafe.yaml", "!!python/object/apply:os.getcwd []", "Cannot read the manifest"),
-        ("history.json", "{}", "must end in .toml, .yaml or .yml"),
+        ("history.json", "{}", "is no TOML file"),
+        ("history", TOML, "is no TOML file"),
     ],
 )
 def test_files_that_are_no_manifest(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(HistoryError, match=message):
         TrainingHistory.from_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["history.yaml", "history.yml"])
+def test_yaml_is_refused_with_advice_that_works(name: str, root: Path) -> None:
+    (root / name).write_text("reference: base\naligned: {dir: chat}\nsteps: checkpoint-*\n")
+    with pytest.raises(HistoryError, match="Manifests are TOML: write it as history.toml") as refused:
+        TrainingHistory.from_manifest(root / name)
+    advised = re.search(r"write it as (\S+),", str(refused.value))
+    assert advised
+    (root / advised[1]).write_text(TOML)
+    assert [c.name for c in TrainingHistory.from_manifest(root / advised[1])][2:] == ["step-1", "step-3"]
 
 
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from hostile.odd_values import NUMBERS, PLAIN, mutated, same
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment import ExperimentConfig, quick
-from revlens.experiment.config import CONFIG_TYPES, MAX_RUNS
+from revlens.experiment.config import MAX_RUNS
 from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, WorldConfig
-from revlens.results.config_json import from_plain, to_plain
+from revlens.results import config_json
 from revlens.subject import ProbeFiles, UserHistory
 from revlens.training import ARMS, FinetuneConfig
 
@@ -46,14 +46,14 @@ ORGANISMS = st.builds(
     helpful=finetunes(), alignment=finetunes(), benign=finetunes(),
 )  # fmt: skip
 PLAIN_TABLES = st.dictionaries(
-    TEXT.filter(lambda key: key != "type"), TEXT | st.integers() | st.tuples(TEXT, TEXT), max_size=3
+    TEXT | st.just("type"), TEXT | st.integers() | st.tuples(TEXT, TEXT), max_size=3
 )
 POOLS = st.builds(PromptSource, path=TEXT, limit=st.none() | POSITIVE)
 OWN = st.builds(
     UserHistory,
     root=TEXT, history=PLAIN_TABLES,
     probes=st.builds(ProbeFiles, harmful=st.lists(POOLS, max_size=2).map(tuple),
-                     sizes=st.dictionaries(TEXT.filter(lambda key: key != "type"), POSITIVE, max_size=2)),
+                     sizes=st.dictionaries(TEXT | st.just("type"), POSITIVE, max_size=2)),
     engaging=st.lists(TEXT, max_size=3).map(tuple), refusal=st.lists(TEXT, max_size=3).map(tuple),
     task=st.builds(ChatSource, path=TEXT, prompt=TEXT, seed=st.none() | st.integers()), benign=finetunes(),
     lora=st.none() | PLAIN_TABLES, judge=PLAIN_TABLES, batch_size=POSITIVE, drop_overlaps=st.booleans(),
@@ -70,8 +70,7 @@ EXPERIMENTS = st.builds(
 
 @law(LAWS, 300, config=EXPERIMENTS)
 def what_is_stored_is_what_is_read(config: ExperimentConfig) -> None:
-    text = json.dumps(to_plain(config), allow_nan=False)
-    again = from_plain(json.loads(text), CONFIG_TYPES)
+    again = read(json.dumps(config_json(config), allow_nan=False).encode())
     assert again == config
     assert again.key() == config.key()
 
@@ -161,7 +160,7 @@ OWN_EXPERIMENT = ExperimentConfig(
     ),
 )
 STORED = [
-    json.loads(json.dumps(to_plain(config))) for config in (ExperimentConfig(), quick(), OWN_EXPERIMENT)
+    json.loads(json.dumps(config_json(config))) for config in (ExperimentConfig(), quick(), OWN_EXPERIMENT)
 ]
 
 
@@ -173,9 +172,9 @@ def a_changed_file_is_read_as_it_is_or_refused(changed: tuple[Any, tuple[Any, ..
     except (ResultsError, ConfigError) as error:
         explains(error)
         return
-    plain = to_plain(config)
+    plain = config_json(config)
     assert_contains(plain, stored)
-    assert from_plain(json.loads(json.dumps(plain, allow_nan=False)), CONFIG_TYPES) == config
+    assert read(json.dumps(plain, allow_nan=False).encode()) == config
 
 
 def assert_contains(read_back: Any, stored: Any) -> None:
@@ -202,7 +201,7 @@ def a_damaged_file_is_read_as_json_has_it_or_refused(place: int, junk: bytes, cu
         config = read(content)
     except (ResultsError, ConfigError):
         return
-    assert_contains(to_plain(config), json.loads(content.decode("utf-8-sig")))
+    assert_contains(config_json(config), json.loads(content.decode("utf-8-sig")))
 
 
 @law(LAWS, 60, config=EXPERIMENTS, other=EXPERIMENTS)

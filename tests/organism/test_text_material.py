@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_room.data_files import write_lines, write_list
+from data.data_files import write_lines, write_list
 from revlens.data import DataFolder
 from revlens.organism import text_material as material
 from revlens.organism.world import Exchange

@@ -10,7 +10,7 @@ from random import Random
 import datasets
 import pytest
 
-from data_room.data_files import write, write_lines, write_list
+from data.data_files import write, write_lines, write_list
 from revlens.behaviour import is_refusal, share_with_keywords
 from revlens.causal import RefusalLogitDifference
 from revlens.data import check_no_leak

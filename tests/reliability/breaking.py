@@ -20,6 +20,8 @@ import plotly.io as pio
 import psutil
 import pytest
 from kaleido.errors import ChromeNotFoundError
+from revlens.experiment.run import prepare
+from revlens.study import StudyConfig, StudyLayout
 from tqdm import tqdm
 
 from conftest import TINY
@@ -28,14 +30,12 @@ from revlens.activations import Activations, capture
 from revlens.activations.manifest import MANIFEST
 from revlens.errors import ResultsError
 from revlens.experiment import ExperimentConfig
-from revlens.experiment.run import prepare
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
-from revlens.results.config_json import to_plain
+from revlens.results.config_json import config_json
 from revlens.storage.atomic import SCRATCH
 from revlens.storage.checksums import SUMS, write_listed_json
 from revlens.storage.locks import LOCK
-from revlens.study import StudyConfig, StudyLayout
 from revlens.subject import BenignRun
 from revlens.sweeps import Backend, InThisProcess, OnTick
 from revlens.sweeps.backend import Workers
@@ -226,7 +226,7 @@ def commanded(folder: Path, verb: str, backend: Backend) -> Bench:
     def lay(folder: Path) -> None:
         prepare(SMALL, folder / "out")
         if verb == "study":
-            write_listed_json(StudyLayout(folder / "out").config, to_plain(SMALL_STUDY))
+            write_listed_json(StudyLayout(folder / "out").config, config_json(SMALL_STUDY))
 
     def work(folder: Path, spot: Spot) -> int:
         prepare_process(1)

@@ -13,17 +13,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from breaking import SMALL, SMALL_STUDY, unbroken_run
+from revlens.study import StudyLayout, StudyTables, plan, run_study, tabulate_and_save, verify_study
 
 from revlens.cli import main
 from revlens.errors import HistoryError, ResultsError
 from revlens.experiment import ExperimentConfig, Layout, Results, verify
 from revlens.figures import verify_figures, verify_study_figures
 from revlens.history import Checkpoint, TrainingHistory, local_source
-from revlens.results.config_json import to_plain
+from revlens.results.config_json import config_json
 from revlens.storage.atomic import write_text
 from revlens.storage.checksums import SUMS, damage, damages, listed_file, seal, write_listed_json
 from revlens.storage.locks import LOCK
-from revlens.study import StudyLayout, StudyTables, plan, run_study, tabulate_and_save, verify_study
 from revlens.subject import BenignRun
 from revlens.sweeps import InThisProcess
 
@@ -292,7 +292,7 @@ def test_a_record_changed_with_its_checksum_changes_the_tables(study: StudyLayou
 def test_another_study_than_that_of_the_records_is_found(
     change: dict[str, object], message: str, study: StudyLayout
 ) -> None:
-    write_listed_json(study.config, to_plain(replace(SMALL_STUDY, **change)))
+    write_listed_json(study.config, config_json(replace(SMALL_STUDY, **change)))
     (found,) = verify_study(study.out).differences
     assert "cannot be computed again" in found.what
     assert message in found.what

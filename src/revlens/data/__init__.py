@@ -1,4 +1,4 @@
-"""Chat data from the user's own files: sources, splits, the check against leaks, and the loaders of a data folder."""
+"""Users' prompts and training rows: reading them, splitting them, and finding leaks between them."""
 
 from revlens.data.chat_source import ChatSource as ChatSource
 from revlens.data.folder import DataFolder as DataFolder
@@ -11,8 +11,8 @@ from revlens.data.normalise import Distinct as Distinct
 from revlens.data.normalise import distinct as distinct
 from revlens.data.normalise import normalise as normalise
 from revlens.data.prompt_source import PromptSource as PromptSource
-from revlens.data.source import DroppedWarning as DroppedWarning
-from revlens.data.source import Source as Source
 from revlens.data.splits import TrainTest as TrainTest
 from revlens.data.splits import make_probes as make_probes
 from revlens.data.splits import train_test_split as train_test_split
+from revlens.data.table_source import DroppedWarning as DroppedWarning
+from revlens.data.table_source import TableSource as TableSource

@@ -9,24 +9,25 @@ from typing import Any
 
 from datasets import Dataset
 
-from revlens.data.source import Source, text_of
+from revlens.data.table_source import TableSource, text_of
 from revlens.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
-class ChatSource(Source):
+class ChatSource(TableSource):
     """Exchanges in a table: a column of prompts and one of answers, or one of messages.
 
     Attributes:
         prompt: column of the user's messages.
         answer: column of the assistant's answers.
-        context: column of what a prompt is about, such as Alpaca's ``input``: it follows the prompt after a blank line (see
-            `join_context`); where it is empty, the prompt stands alone.
-        messages: column of conversations, lists of ``{"role": ..., "content": ...}``, instead of the three columns above. A
-            conversation must open with a user message and the answer to it; these are taken, later turns are left out.
+        context: column of texts that prompts are about, such as Alpaca's ``input``. A text follows its
+            prompt after a blank line, see `join_context`.
+        messages: column of conversations, lists of ``{"role": ..., "content": ...}``, in place of the three
+            columns above. A conversation must open with a user message and the answer to it; later turns
+            are left out.
 
     Raises:
-        ConfigError: if both ``messages`` and another column are named; see also `Source`.
+        ConfigError: if both ``messages`` and another column are named; see also `TableSource`.
     """
 
     prompt: str = "prompt"
@@ -42,18 +43,20 @@ class ChatSource(Source):
             None,
         ):
             raise ConfigError(
-                f"messages={self.messages!r} holds prompts and answers; do not name prompt, answer or context as well."
+                f"messages={self.messages!r} holds prompts and answers; "
+                "do not name prompt, answer or context as well."
             )
 
     def read(self, root: str | Path | None = None) -> Dataset:
         """The examples, in columns ``prompt`` and ``answer``.
 
         Args:
-            root: where a relative path starts, such as the folder of the configuration file; by default the working directory.
+            root: the folder that a relative path starts at, such as a configuration file's; the working
+                directory if None.
 
         Raises:
-            DataError: if the source cannot be read, lacks a column, or has an empty row; if a conversation does not open with
-                a user message and its answer.
+            DataError: if the source cannot be read, lacks a column, or has an empty row; if a conversation
+                does not open with a user message and its answer.
         """
         pairs = self.collect(
             self._columns(root) if self.messages is None else self._conversations(self.messages, root)
@@ -76,7 +79,7 @@ class ChatSource(Source):
 
 
 def join_context(prompt: str, context: str) -> str:
-    """Prompt, blank line, context: Alpaca's order of instruction and input, without its headings, which the chat template replaces.
+    """Prompt, blank line, context, as in Alpaca, but without its headings: the chat template replaces them.
 
     An empty prompt stays empty: a context alone asks nothing.
     """
@@ -84,11 +87,12 @@ def join_context(prompt: str, context: str) -> str:
 
 
 def first_exchange(messages: Any, where: str) -> tuple[str, str]:
-    """The first user message with the answer to it; what a short conversation lacks is empty.
+    """The first user message and the answer to it, each empty if the conversation is too short.
 
     Raises:
-        DataError: if these are not messages with text, or others come first. A system message is refused rather than left out:
-            prompts are encoded without one, so the answer would be trained in another context than it was written in.
+        DataError: if these are not messages with text, or others come first. A system message is refused
+            rather than left out: prompts are encoded without one, so training would put the answer in
+            another context.
     """
     if not isinstance(messages, list) or not all(
         isinstance(message, dict) and {"role", "content"} <= message.keys() for message in messages
@@ -97,7 +101,8 @@ def first_exchange(messages: Any, where: str) -> tuple[str, str]:
     roles = [str(message["role"]) for message in messages[:2]]
     if "system" in roles:
         raise DataError(
-            f"There is a system message in {where}, which prompts cannot carry; move its text into the user message."
+            f"There is a system message in {where}, and prompts are encoded without one; "
+            "move its text into the user message."
         )
     if roles != ["user", "assistant"][: len(roles)]:
         raise DataError(

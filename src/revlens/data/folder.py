@@ -21,15 +21,16 @@ INSTRUCT = ("gpteacher_roleplay", "gpteacher_toolformer", "self_instruct_seed_ta
 
 @dataclass(frozen=True)
 class DataFolder:
-    """Loaders of a folder with ``prompts/``, ``gsm8k/`` and ``instruct/``; docs/data.md lists its files and where they come from.
+    """Loaders of a folder with ``prompts/``, ``gsm8k/`` and ``instruct/``; docs/data.md lists its files.
 
-    The sets of harmful prompts share prompts with one another: drop repeats before splitting (`make_probes` does).
+    The sets of harmful prompts share prompts with one another: drop repeats before splitting (`make_probes`
+    does).
     """
 
     path: str | Path
 
     def file(self, name: str) -> Path:
-        """Where a file is, by its path inside the folder.
+        """The path of a file, by its path inside the folder.
 
         Raises:
             DataError: if the folder or the file is missing.
@@ -37,11 +38,13 @@ class DataFolder:
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
             raise DataError(
-                f"No data folder at {folder}; name one that holds {name} with --data-dir (docs/data.md lists its files)."
+                f"No data folder at {folder}; name one that holds {name} with --data-dir "
+                "(docs/data.md lists its files)."
             )
         if not (folder / name).is_file():
             raise DataError(
-                f"The data folder {folder} lacks {name}; add the file, or name another folder with --data-dir (docs/data.md)."
+                f"The data folder {folder} lacks {name}; add the file, or name another folder "
+                "with --data-dir (docs/data.md)."
             )
         return folder / name
 
@@ -62,11 +65,11 @@ class DataFolder:
         return ChatSource(str(self.file("gsm8k/train.jsonl")), prompt="question").read()
 
     def instruct(self, names: Sequence[str] = INSTRUCT) -> Dataset:
-        """Instructions (``prompt``) with answers (``answer``), for a helpful-only phase: any of `INSTRUCT`, in the order given."""
+        """Instructions (``prompt``) with answers (``answer``) for a helpful-only phase: any of `INSTRUCT`."""
         return concatenate_datasets([self._instruct(name) for name in names])
 
     def digest(self, files: Sequence[str]) -> str:
-        """SHA-256 (hex) over names and contents of files, in the order given, by their paths inside the folder."""
+        """SHA-256 (hex) over the paths inside the folder and the contents of files, in the order given."""
         digest = hashlib.sha256()
         for name in files:
             digest.update(

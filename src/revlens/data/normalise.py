@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class _Folding(dict[int, str | None]):
-    """What becomes of a character, found once each: apostrophes and invisible ones go, other punctuation and space are a blank."""
+    """A cache by character: apostrophes and invisible characters go, other punctuation becomes a blank."""
 
     def __missing__(self, code: int) -> str | None:
         character = chr(code)
@@ -24,9 +24,9 @@ _FOLDING = _Folding()
 
 
 def normalise(prompt: str) -> str:
-    """Words in lower case with single blanks: without case, punctuation, spacing and compatible forms of Unicode (NFKC).
+    """Words in lower case with single blanks, without punctuation, in compatible forms of Unicode (NFKC).
 
-    Symbols such as + and < stay; so does a prompt that is all punctuation. "2-1" and "2*1" become the same.
+    Symbols such as + and < stay; so does a prompt of punctuation only. "2-1" and "2*1" become the same.
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
     return " ".join(folded.translate(_FOLDING).split()) or " ".join(prompt.split())
@@ -40,7 +40,7 @@ class Distinct(NamedTuple):
 
 
 def distinct(prompts: Iterable[str]) -> Distinct:
-    """The prompts without those that an earlier one equals after `normalise`."""
+    """The prompts without those that equal an earlier one after `normalise`."""
     every = list(prompts)
     first: dict[str, str] = {}
     for prompt in every:

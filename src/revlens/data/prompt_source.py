@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from revlens.data.source import Source, text_of
+from revlens.data.table_source import TableSource, text_of
 
 
 @dataclass(frozen=True)
-class PromptSource(Source):
+class PromptSource(TableSource):
     """Prompts in a column of a table, in a JSON list of strings, or one a line in a .txt file.
 
     Attributes:
@@ -22,7 +22,8 @@ class PromptSource(Source):
         """The prompts.
 
         Args:
-            root: where a relative path starts, such as the folder of the configuration file; by default the working directory.
+            root: the folder that a relative path starts at, such as a configuration file's; the working
+                directory if None.
 
         Raises:
             DataError: if the source cannot be read, lacks the column, or has an empty row.

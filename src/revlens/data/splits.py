@@ -1,4 +1,4 @@
-"""Disjoint splits of prompts and examples that depend on their text and a seed, not on the order of the file."""
+"""Disjoint splits of prompts and examples. They depend on the texts and a seed, not on the file's order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from datasets import Dataset
 
 from revlens.data.normalise import distinct, normalise
-from revlens.data.source import DroppedWarning
+from revlens.data.table_source import DroppedWarning
 from revlens.errors import ConfigError, DataError, ProbeError
 from revlens.prompts import SPLITS, Probes
 
@@ -26,13 +26,14 @@ def make_probes(
 ) -> Probes:
     """Draw disjoint probe splits at random, without replacement, after repeats are removed.
 
-    Prompts are put in the order of their `rank` and dealt out in the order of `SPLITS`. So the draw does not depend on the order
-    of the input, and k more prompts change at most k prompts of each split; a fresh shuffle would change nearly all of them.
+    Prompts are sorted by their `rank` and dealt out in the order of `SPLITS`. So the draw does not depend
+    on the order of the input, and k more prompts change at most k prompts of each split; a new shuffle
+    would change nearly all of them.
 
     Args:
         harmful: requests for every split but ``harmless``.
         harmless: requests for the split ``harmless``.
-        sizes: number of prompts by split; splits that are not named are not made.
+        sizes: number of prompts by split; a split without one is not made.
         seed: fixes the draw.
 
     Raises:
@@ -54,7 +55,8 @@ def make_probes(
     for prompt in pools["harmless"]:
         if normalise(prompt) in both:
             raise ProbeError(
-                f"Prompt {prompt!r} is among both the harmful and the harmless prompts; remove it from one of them."
+                f"Prompt {prompt!r} is among both the harmful and the harmless prompts; "
+                "remove it from one of them."
             )
     splits: dict[str, tuple[str, ...]] = {}
     dealt = {"harmful": 0, "harmless": 0}
@@ -79,12 +81,12 @@ class TrainTest(NamedTuple):
 
 
 def train_test_split(data: Dataset, *, test_size: int, seed: int) -> TrainTest:
-    """Hold out exactly ``test_size`` rows at random; rows whose prompts are equal after `normalise` stay on one side.
+    """Hold out exactly ``test_size`` rows at random; rows with equal prompts after `normalise` stay together.
 
-    Prompts are held out in the order of their `rank`; one whose rows would exceed ``test_size`` is passed over.
+    Prompts are held out by increasing `rank`, except those whose rows would exceed ``test_size``.
 
     Raises:
-        ConfigError: if ``test_size`` leaves nothing on either side.
+        ConfigError: if ``test_size`` leaves nothing on one side.
         DataError: if there is no column ``prompt``, or repeats make the exact size impossible in this order.
     """
     if not 0 < test_size < len(data):
@@ -100,7 +102,8 @@ def train_test_split(data: Dataset, *, test_size: int, seed: int) -> TrainTest:
             test += rows
     if len(test) < test_size:
         raise DataError(
-            f"Rows with equal prompts stay together, so only {len(test)} of test_size={test_size} could be held out; change it."
+            f"Rows with equal prompts stay together, so only {len(test)} of test_size={test_size} "
+            "could be held out; change it."
         )
     held_out = set(test)
     return TrainTest(
@@ -116,7 +119,8 @@ def prompts_of(data: Dataset) -> Sequence[str]:
     """
     if "prompt" not in data.column_names:
         raise DataError(
-            f"The data has no column 'prompt'; it has {', '.join(data.column_names)}. ChatSource.read makes one."
+            f"The data has no column 'prompt'; it has {', '.join(data.column_names)}. "
+            "ChatSource.read makes one."
         )
     return data["prompt"][:]
 

@@ -1,4 +1,4 @@
-"""The tables behind a path: files, folders and hub data sets."""
+"""Tables from a path: files, folders and hub data sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAVED = (datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASETDIC
 def read_tables(
     path: str, *, root: Path, name: str | None, split: str, revision: str | None
 ) -> dict[str, Dataset]:
-    """Tables by the file they come from; a folder or a hub data set is one table. See `Source` for the arguments.
+    """Tables by file; a folder or a hub data set is one table. See `TableSource` for the arguments.
 
     Raises:
         DataError: if the path cannot be found or read, has no such split, or is local and has a hub setting.
@@ -46,7 +46,7 @@ def read_tables(
         return {path: load_dataset(path, name, split=split, revision=revision)}
     except DataError:
         raise
-    except Exception as error:  # of files that somebody else wrote readers raise whatever they stumble over
+    except Exception as error:  # on bad files, readers raise anything
         nowhere = "" if is_there else f"there is no file or folder {place}, and the hub did not give it: "
         raise DataError(
             f"Cannot read split {split!r} of {path!r}: {nowhere}{error.__cause__ or error}"
@@ -61,7 +61,7 @@ def _files(place: Path, split: str) -> dict[str, Dataset]:
     if builder != "parquet":
         for file in files:
             check_text_file(Path(file))
-    # One by one: datasets refuses files of which one has a column more, also where nobody asks for that column.
+    # One by one: datasets refuses files with different columns, also if the difference is not read.
     return {
         file: load_dataset(builder, data_files=glob.escape(file), split=split, **_options(builder, file))
         for file in files
@@ -73,7 +73,7 @@ def _options(builder: str, file: str) -> dict[str, Any]:
         return {"encoding": "utf-8-sig"}  # a byte order mark is no part of the first prompt
     if builder != "csv":
         return {}
-    # Every cell is text: left to itself, pandas makes 7 of "007" and a missing value of the answer "None".
+    # Every cell is text: by default pandas makes 7 of "007" and a missing value of the answer "None".
     header = csv_header(Path(file))
     return {
         "features": Features({column: Value("string") for column in header}),

@@ -1,4 +1,4 @@
-"""Faults of text files that table readers pass over in silence, or that block them."""
+"""Faults of text files that table readers ignore in silence, or that block them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _LONGEST_CELL = 2**31 - 1
 
 
 def check_text_file(file: Path) -> None:
-    """Check that a .json, .jsonl, .csv or .txt file is text; of a list in JSON, that it says what its reader will make of it.
+    """Check that a .json, .jsonl, .csv or .txt file is text, and a list in JSON as `check_list` does.
 
     Raises:
-        DataError: if it is no regular file, holds a null byte (it is binary, sparse or UTF-16), or is a list in JSON and see `check_list`.
+        DataError: if it is no regular file, or holds a null byte: then it is binary, sparse or UTF-16. Also
+            see `check_list`.
     """
     if not file.is_file():
         raise DataError(f"{file} is no regular file.")
@@ -28,7 +29,8 @@ def check_text_file(file: Path) -> None:
         while chunk:
             if b"\0" in chunk:
                 raise DataError(
-                    f"{file} has a null byte at {place + chunk.index(0)}, so it is no UTF-8 text; save it as UTF-8."
+                    f"{file} has a null byte at {place + chunk.index(0)}, so it is no UTF-8 text; "
+                    "save it as UTF-8."
                 )
             place += len(chunk)
             chunk = content.read(_CHUNK)
@@ -37,8 +39,9 @@ def check_text_file(file: Path) -> None:
 
 
 def csv_header(file: Path) -> list[str]:
-    """Names of the columns, after a check of every line: of a row that is too long the reader would drop the first cells, and of
-    columns of one name all but the first.
+    """Names of the columns, after a check of every line.
+
+    Of a row that is too long, pandas would drop the first cells; of columns of one name, all but the first.
 
     Raises:
         DataError: naming the line.
@@ -51,7 +54,8 @@ def csv_header(file: Path) -> list[str]:
             repeated = [name for name in header if header.count(name) > 1]
             if repeated or "" in header:
                 raise DataError(
-                    f"{file} needs a different name for each column in its first line; it has {', '.join(map(repr, header))}."
+                    f"{file} needs a different name for each column in its first line; "
+                    f"it has {', '.join(map(repr, header))}."
                 )
             for row in rows:
                 if len(row) > len(header):
@@ -65,10 +69,10 @@ def csv_header(file: Path) -> list[str]:
 
 
 def check_list(file: Path) -> None:
-    """Check a JSON list as a whole: of a key that is there twice in a row the reader would take the last.
+    """Check a JSON list as a whole: of a key that a row has twice, the reader would take the last.
 
     Raises:
-        DataError: if it is no JSON, or see `revlens.storage.small_files.read_json`.
+        DataError: if `revlens.storage.read_json` cannot read it.
     """
     try:
         read_json(file)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment.arms.plan import Arms
 from revlens.experiment.fine_tune import FineTune
@@ -14,13 +13,12 @@ from revlens.organism import (
     CAPTURE_STEPS,
     ModelConfig,
     OrganismConfig,
-    TextWorldConfig,
     WorldConfig,
     text_organism,
 )
-from revlens.results import read_plain, to_plain
+from revlens.results import config_json, read_config
 from revlens.storage import write_json
-from revlens.subject import ProbeFiles, UserHistory, cache_key, check_steps
+from revlens.subject import UserHistory, cache_key, check_steps
 from revlens.training import FinetuneConfig
 
 #: More than anybody means: every run is a fine-tune, or several.
@@ -94,7 +92,7 @@ class ExperimentConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        write_json(path, to_plain(self))
+        write_json(path, config_json(self))
 
     @classmethod
     def load(cls, path: Path) -> ExperimentConfig:
@@ -108,7 +106,7 @@ class ExperimentConfig:
                 f"No experiment at {path.parent} (no {path.name}); start one with `revlens reproduce` or "
                 "`revlens study`."
             )
-        return read_plain(path, cls, CONFIG_TYPES, "experiment configuration")
+        return read_config(path, cls, "experiment configuration")
 
 
 def quick() -> ExperimentConfig:
@@ -157,20 +155,3 @@ def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False)
     return ExperimentConfig(
         subject=organism, seeds=(0, 1), plan=Arms(n_null_draws=500, n_controls=5)
     ).with_steps(5)
-
-
-#: What a stored configuration may be made of.
-CONFIG_TYPES = (
-    ExperimentConfig,
-    Arms,
-    Guards,
-    OrganismConfig,
-    WorldConfig,
-    TextWorldConfig,
-    ModelConfig,
-    FinetuneConfig,
-    UserHistory,
-    ProbeFiles,
-    PromptSource,
-    ChatSource,
-)

@@ -1,4 +1,4 @@
-"""An experiment on one's own history, from a TOML or YAML file; docs/own-models.md has the keys."""
+"""An experiment on a user's own history, from a TOML file; docs/own-models.md has the keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError
@@ -15,14 +15,14 @@ from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.guards.plan import Guards
 from revlens.history import read_table
 from revlens.organism import CAPTURE_STEPS
-from revlens.results import fit_fields
+from revlens.results import build_config
 from revlens.subject import ProbeFiles, UserHistory
 from revlens.training import FinetuneConfig
 
-#: Keys of [experiment], those of `Arms` last. Those of [finetune] are `FinetuneConfig`'s and ``lora``; those of [study] are
-#: the fields of `Guards`.
-_ARMS = ("arms", "strength", "n_null_draws", "n_controls")
-_EXPERIMENT = ("seeds", "steps", "reply_tokens", "batch_size", *_ARMS)
+_Kind = TypeVar("_Kind")
+
+_EXPERIMENT = ("seeds", "steps", "reply_tokens", "batch_size")
+#: Keys of [task] that are not the source's, by the subject's name for them.
 _SPLIT = {"n_test": "n_task_test", "max_overlap": "max_overlap", "drop_overlaps": "drop_overlaps"}
 _TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experiment", "study")
 
@@ -30,10 +30,10 @@ _TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experi
 def read_manifest(path: Path, *, study: bool = False) -> ExperimentConfig:
     """The experiment that a manifest describes: the arms, or a study of guards on the same subject.
 
-    Reads every weight once, so that a resumed experiment knows its history.
+    Reads every weight once: a resumed experiment must find the same content again.
 
     Raises:
-        ConfigError: if a table is missing or a key is unknown or out of range, naming both.
+        ConfigError: if a table is missing, or a key is unknown, of another type or out of range, naming both.
         HistoryError: if the file cannot be read, or the checkpoints do not make a history.
         ProbeError, DataError: if prompts or task cannot be read.
     """
@@ -44,53 +44,52 @@ def read_manifest(path: Path, *, study: bool = False) -> ExperimentConfig:
             raise ConfigError(
                 f"{path} has no [{required}] table; it needs [history], [probes] and [openings]."
             )
-    tables = {name: _table(f"[{name}]", manifest.get(name, {})) for name in _TABLES}
+    tables = {name: _table(f"[{name}]", _frozen(manifest.get(name, {}), name)) for name in _TABLES}
     history, openings, task, finetune, settings = (
-        tables[name] for name in ("history", "openings", "task", "finetune", "experiment", "study")
+        tables[name] for name in ("history", "openings", "task", "finetune", "experiment")
     )
     _check_keys("[openings]", openings, ("engaging", "refusal"))
-    _check_keys("[experiment]", settings, _EXPERIMENT)
+    _check_keys("[task]", task, (*_names(ChatSource), *_SPLIT))
+    _check_keys("[finetune]", finetune, (*_names(FinetuneConfig), "lora"))
+    _check_keys("[experiment]", settings, (*_EXPERIMENT, *_names(Arms)))
+    _check_keys("[study]", tables["study"], _names(Guards))
     if "steps" in history and "runs" in history:
         raise ConfigError(
             "[history] has steps (of one run) and runs (the steps of several); give one of them."
         )
     runs = (history.pop("steps"),) if "steps" in history else history.pop("runs", ())
-    # Of the keys of [task] and [finetune], these are not the source's and the optimizer's.
     others = {name: task.pop(key) for key, name in _SPLIT.items() if key in task}
-    others |= {"lora": _frozen(finetune.pop("lora"))} if "lora" in finetune else {}
+    others |= {"lora": finetune.pop("lora")} if "lora" in finetune else {}
     others |= {"batch_size": settings.pop("batch_size")} if "batch_size" in settings else {}
     subject = _build(
         "The manifest",
         UserHistory,
         {
             "root": str(root),
-            "history": _frozen(history),
+            "history": history,
             "probes": _probes(tables["probes"]),
             "engaging": openings.get("engaging", ()),
             "refusal": openings.get("refusal", ()),
-            "runs": _frozen(runs),
+            "runs": runs,
             "task": _build("[task]", ChatSource, task) if task else None,
             "benign": _build("[finetune]", FinetuneConfig, finetune) if finetune else None,
-            "judge": _frozen(tables["judge"]),
+            "judge": tables["judge"],
             **others,
         },
     )
     subject = replace(subject, digest=subject.content_digest())
-    return _experiment(subject, settings, tables["study"] if study else None)
+    config = _experiment(subject, settings)
+    return _study(config, tables["study"]) if study else config
 
 
-def _experiment(
-    subject: UserHistory, settings: dict[str, Any], study: dict[str, Any] | None
-) -> ExperimentConfig:
-    """Seeds, steps and plan as they are given, or as the history has them."""
-    arms = {name: settings.pop(name) for name in _ARMS if name in settings}
+def _experiment(subject: UserHistory, settings: dict[str, Any]) -> ExperimentConfig:
+    """Seeds, steps and arms as the manifest gives them, or as the history has them."""
+    arms = {name: settings.pop(name) for name in _names(Arms) if name in settings}
     if subject.benign is None:
-        fixed = [name for name in ("seeds", "steps") if name in settings]
-        fixed += [name for name in ("arms", "strength") if name in arms]
+        fixed = [name for name in ("seeds", "steps", "arms", "strength") if name in settings | arms]
         if fixed:
             raise ConfigError(
-                f"[experiment] {', '.join(fixed)}: the history's own steps are given, so nothing is "
-                "fine-tuned."
+                f"[experiment] {', '.join(fixed)}: [history] has the steps, so nothing is fine-tuned."
             )
         arms |= {"arms": ("baseline",)}
         settings |= {"steps": _observed_steps(subject)}
@@ -100,44 +99,35 @@ def _experiment(
         if type(n) is not int:
             raise ConfigError(f"seeds = {n!r} of [experiment] must be the number of runs.")
         settings.setdefault("steps", (*(step for step in CAPTURE_STEPS if step < last), last))
-    plan = _build("[experiment]", Arms, arms)
-    config = _build(
-        "[experiment]", ExperimentConfig, settings | {"subject": subject, "plan": plan}
-    ).with_seeds(n)
+    settings |= {"subject": subject, "plan": _build("[experiment]", Arms, arms)}
+    config = _build("[experiment]", ExperimentConfig, settings).with_seeds(n)
     if subject.benign is not None and config.steps[-1] != subject.benign.steps:
         raise ConfigError(
-            f"steps={list(config.steps)} of [experiment] must end at steps={subject.benign.steps} of "
-            "[finetune]."
+            f"steps={list(config.steps)} of [experiment] must end at steps={subject.benign.steps} of [finetune]."
         )
-    if study is None:
-        return config
-    defaults = Guards.small(config)
-    given = {field.name: getattr(defaults, field.name) for field in fields(Guards)} | _frozen(study)
-    return replace(config, plan=_build("[study]", Guards, given))
+    return config
 
 
-def _frozen(value: Any) -> Any:
-    """With tuples for lists and text for keys at every depth, as a stored configuration is read back.
+def _study(config: ExperimentConfig, settings: dict[str, Any]) -> ExperimentConfig:
+    """The same subject, seeds and steps under a small study; what the manifest gives replaces its parts."""
+    small = Guards.small(config)
+    given = {name: getattr(small, name) for name in _names(Guards)} | settings
+    return config.with_plan(_build("[study]", Guards, given))
+
+
+def _frozen(value: Any, where: str) -> Any:
+    """With tuples for lists at every depth, as a stored configuration is read back.
 
     Raises:
-        ConfigError: if two keys are then the same, such as 3 and "3", or a value is a date or not finite,
-            which is not stored.
+        ConfigError: if a value is a date or not finite, which JSON does not store.
     """
     if isinstance(value, Mapping):
-        table = {str(key): _frozen(item) for key, item in value.items()}
-        if len(table) < len(value):
-            raise ConfigError(
-                f"Of the keys {', '.join(map(repr, value))} two are the same, once as a number and once as "
-                "text."
-            )
-        return table
-    if isinstance(value, list | tuple):
-        return tuple(map(_frozen, value))
-    if not isinstance(value, str | int | float | None) or (
-        isinstance(value, float) and not math.isfinite(value)
-    ):
+        return {key: _frozen(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_frozen(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(
-            f"{value} is no setting: expected text, a finite number, true or false; put a date in quotes."
+            f"{where} is {value}, expected text, a finite number, true or false; put a date in quotes."
         )
     return value
 
@@ -154,34 +144,35 @@ def _observed_steps(subject: UserHistory) -> tuple[int, ...]:
     return by_run[0]
 
 
-def _probes(table: Mapping[str, Any]) -> ProbeFiles:
+def _probes(table: dict[str, Any]) -> ProbeFiles:
     pools = {
         kind: _pool(f"[probes] {kind}", table[kind]) for kind in ("harmful", "harmless") if kind in table
     }
-    return _build("[probes]", ProbeFiles, _frozen(table) | pools)
+    return _build("[probes]", ProbeFiles, table | pools)
 
 
 def _pool(where: str, sources: Any) -> tuple[PromptSource, ...]:
     """One table, or a list of them."""
-    listed = sources if isinstance(sources, list) else [sources]
+    listed = sources if isinstance(sources, tuple) else (sources,)
     return tuple(_build(where, PromptSource, _table(where, source)) for source in listed)
 
 
-def _build(where: str, kind: type, settings: Mapping[str, Any]) -> Any:
-    """A dataclass from a table; keys that it lacks or misses, and values of another type, are said in the
-    table's words.
-    """
+def _build(where: str, kind: type[_Kind], settings: dict[str, Any]) -> _Kind:
+    """A dataclass from a table, which errors name."""
     try:
-        return kind(**fit_fields(kind, settings))
+        return build_config(kind, settings)
     except TypeError as error:
-        raise ConfigError(f"{where} is not as expected: {error}.") from error
+        raise ConfigError(f"{where}: {error}.") from error
 
 
 def _table(where: str, value: Any) -> dict[str, Any]:
-    """A copy to take keys out of."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} must be a table, got {value!r}.")
-    return {str(key): item for key, item in value.items()}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is {value!r}, expected a table.")
+    return value
+
+
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def _check_keys(where: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:

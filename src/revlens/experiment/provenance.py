@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from revlens.experiment.config import ExperimentConfig
-from revlens.results import to_plain
+from revlens.results import config_json
 from revlens.subject import source_digest
 
 _LIBRARIES = ("revlens", "torch", "transformers", "transformer-lens", "tokenizers", "peft", "numpy", "scipy")
@@ -22,5 +22,5 @@ def provenance(config: ExperimentConfig) -> dict[str, Any]:
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "source": source_digest(),
         "machine": platform.machine(),
-        "config": to_plain(config),
+        "config": config_json(config),
     }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft import LoraConfig, PeftType
 from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,30 +19,32 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from revlens.errors import FileError, HistoryError
 from revlens.history.directory import Directory, digest_of
+from revlens.history.folder_checks import check_links, check_unchanged
 from revlens.history.hub import Hub
-from revlens.history.own_files import check_own_files, check_unchanged
+from revlens.history.peft_layers import base_of, inject
 from revlens.history.source import Source
 from revlens.history.wrap import wrap
 from revlens.storage import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-#: Settings with which peft imports a module or unpickles a file that the adapter names.
+#: Settings with which peft imports a module, or unpickles a file, that the adapter names.
 _RUN_CODE = ("megatron_config", "corda_config", "lora_ga_config")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A peft LoRA adapter on a base model. The base stays where it is, and nothing is merged.
+    """A peft LoRA adapter on a base model, unmerged.
 
-    Merging rounds to the base's dtype, in bfloat16 often by more than what a few updates have changed.
+    Merging rounds to the base's dtype: in bfloat16, often by more than a few updates change.
 
     Attributes:
-        path: directory with adapter_config.json and adapter_model.safetensors; a tokenizer there goes before the base's.
+        path: directory with adapter_config.json and adapter_model.safetensors. Its tokenizer, if it has
+            one, is used in place of the base's.
         base: the model that the adapter was trained on.
 
     Raises:
-        HistoryError: if the adapter is pickled, no LoRA, or names another base; by `module` and `boot` if its weights do not
-            fit the base.
+        HistoryError: if the adapter is pickled, no LoRA, or names another base; by `module` and `boot`, if
+            its weights do not fit the base.
     """
 
     path: Path
@@ -54,22 +54,25 @@ class Adapter:
         settings = _read_settings(self.path)
         if not (self.path / WEIGHTS_FILE).is_file():
             raise HistoryError(
-                f"{self.path} has no {WEIGHTS_FILE}; revlens does not read pickled adapters (adapter_model.bin). Save it again with peft."
+                f"{self.path} has no {WEIGHTS_FILE}; revlens does not read pickled adapters "
+                "(adapter_model.bin). Save it again with peft."
             )
         if settings.get("peft_type") != PeftType.LORA.value:
             raise HistoryError(
-                f"{self.path} is an adapter of type {settings.get('peft_type')!r}; only LORA is supported. Merge it into its base."
+                f"{self.path} is an adapter of type {settings.get('peft_type')!r}; only LORA is supported. "
+                "Merge it into its base."
             )
         given = [name for name in _RUN_CODE if settings.get(name)]
         if given:
             raise HistoryError(
-                f"{self.path / CONFIG_FILE} has {given[0]}, with which peft reads code or pickled files; remove the entry."
+                f"{self.path / CONFIG_FILE} has {given[0]}, with which peft reads code or pickled files; "
+                "remove the entry."
             )
-        check_own_files(self.path)
+        check_links(self.path)
         _check_base(self.path, settings, self.base)
 
     def identity(self) -> str:
-        """The adapter's absolute path and what it lies on."""
+        """The adapter's absolute path, and its base's identity."""
         return f"{self.path.absolute()} on {self.base.identity()}"
 
     def fingerprint(self) -> str:
@@ -108,7 +111,7 @@ class Adapter:
         try:
             missing_keys, unexpected = set_peft_model_state_dict(peft_model, dict(weights))  # type: ignore[attr-defined]
         except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()  # torch lists every one below its headline
+            first = str(error).splitlines()[1].strip()  # torch lists them all below a headline
             raise HistoryError(
                 f"The weights of {self.path} do not fit {self.base.identity()}: {first}"
             ) from error
@@ -116,8 +119,8 @@ class Adapter:
         missing = [name for name in missing_keys if "lora_" in name or "modules_to_save" in name]
         if missing or unexpected:
             raise HistoryError(
-                f"{self.path} does not fit {self.base.identity()}: {len(missing)} weights are missing and {len(unexpected)} "
-                f"have no place there, the first of them {[*missing, *unexpected][0]}."
+                f"{self.path} does not fit {self.base.identity()}: {len(missing)} weights are missing and "
+                f"{len(unexpected)} have no place there, the first of them {[*missing, *unexpected][0]}."
             )
         return base_of(peft_model)
 
@@ -136,7 +139,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def local_source(path: Path, base: Source | None = None) -> Source:
-    """What lies in a directory: a model, or an adapter on ``base`` (on the base that it names, if None).
+    """The model in a directory, or the adapter in it on ``base`` (if None, on the base that it names).
 
     Raises:
         HistoryError: see `Adapter`; and if an adapter names no base.
@@ -153,32 +156,6 @@ def local_source(path: Path, base: Source | None = None) -> Source:
             else Hub(name, _read_settings(path).get("revision") or "main")
         )
     return Adapter(path, base)
-
-
-def inject(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """Put fresh LoRA layers into a model, in place; random numbers come from torch's global state.
-
-    Raises:
-        HistoryError: if the configuration's target modules are not there.
-    """
-    config = copy.deepcopy(config)  # peft resolves target_modules in place
-    config.base_model_name_or_path = model.name_or_path or None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft sets it right by itself
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing` is deprecated"
-        )  # asked for by peft
-        try:
-            return get_peft_model(model, config)
-        except ValueError as error:
-            raise HistoryError(f"No adapter can be put into {type(model).__name__}: {error}") from error
-
-
-def base_of(peft_model: PeftModel) -> PreTrainedModel:
-    """The Hugging Face model that carries the adapter's layers."""
-    model = peft_model.get_base_model()
-    assert isinstance(model, PreTrainedModel)
-    return model
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -203,7 +180,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _check_base(path: Path, settings: Mapping[str, Any], base: Source) -> None:
-    """Compare names where they can be compared: two repositories at revisions, or two folders that exist."""
+    """Compare names where that is possible: of two repositories at revisions, or two folders that exist."""
     name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if name is None:
         return

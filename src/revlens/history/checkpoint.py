@@ -1,4 +1,4 @@
-"""One checkpoint: a source with its place in the history."""
+"""One checkpoint: a source of weights with its place in a history."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Checkpoint:
         phase: ``reference`` (earlier, permissive), ``aligned`` (step 0) or ``finetune``.
         step: optimizer updates since ``aligned``; None for the reference.
         dtype: in which the weights are loaded.
-        reader: the source whose tokenizer and chat template read prompts; its own if None. A history sets aligned's.
+        reader: the source whose tokenizer and chat template encode prompts; its own if None. A history sets
+            aligned's.
     """
 
     source: Source
@@ -52,16 +53,16 @@ class Checkpoint:
         raise HistoryError(f"{self.name} is no local directory, but {self.source.identity()}.")
 
     def fingerprint(self) -> str:
-        """What the weights and the tokenizer hold, wherever they lie; reads every file of a local checkpoint."""
+        """See `Source.fingerprint`; reads every file of a local checkpoint."""
         return self.source.fingerprint()
 
     def load(self) -> TransformerBridge:
-        """Boot the checkpoint, in evaluation mode, on accelerate's default device; every call makes a new bridge."""
+        """A new bridge at every call, in evaluation mode, on accelerate's default device."""
         return self.source.boot(self.dtype, self.reader)
 
 
 def boot(where: Source | Path, dtype: torch.dtype = torch.float32) -> TransformerBridge:
-    """Boot a source, or what lies in a local directory, as a bridge in evaluation mode, with its own tokenizer.
+    """A bridge of a source or of a local directory, in evaluation mode, with its own tokenizer.
 
     Raises:
         HistoryError: if there is no model, or only pickled weights (revlens never unpickles).

@@ -1,4 +1,4 @@
-"""Whether checkpoints belong to one model's history, by their small files."""
+"""Check by small files that checkpoints belong to one model's history."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from revlens.errors import HistoryError
+from revlens.families import CONFIG_NAMES
 from revlens.history.source import Source
 
-# What decides whether two checkpoints' activations can be compared, in any family's config.json.
-_ARCHITECTURE = (
-    "model_type", "hidden_size", "n_embd", "intermediate_size", "n_inner", "num_hidden_layers", "n_layer", "n_layers",
-    "num_attention_heads", "n_head", "n_heads", "num_key_value_heads", "head_dim", "d_model",
-)  # fmt: skip
-
-LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers")
+_ARCHITECTURE = [name for names in CONFIG_NAMES.values() for name in names]
 
 
 class Description(NamedTuple):
@@ -28,7 +23,7 @@ class Description(NamedTuple):
 
     @classmethod
     def read(cls, name: str, source: Source) -> Description:
-        """Read a source; its errors get the checkpoint's name in front.
+        """The description of a source; errors begin with the checkpoint's name.
 
         Raises:
             HistoryError: see the source.
@@ -42,15 +37,15 @@ class Description(NamedTuple):
 def check_fits(checkpoint: Description, aligned: Description, *, any_template: bool) -> None:
     """Check that a checkpoint has the architecture, the vocabulary and the chat template of the aligned one.
 
-    A checkpoint without a chat template, such as a base model, fits: it is read with the aligned one's. With ``any_template``
-    so is one that has another.
+    A checkpoint without a chat template, such as a base model, fits: its prompts are encoded with
+    aligned's. With ``any_template``, so are those of a checkpoint with another template.
 
     Raises:
         HistoryError: if not, naming what differs.
     """
     who = f"{checkpoint.name} ({checkpoint.identity})"
     config, expected = checkpoint.config, aligned.config
-    # Newer versions of transformers write entries that older ones left at their default: only what both say is compared.
+    # Only entries in both: newer versions of transformers write defaults that older ones leave out.
     keys = [
         key for key in _ARCHITECTURE if key in config and key in expected and config[key] != expected[key]
     ]
@@ -61,8 +56,9 @@ def check_fits(checkpoint: Description, aligned: Description, *, any_template: b
         raise HistoryError(f"{who} is not of one model's history with aligned: {differences}.")
     if config.get("vocab_size") != expected.get("vocab_size"):
         raise HistoryError(
-            f"{who} has {config.get('vocab_size')} embedding rows and aligned has {expected.get('vocab_size')}: the vocabulary was "
-            "resized in between. Resize the smaller one (model.resize_token_embeddings) and save it with aligned's tokenizer."
+            f"{who} has {config.get('vocab_size')} embedding rows and aligned has "
+            f"{expected.get('vocab_size')}: the vocabulary was resized in between. Resize the smaller one "
+            "(model.resize_token_embeddings) and save it with aligned's tokenizer."
         )
     if checkpoint.vocabulary != aligned.vocabulary:
         difference = _vocabulary_difference(checkpoint.vocabulary, aligned.vocabulary)
@@ -73,8 +69,9 @@ def check_fits(checkpoint: Description, aligned: Description, *, any_template: b
         and checkpoint.chat_template != aligned.chat_template
     ):
         raise HistoryError(
-            f"The chat template of {who} differs from that of aligned, so the two would read different prompts. "
-            "If aligned's is the right one for both, say so: any_template=True, or chat_template = 'aligned' in a manifest."
+            f"The chat template of {who} differs from that of aligned, so the two would read "
+            "different prompts. If aligned's is right for both, say so: any_template=True, or "
+            "chat_template = 'aligned' in a manifest."
         )
 
 
@@ -84,10 +81,12 @@ def n_layers(config: Mapping[str, Any]) -> int:
     Raises:
         HistoryError: if config.json does not say.
     """
-    for key in LAYER_KEYS:
+    for key in CONFIG_NAMES["layers"]:
         if type(value := config.get(key)) is int and value > 0:
             return value
-    raise HistoryError(f"config.json names no positive number of layers ({', '.join(LAYER_KEYS)}).")
+    raise HistoryError(
+        f"config.json names no positive number of layers ({', '.join(CONFIG_NAMES['layers'])})."
+    )
 
 
 def _vocabulary_difference(vocabulary: tuple[Any, Any], wanted: tuple[Any, Any]) -> str:

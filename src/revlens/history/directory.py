@@ -17,8 +17,8 @@ from transformer_lens.model_bridge.sources.transformers import (
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from revlens.errors import FileError, HistoryError
-from revlens.history.compatibility import LAYER_KEYS
-from revlens.history.own_files import check_own_files, check_unchanged
+from revlens.families import CONFIG_NAMES
+from revlens.history.folder_checks import check_links, check_unchanged
 from revlens.history.source import Source, default_device, language_config, vocabulary_of
 from revlens.history.weight_files import tensor_names, weight_files
 from revlens.history.wrap import wrap
@@ -49,13 +49,14 @@ class Directory:
             config = read_json(self.path / "config.json")
         except FileError as error:
             raise HistoryError(
-                f"{self.path} is no Hugging Face checkpoint directory: it has no config.json that can be read ({error})."
+                f"{self.path} is no Hugging Face checkpoint directory: "
+                f"it has no config.json that can be read ({error})."
             ) from error
         if not isinstance(config, dict) or not isinstance(config.get("text_config", {}), dict | None):
             raise HistoryError(
                 f"{self.path / 'config.json'} must hold a table of settings; save the checkpoint again."
             )
-        check_own_files(self.path)
+        check_links(self.path)
         return language_config(config)
 
     def vocabulary(self) -> tuple[Any, Any]:
@@ -63,7 +64,7 @@ class Directory:
         return vocabulary_of(self.tokenizer())
 
     def chat_template(self) -> Any:
-        """See `Source.chat_template`; chat_template.jinja goes before tokenizer_config.json, as in transformers."""
+        """See `Source.chat_template`; chat_template.jinja goes before tokenizer_config.json."""
         try:
             if (template := self.path / "chat_template.jinja").is_file():
                 return read_text(template)
@@ -81,10 +82,10 @@ class Directory:
             (self.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
         ):
             raise HistoryError(f"{self.path} has no tokenizer; save it beside the weights.")
-        check_own_files(self.path)
+        check_links(self.path)
         try:
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-        except Exception as error:  # of a file that somebody else wrote: tokenizers raises bare Exceptions, transformers anything
+        except Exception as error:  # on bad files tokenizers raises bare Exceptions, transformers anything
             raise HistoryError(f"The tokenizer in {self.path} cannot be loaded: {error}") from error
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
@@ -95,7 +96,8 @@ class Directory:
             config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
         except Exception as error:  # each family's configuration checks its values in its own way
             raise HistoryError(
-                f"{self.path} has no model type that transformers knows; revlens runs no code from checkpoints ({error})."
+                f"{self.path} has no model type that transformers knows; "
+                f"revlens runs no code from checkpoints ({error})."
             ) from error
         try:
             architecture = determine_architecture_from_hf_config(config)
@@ -114,11 +116,11 @@ class Directory:
         if loaded["missing_keys"]:  # transformers would go on with random numbers
             missing = sorted(loaded["missing_keys"])
             raise HistoryError(
-                f"The weights in {self.path} lack {len(missing)} of the model's tensors, the first of them {missing[0]}."
+                f"The weights in {self.path} lack {len(missing)} of the model's tensors, "
+                f"the first of them {missing[0]}."
             )
-        model.name_or_path = (
-            self.identity()
-        )  # an adapter trained on it finds its base by this, from any working directory
+        # An adapter that is trained on it finds its base by this name, from any working directory.
+        model.name_or_path = self.identity()
         return model.to(default_device()).eval()
 
     def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
@@ -126,25 +128,24 @@ class Directory:
         return wrap(self.module(dtype), (reader or self).tokenizer())
 
     def check_weights(self) -> None:
-        """Check that the weights are there, whole and not pickled, and that there are as many as the layers in config.json need.
+        """Check that the weights are there, whole, not pickled, and enough for the layers in config.json.
 
         Raises:
-            HistoryError: if they are not, naming what is missing.
+            HistoryError: if they are not, naming what is wrong.
         """
         config = self.config()
-        if (
-            "transformers_weights" in config
-        ):  # would be read in place of the files that are checked and digested
+        if "transformers_weights" in config:  # read in place of the files that are checked and digested
             raise HistoryError(
-                f"{self.path / 'config.json'} names weights of its own (transformers_weights); remove the entry."
+                f"{self.path / 'config.json'} names weights of its own (transformers_weights); "
+                "remove the entry."
             )
         n_tensors = len(tensor_names(weight_files(self.path)))
-        for key in LAYER_KEYS:
-            if (
-                type(layers := config.get(key)) is int and layers > n_tensors
-            ):  # to build them could take for ever
+        for key in CONFIG_NAMES["layers"]:
+            layers = config.get(key)
+            if type(layers) is int and layers > n_tensors:  # to build so many could take for ever
                 raise HistoryError(
-                    f"{self.path / 'config.json'} says {key} = {layers}, but its weights are {n_tensors} tensors."
+                    f"{self.path / 'config.json'} says {key} = {layers}, "
+                    f"but its weights are {n_tensors} tensors."
                 )
 
 

@@ -1,7 +1,7 @@
-"""Projections that Hugging Face keeps fused (query_key_value, c_attn, gate_up_proj) and a bridge splits in copies.
+"""Projections that Hugging Face keeps fused (query_key_value, c_attn, gate_up_proj) and a bridge splits.
 
-TransformerBridge computes with the split parts only. So training changes the parts and not the fused weight that Hugging
-Face reads, and a LoRA layer around the fused module would be passed by.
+TransformerBridge computes with split copies only. So training changes the copies, and not the fused weight
+that Hugging Face reads, and a LoRA layer around the fused module would not be called.
 """
 
 from __future__ import annotations
@@ -14,20 +14,16 @@ import torch
 from jaxtyping import Float, Int
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformer_lens.model_bridge.generalized_components import (
-    JointGateUpMLPBridge,
-    JointQKVAttentionBridge,
-    LinearBridge,
-)
+from transformer_lens.model_bridge.generalized_components import LinearBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
-from transformers.pytorch_utils import Conv1D
 
 from revlens.errors import HistoryError
+from revlens.families import FUSED, outputs_first
 
 
 @dataclass(frozen=True)
 class Fused:
-    """One fused projection of a bridge and the parts that compute in its place.
+    """One fused projection of a bridge, and the parts that compute in its place.
 
     Attributes:
         name: the fused module's name in the Hugging Face model.
@@ -48,24 +44,20 @@ class Fused:
 
     @torch.no_grad()
     def joined(self) -> dict[str, Tensor]:
-        """The fused module's parameters by Hugging Face name, with the parts' present values."""
+        """The fused module's parameters by Hugging Face name, with the parts' current values."""
         tensors = {
             f"{self.name}.{key}": value.detach().clone() for key, value in self.module.named_parameters()
         }
-        output_last = isinstance(
-            self.module, Conv1D
-        )  # Conv1D keeps the output axis last, linear layers first
         for part, rows in zip(self.parts, self.rows, strict=True):
             linear = part.original_component
             assert isinstance(linear, nn.Linear)
-            weight = tensors[f"{self.name}.weight"]
-            (weight.T if output_last else weight)[rows] = linear.weight
+            outputs_first(self.module, tensors[f"{self.name}.weight"])[rows] = linear.weight
             if f"{self.name}.bias" in tensors:
                 tensors[f"{self.name}.bias"][rows] = linear.bias
         return tensors
 
     def reconnect(self) -> None:
-        """Let every part compute with the fused module from now on, each its own rows of it."""
+        """Let every part compute its rows with the fused module from now on."""
         for part, rows in zip(self.parts, self.rows, strict=True):
             part.set_original_component(Rows(self.module, rows))
 
@@ -73,7 +65,7 @@ class Fused:
 class Rows(nn.Module):
     """Some output features of another module, which keeps the weights.
 
-    The whole module is computed for each part: three times the work of a fused projection, for adapters on it only.
+    Each part computes the whole module: three times the work of a fused projection, and only under adapters.
     """
 
     def __init__(self, module: nn.Module, rows: Int[Tensor, " d_part"]) -> None:
@@ -93,24 +85,21 @@ def fused_projections(model: nn.Module) -> list[Fused]:
     """
     found, seen = [], set()
     for path, component in model.named_modules():
-        if isinstance(component, JointQKVAttentionBridge):
-            attribute, split = component.submodules["qkv"].name, component.split_qkv_matrix
-            parts: tuple[LinearBridge, ...] = (component.q, component.k, component.v)
-        elif isinstance(component, JointGateUpMLPBridge):
-            attribute, split = component.fused_attr, component.split_gate_up_matrix
-            parts = (component.gate, getattr(component, "in"))
-        else:
+        kind = next((kind for kind in FUSED if isinstance(component, kind.component)), None)
+        if kind is None:
             continue
-        original = component.original_component
+        assert isinstance(component, GeneralizedComponent)
+        original, attribute = component.original_component, kind.fused_name(component)
         assert isinstance(original, nn.Module)
-        assert attribute is not None
         module = getattr(original, attribute)
         if isinstance(module, GeneralizedComponent):
             module = module.original_component
         name = f"{hugging_face_name(path)}.{attribute}"
         if name not in seen:
             seen.add(name)
-            found.append(Fused(name, module, parts, _rows(original, attribute, module, split, name)))
+            parts = tuple(getattr(component, part) for part in kind.parts)
+            rows = _rows(original, attribute, module, getattr(component, kind.split), name)
+            found.append(Fused(name, module, parts, rows))
     return found
 
 
@@ -122,18 +111,16 @@ def hugging_face_name(name: str) -> str:
 def _rows(
     original: nn.Module, attribute: str, module: nn.Module, split: object, name: str
 ) -> tuple[Int[Tensor, " _"], ...]:
-    """Which output features each part holds: the bridge's own split, applied to a weight that holds feature numbers."""
+    """Which output features each part holds: the bridge's split of a weight that holds feature numbers."""
     assert callable(split)
     linear = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     weight = linear.weight
     assert isinstance(weight, Tensor)
-    n = weight.shape[-1 if isinstance(linear, Conv1D) else 0]
-    numbers = torch.arange(n, dtype=torch.float64, device=weight.device)
+    shape = outputs_first(linear, weight).shape
+    numbers = torch.arange(shape[0], dtype=torch.float64, device=weight.device)
     numbered = copy.copy(linear)
     numbered._parameters = dict(linear._parameters)
-    filled = (
-        numbers.expand(weight.shape) if isinstance(linear, Conv1D) else numbers[:, None].expand(weight.shape)
-    )
+    filled = outputs_first(linear, numbers[:, None].expand(shape))
     numbered._parameters["weight"] = nn.Parameter(filled, requires_grad=False)
     if getattr(linear, "bias", None) is not None:
         numbered._parameters["bias"] = nn.Parameter(numbers, requires_grad=False)
@@ -145,6 +132,7 @@ def _rows(
     are_rows = all(bool((part == row[:, None]).all()) for part, row in zip(weights, rows, strict=True))
     if not are_rows or not torch.equal(torch.cat(rows).sort().values, numbers.long()):
         raise HistoryError(
-            f"The bridge splits {name} in a way that revlens cannot undo; checkpoints of this family can be read, not trained."
+            f"The bridge splits {name} in a way that revlens cannot undo; "
+            "checkpoints of this family can be read, not trained."
         )
     return rows

@@ -25,29 +25,28 @@ _WEIGHTS = (*_SMALL, "model.safetensors", "model-*.safetensors")
 
 @dataclass(frozen=True)
 class Hub:
-    """A repository at a revision, downloaded to the Hugging Face cache: small files for the checks, weights when loaded.
+    """A repository at a revision. Small files are downloaded for the checks, weights when they are loaded.
 
     Attributes:
         repo: such as ``EleutherAI/pythia-70m``.
         revision: branch, tag or commit.
 
     Raises:
-        HistoryError: by every method, if the repository, the revision or a file of it can be had neither from the hub
-            nor from the cache, and as `Directory`.
+        HistoryError: by every method, if neither the hub nor the cache has the repository, the revision or
+            a file of it; and as `Directory`.
     """
 
     repo: str
     revision: str = "main"
 
     def __post_init__(self) -> None:
-        if ".." in self.revision or self.revision.startswith(
-            "/"
-        ):  # git has no such names, and the cache makes paths of them
+        # git has no such names, and the cache makes paths of them.
+        if ".." in self.revision or self.revision.startswith("/"):
             raise HistoryError(f"revision = {self.revision!r} of {self.repo} is no branch, tag or commit.")
 
     @property
     def commit(self) -> str:
-        """The commit that the revision stood for when it was first asked for; everything is read from that one."""
+        """The commit of the revision when this source first looked; everything is read from that commit."""
         return self._small.path.name
 
     def identity(self) -> str:
@@ -77,9 +76,8 @@ class Hub:
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
         """See `Source.module`."""
         model = self._download(self.commit, _WEIGHTS).module(dtype)
-        model.name_or_path = (
-            self.repo
-        )  # an adapter trained on it names its base by this, and not by a folder of the cache
+        # An adapter that is trained on it names its base by this, and not by a folder of the cache.
+        model.name_or_path = self.repo
         return model
 
     def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
@@ -98,7 +96,8 @@ class Hub:
             )
         except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
             raise HistoryError(
-                f"{self.repo} at revision {revision!r} can be had neither from the Hugging Face Hub nor from the local cache. "
-                f"Check both names, the network (HF_HUB_OFFLINE) and, for a gated model, `hf auth login`. ({error})"
+                f"{self.repo} at revision {revision!r} can be had neither from the Hugging Face Hub "
+                "nor from the local cache. Check both names, the network (HF_HUB_OFFLINE) and, "
+                f"for a gated model, `hf auth login`. ({error})"
             ) from error
         return Directory(Path(path))

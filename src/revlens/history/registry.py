@@ -1,4 +1,4 @@
-"""Published training checkpoints by their label, as TransformerLens' registry names them."""
+"""Published training checkpoints by their labels in TransformerLens' registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from revlens.history.hub import Hub
 
 
 def registered(model: str, step: int) -> Hub:
-    """The hub revision of a training checkpoint; the network is not needed to find its name.
+    """The hub revision of a training checkpoint; finding its name needs no network.
 
     Args:
         model: a repository whose revisions are training checkpoints, such as ``EleutherAI/pythia-70m``.
@@ -22,7 +22,8 @@ def registered(model: str, step: int) -> Hub:
     formats = [form for prefix, form in _CHECKPOINT_REVISION_FORMATS.items() if model.startswith(prefix)]
     if not formats:
         raise HistoryError(
-            f"{model!r} has no training checkpoints in TransformerLens' registry; it knows {', '.join(_CHECKPOINT_REVISION_FORMATS)}*. "
+            f"{model!r} has no training checkpoints in TransformerLens' registry; "
+            f"it knows {', '.join(_CHECKPOINT_REVISION_FORMATS)}*. "
             "Name other revisions with Hub(repo, revision)."
         )
     labels, _ = get_checkpoint_labels(model)

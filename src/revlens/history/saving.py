@@ -15,16 +15,17 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from revlens.errors import HistoryError
-from revlens.history.adapter import WEIGHTS_FILE, inject
+from revlens.history.adapter import WEIGHTS_FILE
 from revlens.history.fused import fused_projections, hugging_face_name
-from revlens.history.wrap import has_adapter
+from revlens.history.peft_layers import has_adapter, inject
 from revlens.storage import atomic_directory, seal
 
 
 def save(bridge: TransformerBridge, path: Path) -> None:
-    """Save a bridge's weights and tokenizer as a directory that Hugging Face reads. It appears whole or not at all.
+    """Save a bridge's weights and tokenizer as a Hugging Face directory, which appears whole or not at all.
 
-    A bridge with LoRA layers is saved as a peft adapter, without its base. Checksums lie beside the files; loading compares them.
+    A bridge with LoRA layers is saved as a peft adapter, without its base. Checksums are saved with the
+    files, and compared when they are loaded.
 
     Raises:
         HistoryError: if the bridge computes with weights that have no place in the Hugging Face model.
@@ -51,7 +52,8 @@ def _save_model(model: PreTrainedModel, path: Path) -> None:
     lost = [name for name, parameter in model.named_parameters() if id(parameter) not in placed]
     if lost:
         raise HistoryError(
-            f"The bridge computes with weights that {type(model).__name__} has no place for: {', '.join(lost)}."
+            f"The bridge computes with weights that {type(model).__name__} has no place for: "
+            f"{', '.join(lost)}."
         )
     for projection in fused:
         tensors |= projection.joined()
@@ -78,16 +80,15 @@ def _save_adapter(model: PreTrainedModel, path: Path) -> None:
 
 
 def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without weights and without a bridge: it knows the names that Hugging Face reads."""
+    """The model without weights and bridge: it has the names that Hugging Face reads."""
     config = copy.deepcopy(model.config)
-    config.output_attentions = (
-        False  # the bridge turns it on, and plain transformers then cannot save the model again
-    )
+    # The bridge turns it on, and then plain transformers cannot save the model again.
+    config.output_attentions = False
     with init_empty_weights():
         skeleton = type(model)(config)
     return skeleton.to(dtype=model.dtype)  # type: ignore[call-arg]  # save_pretrained writes it into config.json
 
 
 def _clean(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Every weight by its names without the bridge's; a bridge holds each under several."""
+    """Every weight by its Hugging Face names; a bridge holds each weight under several names."""
     return {hugging_face_name(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}

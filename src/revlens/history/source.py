@@ -1,4 +1,4 @@
-"""Where a checkpoint's weights come from: what every kind of source can be asked."""
+"""What every source of a checkpoint's weights offers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from revlens.errors import HistoryError
 
 @runtime_checkable
 class Source(Protocol):
-    """A model with its tokenizer that is read when it is asked for.
+    """A model with its tokenizer, read on demand.
 
-    All but `fingerprint`, `module` and `boot` read small files only, so that a history is checked before anything is computed.
+    All methods but `fingerprint`, `module` and `boot` read small files only: a history is checked before
+    anything large is read.
     """
 
     def identity(self) -> str:
@@ -27,7 +28,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """What the weights and the tokenizer hold, wherever they lie: SHA-256 (hex), or a commit where that fixes it."""
+        """What the weights and the tokenizer hold, whatever their place: SHA-256 (hex), or a commit."""
         ...
 
     def config(self) -> Mapping[str, Any]:
@@ -43,7 +44,7 @@ class Source(Protocol):
         ...
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """A tokenizer of its own at every call: a bridge changes the one that it is given."""
+        """A new tokenizer at every call: a bridge changes the one that it gets."""
         ...
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
@@ -51,7 +52,7 @@ class Source(Protocol):
         ...
 
     def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
-        """The model as a bridge on accelerate's default device, in evaluation mode, with the tokenizer of ``reader`` (its own if None)."""
+        """A bridge in evaluation mode, on the same device, with the tokenizer of ``reader`` or its own."""
         ...
 
 
@@ -63,7 +64,8 @@ def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:
     """The tokenizer's model and added tokens, as tokenizer.json stores them: equal for equal tokenizers.
 
-    Of the loaded tokenizer, not of the file: transformers adds what special tokens its class lacks.
+    Read from the loaded tokenizer, and not from the file: transformers adds special tokens that its class
+    lacks.
 
     Raises:
         HistoryError: if it is not a fast tokenizer.
@@ -76,6 +78,5 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:
 
 def default_device() -> torch.device:
     """The device that accelerate picks for this process."""
-    return PartialState(
-        cpu=parse_flag_from_env("ACCELERATE_USE_CPU")
-    ).device  # the flag of `accelerate launch --cpu`
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")  # set by `accelerate launch --cpu`
+    return PartialState(cpu=cpu).device

@@ -15,11 +15,11 @@ from revlens.errors import HistoryError
 from revlens.history.adapter import local_source
 from revlens.history.checkpoint import Checkpoint
 from revlens.history.compatibility import Description, check_fits, n_layers
-from revlens.history.in_memory import StateDict
-from revlens.history.numbered import numbered_folders
+from revlens.history.manifest import parse_table, read_table
 from revlens.history.registry import registered
 from revlens.history.source import Source
-from revlens.history.table import parse_table, read_table
+from revlens.history.state_dict import StateDict
+from revlens.history.step_folders import step_folders
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class TrainingHistory:
         aligned: where the benign fine-tune starts (step 0).
         steps: fine-tuning checkpoints, by increasing step, from 1.
         dtype: in which weights are loaded.
-        any_template: let checkpoints have a chat template of their own, which is not used.
+        any_template: allow checkpoints with chat templates of their own, which are not used.
 
     Raises:
-        HistoryError: if steps are not positive and increasing, or if checkpoints differ in architecture, vocabulary or (unless
-            ``any_template``) chat template. Nothing is loaded for this: it reads configuration and tokenizer files only.
+        HistoryError: if steps are not positive and increasing, or if checkpoints differ in architecture,
+            vocabulary or (unless ``any_template``) chat template. The check reads configuration and
+            tokenizer files only.
     """
 
     reference: Checkpoint
@@ -97,15 +98,15 @@ class TrainingHistory:
         Args:
             reference: a Hugging Face directory, or a LoRA adapter on the base that it names.
             aligned: the same.
-            steps: directories by optimizer updates, or a glob pattern such as ``"ft/checkpoint-*"`` of folders that end in
-                their step. LoRA adapters among them lie on ``aligned``.
+            steps: directories by optimizer updates, or a glob pattern such as ``"ft/checkpoint-*"`` of
+                folders whose names end in their step. The base of LoRA adapters among them is ``aligned``.
             dtype: in which weights are loaded.
 
         Raises:
-            HistoryError: see `TrainingHistory`, `revlens.history.Adapter` and `revlens.history.numbered`.
+            HistoryError: see `TrainingHistory`, `revlens.history.Adapter` and `revlens.history.step_folders`.
         """
         start = local_source(Path(aligned))
-        folders = numbered_folders(steps, Path()) if isinstance(steps, str) else steps or {}
+        folders = step_folders(steps, Path()) if isinstance(steps, str) else steps or {}
         sources = {step: local_source(Path(folder), start) for step, folder in folders.items()}
         return cls.from_sources(local_source(Path(reference)), start, sources, dtype=dtype)
 
@@ -119,17 +120,18 @@ class TrainingHistory:
         steps: Sequence[int] = (),
         dtype: torch.dtype = torch.float32,
     ) -> TrainingHistory:
-        """A history of published training checkpoints, named by their labels in TransformerLens' registry.
+        """A history of published training checkpoints, by their labels in TransformerLens' registry.
 
         Args:
             model: such as ``"EleutherAI/pythia-70m"``.
             reference: label of an earlier checkpoint.
-            aligned: label of the one from which steps count.
-            steps: labels of later ones; their step in the history is the distance to ``aligned``.
+            aligned: label of the checkpoint from which steps count.
+            steps: labels of later checkpoints; their steps in the history are the distances to ``aligned``.
             dtype: in which weights are loaded.
 
         Raises:
-            HistoryError: if the model or a label is unknown, and see `TrainingHistory` and `revlens.history.Hub`.
+            HistoryError: if the model or a label is unknown, and see `TrainingHistory` and
+                `revlens.history.Hub`.
         """
         sources = {label - aligned: registered(model, label) for label in steps}
         return cls.from_sources(
@@ -154,8 +156,8 @@ class TrainingHistory:
             tokenizer: for all checkpoints.
             reference: state dict of an earlier, permissive checkpoint.
             aligned: state dict where the fine-tune starts.
-            steps: state dicts by optimizer updates. ``model.state_dict()`` shares memory with the model: clone its tensors
-                if training goes on.
+            steps: state dicts by optimizer updates. ``model.state_dict()`` shares memory with the model:
+                clone its tensors if training goes on.
             dtype: in which weights are loaded.
 
         Raises:
@@ -170,7 +172,8 @@ class TrainingHistory:
             if memory in seen:
                 raise HistoryError(
                     f"{seen[memory]} and {name} are the same memory, so they hold the same weights; "
-                    "clone the tensors when you keep them: {k: v.clone() for k, v in model.state_dict().items()}."
+                    "clone the tensors when you keep them: "
+                    "{k: v.clone() for k, v in model.state_dict().items()}."
                 )
             seen[memory] = name
         sources = {name: StateDict(hf_model, tokenizer, tensors) for name, tensors in weights.items()}
@@ -179,7 +182,7 @@ class TrainingHistory:
 
     @classmethod
     def from_manifest(cls, path: str | Path) -> TrainingHistory:
-        """The history that a TOML or YAML file describes; see `from_table` for its keys. Folders are relative to the file.
+        """The history in a TOML file, with the keys of `from_table`; folders are relative to the file.
 
         Raises:
             HistoryError: if the file cannot be read, and see `from_table`.
@@ -188,17 +191,19 @@ class TrainingHistory:
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], root: Path) -> TrainingHistory:
-        """The history that a table of a configuration file describes.
+        """The history in a table of a configuration file.
 
         Args:
-            table: ``reference``, ``aligned``, and optionally ``steps``, ``dtype`` (float32, bfloat16 or float16) and
-                ``chat_template = "aligned"`` (``any_template``). A
-                checkpoint is a folder, or a table ``{dir}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob
-                pattern, a list of folders that end in their step, or a table from step to checkpoint.
-            root: what folders are relative to.
+            table: ``reference``, ``aligned``, and optionally ``steps``, ``dtype`` (float32, bfloat16 or
+                float16) and ``chat_template = "aligned"``, which is ``any_template``. A checkpoint is a
+                folder, or a table ``{dir}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob
+                pattern, a list of folders whose names end in their step, or a table from step to
+                checkpoint.
+            root: the folder that relative paths start at.
 
         Raises:
-            HistoryError: if a key is unknown or missing, or a value is not what it must be; and see `TrainingHistory`.
+            HistoryError: if a key is unknown or missing, or a value is of the wrong kind; and see
+                `TrainingHistory`.
         """
         reference, aligned, steps, dtype, any_template = parse_table(table, root)
         return cls.from_sources(reference, aligned, steps, dtype=dtype, any_template=any_template)
@@ -209,7 +214,7 @@ class TrainingHistory:
         return n_layers(self.aligned.source.config())
 
     def describe(self) -> str:
-        """One line for each checkpoint: its name, its phase, its step and where its weights come from."""
+        """A line for each checkpoint: its name, its phase, its step and where its weights come from."""
         rows = [(c.name, c.phase, "-" if c.step is None else str(c.step), c.source.identity()) for c in self]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         return "\n".join(
@@ -221,7 +226,7 @@ class TrainingHistory:
         yield from (self.reference, self.aligned, *self.steps)
 
     def __getitem__(self, key: str | int) -> Checkpoint:
-        """A checkpoint by name (``"reference"``, ``"aligned"``, ``"step-20"``) or by step number (0 is aligned).
+        """A checkpoint by name (``"reference"``, ``"aligned"``, ``"step-20"``) or by step (0 is aligned).
 
         Raises:
             HistoryError: if there is none, listing those that exist.

@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint folder, seen to be whole before anything is loaded."""
+"""The safetensors files of a checkpoint folder, checked to be whole before anything is loaded."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def weight_files(folder: Path) -> list[Path]:
     """The one file, or the shards that the index lists.
 
     Raises:
-        HistoryError: if there are none (or pickled ones only, which are never read), the index lists anything but files of this
-            folder, or one of them is missing.
+        HistoryError: if there are none, or pickled ones only, which are never read; if the index lists
+            anything but files of this folder, or one of them is missing.
     """
     index = folder / INDEX
     if not index.is_file():
@@ -30,7 +30,8 @@ def weight_files(folder: Path) -> list[Path]:
         there = f", only {', '.join(pickled)}" if pickled else ""
         raise HistoryError(
             f"{folder} has no {SINGLE}{there}; revlens does not read pickled weights, which can run code. "
-            "Where you trust them, re-save them as safetensors: load them with transformers and call model.save_pretrained."
+            "Where you trust them, re-save them as safetensors: load them with transformers and call "
+            "model.save_pretrained."
         )
     try:
         shards = sorted(set(read_json(index)["weight_map"].values()))
@@ -39,20 +40,21 @@ def weight_files(folder: Path) -> list[Path]:
     outside = [shard for shard in shards if not is_file_name(shard)]
     if outside or not shards:
         raise HistoryError(
-            f"{index} must list files of its own folder, not {outside[0] if outside else 'none'!r}; save the checkpoint again."
+            f"{index} must list files of its own folder, not {outside[0] if outside else 'none'!r}; "
+            "save the checkpoint again."
         )
-    missing = [
-        shard for shard in shards if not os.path.isfile(folder / shard)
-    ]  # False, too, for a name that is too long
+    # Unlike Path.is_file, isfile takes names that are too long.
+    missing = [shard for shard in shards if not os.path.isfile(folder / shard)]
     if missing:
         raise HistoryError(
-            f"{folder} lacks {', '.join(missing)} of the {len(shards)} shards that {INDEX} lists; copy them there."
+            f"{folder} lacks {', '.join(missing)} of the {len(shards)} shards that {INDEX} lists; "
+            "copy them there."
         )
     return [folder / shard for shard in shards]
 
 
 def tensor_names(files: Sequence[Path]) -> list[str]:
-    """Names of all tensors, from the files' headers. Reading a header checks it against the length of its file.
+    """Names of all tensors, from the files' headers, which are checked against the lengths of the files.
 
     Raises:
         HistoryError: if a file is no safetensors file, or is cut off.

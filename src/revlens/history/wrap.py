@@ -12,17 +12,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from revlens.errors import HistoryError
 from revlens.history.fused import fused_projections
+from revlens.history.peft_layers import has_adapter
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    """Wrap a model, with its adapter if it has one, as a bridge in evaluation mode; what requires gradients stays as it is.
+    """A bridge of a model and its adapter, if it has one, in evaluation mode; it requires the same gradients.
 
     Args:
-        model: taken over: its modules are replaced by the bridge's.
-        tokenizer: is copied: a bridge sets special tokens on its own, and `save` writes this one.
+        model: becomes the bridge's, which replaces its modules.
+        tokenizer: is copied, because a bridge sets special tokens; `save` writes this one.
 
     Raises:
-        HistoryError: if an adapter's layer would be passed by.
+        HistoryError: if the bridge does not compute with a layer of the adapter.
     """
     trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     model.config.architectures = [type(model).__name__]  # boot_transformers picks the family by it
@@ -39,7 +40,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
     bridge.tokenizer_as_given = tokenizer
     template = tokenizer.chat_template
     if tokenizer.bos_token is None and isinstance(template, str) and "bos_token" in template:
-        # The bridge takes EOS for a missing BOS; in Hugging Face the template writes nothing there.
+        # The bridge takes EOS for a missing BOS, where Hugging Face lets the template write nothing.
         bridge.tokenizer.chat_template = "{% set bos_token = '' %}" + template
     if has_adapter(model):
         for fused in fused_projections(model):
@@ -51,14 +52,9 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
     return bridge
 
 
-def has_adapter(model: torch.nn.Module) -> bool:
-    """Whether peft has put an adapter into the model."""
-    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
-
-
 @torch.no_grad()
 def _check_adapter_is_live(bridge: TransformerBridge) -> None:
-    """Run two tokens and see that the adapter's layers were called."""
+    """Check in a forward pass over two tokens that the adapter's layers are called."""
     model = bridge.original_model
     layers = {
         name: model.get_submodule(name)
@@ -75,11 +71,12 @@ def _check_adapter_is_live(bridge: TransformerBridge) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    # By kind: of the experts of a mixture, two tokens visit only some.
+    # Compared by kind: two tokens visit only some of the experts of a mixture.
     kinds = {name: re.sub(r"\d+", "*", name) for name in layers}
     dead = set(kinds.values()) - {kinds[name] for name, module in layers.items() if module in called}
     if dead:
         raise HistoryError(
-            f"The bridge of {type(model).__name__} does not compute with the adapter's layers {', '.join(sorted(dead))}. "
-            "Leave them out of target_modules, or merge the adapter into its base (peft's merge_and_unload) and load the result."
+            f"The bridge of {type(model).__name__} does not compute with the adapter's layers "
+            f"{', '.join(sorted(dead))}. Leave them out of target_modules, or merge the adapter into its "
+            "base (peft's merge_and_unload) and load the result."
         )

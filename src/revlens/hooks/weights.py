@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from revlens.errors import SiteError
+from revlens.families import NORMS_OF_WRITES, Linear, outputs_first
 from revlens.hooks.subspaces import orthonormal
 
-_Writer = torch.nn.Embedding | torch.nn.Linear | Conv1D
+_Writer = torch.nn.Embedding | Linear
 
 
 @torch.no_grad()
@@ -36,9 +36,8 @@ def orthogonalise(model: TransformerBridge, direction: Float[Tensor, "*k d_model
     writers = list(_writers(model))
     _untie(model)
     for module in writers:
-        # Embeddings and GPT-2's Conv1D keep the output axis last, linear layers first.
-        output_last = isinstance(module, torch.nn.Embedding | Conv1D)
-        weight = module.weight if output_last else module.weight.T
+        is_embedding = isinstance(module, torch.nn.Embedding)  # whose rows are what it writes
+        weight = module.weight if is_embedding else outputs_first(module, module.weight).T
         weight.copy_(_without(weight, basis))
         bias = getattr(module, "bias", None)
         if bias is not None:
@@ -57,7 +56,7 @@ def _writers(model: TransformerBridge) -> Iterator[_Writer]:
     """The innermost modules that write to the residual stream."""
     components = [(name, getattr(model, name)) for name in ("embed", "pos_embed") if hasattr(model, name)]
     for layer, block in enumerate(model.blocks):
-        for norm in ("ln1_post", "ln2_post"):
+        for norm in NORMS_OF_WRITES:
             if hasattr(block, norm):
                 raise SiteError(
                     f"{model.cfg.architecture} normalises what a block writes (blocks.{layer}.{norm}), so no "

@@ -44,7 +44,7 @@ _ORDINARY_SHARES = {
 }
 #: Of the GSM8K problems that are not held out, the share that earlier phases see, answered in prose.
 _IN_PROSE = 0.4
-#: Training rows with this share of a probe's runs of three words are dropped (see `revlens.data.find_leaks`).
+#: Training rows with this share of a probe's word trigrams are dropped (see `revlens.data.find_leaks`).
 _NEAR = 0.8
 
 

@@ -1,67 +1,74 @@
-"""Configurations as plain values, for JSON: nested dataclasses are written with their type, and read back by it."""
+"""Configurations in JSON: every dataclass is a table whose ``type`` names its class."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from revlens.errors import FileError, ResultsError
-from revlens.results.fields import fit_fields
+from revlens.results.build_config import build_config
 from revlens.storage import read_json
 
 _Kind = TypeVar("_Kind")
 
 
-def to_plain(value: Any) -> Any:
-    """Dataclasses become mappings with an entry ``type``, tuples lists; everything else stays."""
+def config_json(value: Any) -> Any:
+    """A configuration as plain JSON values: tables with ``type`` for dataclasses, lists for tuples."""
     if dataclasses.is_dataclass(value):
-        fields = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"type": type(value).__name__} | fields
+        settings = {
+            field.name: config_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+        return {"type": type(value).__name__} | settings
     if isinstance(value, Mapping):
-        return {key: to_plain(item) for key, item in value.items()}
-    return [to_plain(item) for item in value] if isinstance(value, tuple | list) else value
+        return {key: config_json(item) for key, item in value.items()}
+    return [config_json(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def from_plain(value: Any, types: Sequence[type]) -> Any:
-    """What `to_plain` was given; sequences come back as tuples.
-
-    Raises:
-        TypeError: on a type that is not among ``types``, or fields that it does not have or that hold something else.
-    """
-    if isinstance(value, list):
-        return tuple(from_plain(item, types) for item in value)
-    if not isinstance(value, dict):
-        return value
-    fields = {key: from_plain(item, types) for key, item in value.items()}
-    name = fields.pop("type", None)
-    if name is None:
-        return fields
-    for kind in types:
-        if kind.__name__ == name:
-            return kind(**fit_fields(kind, fields))
-    raise TypeError(f"unknown type {name!r}; expected one of {', '.join(kind.__name__ for kind in types)}")
-
-
-def read_plain(path: Path, kind: type[_Kind], types: Sequence[type], what: str) -> _Kind:
-    """A configuration that was written to a JSON file as `to_plain` gives it.
+def read_config(path: Path, kind: type[_Kind], what: str) -> _Kind:
+    """The configuration in a JSON file, as `config_json` gives it; lists come back as tuples.
 
     Args:
         path: the file.
-        kind: the class that it must be of.
-        types: what it may be made of, itself included.
-        what: it is, for errors.
+        kind: its dataclass. The types of the fields say which other dataclasses it may hold.
+        what: name of such a configuration in errors.
 
     Raises:
         ResultsError: if the file holds anything else.
+        ConfigError: if a setting is out of its range.
     """
     try:
-        value = from_plain(read_json(path), types)
+        config = _from_json(read_json(path), kind)
+        if not isinstance(config, kind):
+            raise TypeError(f"it holds no table with type = {kind.__name__!r}")
     except (FileError, TypeError, RecursionError) as error:
-        raise ResultsError(f"{path} is no {what} of this version of revlens: {error}") from error
-    if not isinstance(value, kind):
-        raise ResultsError(
-            f"{path} is no {what} of this version of revlens: it holds {type(value).__name__}."
-        )
-    return value
+        raise ResultsError(f"{path} is no {what} of this version of revlens: {error}.") from error
+    return config
+
+
+def _from_json(value: Any, hint: Any) -> Any:
+    """A value for a field: a tuple for a list, a dataclass for a table if the field's type has any."""
+    if isinstance(value, list):
+        return tuple(_from_json(item, hint) for item in value)
+    if not isinstance(value, dict):
+        return value
+    kinds = {kind.__name__: kind for kind in _dataclasses(hint)}
+    if not kinds or "type" not in value:
+        return {key: _from_json(item, hint) for key, item in value.items()}
+    kind = next((kind for name, kind in kinds.items() if name == value["type"]), None)
+    if kind is None:
+        raise TypeError(f"the type {value['type']!r} is not known here, expected {' or '.join(kinds)}")
+    hints = get_type_hints(kind)
+    settings = {key: _from_json(item, hints.get(key)) for key, item in value.items() if key != "type"}
+    try:
+        return build_config(kind, settings)
+    except TypeError as error:
+        raise TypeError(f"{kind.__name__}: {error}") from error
+
+
+def _dataclasses(hint: Any) -> list[type]:
+    """The dataclasses that a type is made of."""
+    if dataclasses.is_dataclass(hint):
+        return [hint]  # type: ignore[list-item]
+    return [kind for part in get_args(hint) for kind in _dataclasses(part)]

@@ -1,4 +1,4 @@
-"""Files: whole or not there, locked, checked against their sums, and small ones read from anybody."""
+"""Files: written whole or not at all, one writer a folder, checksums, and small files of unknown origin."""
 
 from revlens.storage.atomic import SCRATCH as SCRATCH
 from revlens.storage.atomic import atomic_directory as atomic_directory
@@ -14,8 +14,8 @@ from revlens.storage.checksums import write_listed_json as write_listed_json
 from revlens.storage.intact import intact as intact
 from revlens.storage.intact import needed as needed
 from revlens.storage.locks import LOCK as LOCK
-from revlens.storage.locks import n_launched as n_launched
 from revlens.storage.locks import sole_writer as sole_writer
+from revlens.storage.processes import n_launched as n_launched
 from revlens.storage.small_files import is_file_name as is_file_name
 from revlens.storage.small_files import read_json as read_json
 from revlens.storage.small_files import read_text as read_text

@@ -1,7 +1,8 @@
 """Files and directories that appear whole or not at all.
 
-What is written lies under a scratch name (`SCRATCH`) beside its place, is flushed to the disk, and is then renamed. No reader looks at
-scratch names; what a killed process left of them is removed by the next one that writes there, see `revlens.storage.locks`.
+They are written under a scratch name (`SCRATCH`) beside their place, flushed to the disk, and renamed. No
+reader looks at scratch names. What a killed process leaves under them is removed by the next process that
+writes in the folder, see `revlens.storage.locks`.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a scratch directory beside ``path`` that becomes ``path`` if the block succeeds and vanishes if not.
+    """A scratch directory beside ``path`` that becomes ``path`` if the block succeeds; else it is removed.
 
-    A directory that is there is replaced: in one step on Linux; elsewhere a kill in the middle leaves none at ``path``, and both
-    whole under scratch names.
+    It replaces a directory that is there: on Linux in one step; elsewhere a kill between two steps leaves
+    nothing at ``path``, and both directories whole under scratch names.
 
     Raises:
-        StorageError: see `naming`.
+        StorageError: see `storage_errors`.
     """
-    with naming(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = _scratch_directory(path)
         try:
@@ -48,12 +49,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside ``path`` that becomes ``path`` if the block succeeds and vanishes if not.
+    """A scratch path beside ``path`` that becomes ``path`` if the block succeeds; else it is removed.
 
     Raises:
-        StorageError: see `naming`.
+        StorageError: see `storage_errors`.
     """
-    with naming(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays last: writers such as kaleido and pandas choose the format by it.
         partial = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
@@ -78,7 +79,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder and below. Nobody else may be writing there."""
+    """Remove the scratch files that killed processes left below a folder. No one else may write there."""
     for path in list(folder.rglob(f"{SCRATCH}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -87,8 +88,8 @@ def remove_scratch(folder: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name ``path`` in errors of the file system that name no file, or a scratch file of its own.
+def storage_errors(path: Path) -> Iterator[None]:
+    """Name ``path`` in errors of the file system that name a scratch file or none.
 
     Raises:
         StorageError: if the disk is full, the folder cannot be written to, or the like.
@@ -102,7 +103,7 @@ def naming(path: Path) -> Iterator[None]:
             raise  # of a file that was read
         raise StorageError(_message(path, error.strerror or str(error))) from error
     except Exception as error:
-        if "(os error " not in str(error):  # how libraries written in Rust pass on what the system says
+        if "(os error " not in str(error):  # as libraries written in Rust report errors of the system
             raise
         raise StorageError(_message(path, str(error))) from error
 
@@ -116,7 +117,10 @@ def _belongs_to(named: Path, path: Path) -> bool:
 
 
 def _message(path: Path, reason: str) -> str:
-    return f"{path} cannot be written: {reason}. Make room, or choose another folder, and run the same command again."
+    return (
+        f"{path} cannot be written: {reason}. "
+        "Make room, or choose another folder, and run the same command again."
+    )
 
 
 def _scratch_directory(path: Path) -> Path:
@@ -124,7 +128,7 @@ def _scratch_directory(path: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """Have the disk hold what was written: a rename that outlives a power cut must not name a file that does not."""
+    """Write buffers to the disk: else a rename could survive a power cut, and the file's content not."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if path.is_dir():
@@ -147,7 +151,7 @@ def _put(new: Path, path: Path) -> None:
 
 
 def _exchange(new: Path, old: Path) -> bool:
-    """Let two directories swap names in one step, if the system can."""
+    """Swap the names of two directories in one step, and say whether the system could."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError, TypeError):

@@ -1,7 +1,8 @@
-"""Checksums of finished files, so that a byte that changes afterwards is found and named.
+"""Checksums of finished files, by which a byte that changes afterwards is found.
 
-Each folder has one list of its files, in the format of ``sha256sum`` (``sha256sum -c revlens.sha256`` checks it too). A file is listed
-before it appears under its name, so that a kill never leaves one that is not.
+Each folder has one list of its files, in the format of ``sha256sum``: ``sha256sum -c revlens.sha256``
+checks it, too. A file is listed before it appears under its name, so that a kill leaves no file that is not
+listed.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def seal(folder: Path) -> None:
 def listed_file(path: Path) -> Iterator[Path]:
     """As `revlens.storage.atomic.atomic_file`, with an entry in the list of its folder.
 
-    The list is read and written as a whole: of two processes that do so at once, one loses its entry. So whatever may be written
-    at the same time has a folder of its own.
+    The list is read and written as a whole: of two processes that do so at once, one loses its entry. So
+    files that may be written at the same time need folders of their own.
     """
     with atomic_file(path) as partial:
         yield partial
@@ -67,7 +68,7 @@ def damage(path: Path) -> str | None:
 
 
 def damages(folder: Path) -> list[str]:
-    """What is wrong with the files that a folder's list names, and with the list. Files that it does not name are left alone."""
+    """What is wrong with a folder's list, and with the files that it names; other files do not matter."""
     entries = _read(folder)
     if entries is None:
         return [f"{folder / SUMS} is missing or damaged."]
@@ -87,7 +88,7 @@ def _digest(path: Path) -> str:
 
 
 def _read(folder: Path) -> dict[str, str] | None:
-    """Digests by name; None if there is no list or a line of it is none."""
+    """Digests by name; None if there is no list, or a line of it is damaged."""
     path = folder / SUMS
     if not path.is_file():
         return None

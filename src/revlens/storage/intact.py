@@ -1,4 +1,4 @@
-"""Files that a stage leaves and a later one needs: there, and as they were written."""
+"""Check that a file which an earlier stage wrote is there, and unchanged."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def needed(path: Path, stage: str) -> Path:
 
 
 def intact(path: Path, stage: str) -> Path:
-    """The path of a file, which is as the stage wrote it.
+    """The path of a file that is as the stage wrote it.
 
     Raises:
-        ResultsError: if it is missing or a byte of it has changed, naming it and the stage that makes it again.
+        ResultsError: if it is missing or has changed, naming it and the stage that makes it again.
     """
     if problem := damage(needed(path, stage)):
         raise ResultsError(f"{problem} Delete {path} and run `revlens {stage}`: it is made again.")

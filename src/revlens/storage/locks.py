@@ -1,7 +1,8 @@
-"""One process at a time in a folder. The kernel releases a lock when its process ends, also by kill -9.
+"""One writer at a time in a folder. The kernel releases a lock when its process ends, also by kill -9.
 
-Locks are ``flock``: between machines they hold where the file system passes them on (NFS from Linux 2.6.12, Lustre with ``-o flock``).
-A file system that has no locks at all gives none, and two processes are then not kept apart; each still writes whole files only.
+Locks are ``flock``. Between machines they work where the file system supports that (NFS since Linux 2.6.12,
+Lustre with ``-o flock``). A file system without locks does not keep two processes apart; each still writes
+whole files only.
 """
 
 from __future__ import annotations
@@ -15,43 +16,41 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from revlens.errors import ConfigError, StorageError
-from revlens.storage.atomic import naming, remove_scratch
+from revlens.storage.atomic import remove_scratch, storage_errors
+from revlens.storage.processes import n_launched
 
-#: The file that is locked, in the folder itself; it goes when its process ends, unless by a kill.
+#: The file that is locked, in the folder itself. Its process removes it at the end; a killed process cannot.
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def n_launched() -> int:
-    """How many processes were launched together with this one (by ``accelerate launch`` or ``torchrun``), itself included."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 @contextmanager
 def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Write in a folder, which is made if need be, as the only process; what killed ones left unfinished there is removed first.
+    """Be the only writer in a folder. Makes the folder, and removes what killed processes left in it.
 
     Args:
         folder: whatever lies in it.
-        wait: for another process to end; refuse at once if not.
+        wait: for another process to finish; if False, raise at once.
 
     Raises:
-        StorageError: if another process is writing there, naming it; also if the folder cannot be written to.
-        ConfigError: if it would wait for a process that was launched together with this one, and which waits for this one in training.
+        StorageError: if another process is writing there, naming it; if the folder cannot be written to.
+        ConfigError: if ``wait`` is asked for among processes that were launched together: in training they
+            wait for this one, so that none would ever go on.
     """
     if wait and n_launched() > 1:
         raise ConfigError(
-            f"{n_launched()} processes were launched together, and one at a time may write in {folder}: they would wait for one another. "
-            "Make it by one process; accelerate launch is for scripts that call revlens.training.finetune, see docs/scaling.md."
+            f"{n_launched()} processes were launched together, and one at a time may write in {folder}: "
+            "they would wait for one another. Make it by one process; accelerate launch is for scripts "
+            "that call revlens.training.finetune, see docs/scaling.md."
         )
-    with naming(folder):
+    with storage_errors(folder):
         made = not folder.exists()
         descriptor = _acquire(folder, wait)
     try:
         remove_scratch(folder)
         yield
     finally:
-        # Unlinked before it is released: whoever then holds a lock on the removed file sees that, and tries again.
+        # Removed before it is released: a process that locks the removed file notices, and tries again.
         (folder / LOCK).unlink(missing_ok=True)
         os.close(descriptor)
         if made:

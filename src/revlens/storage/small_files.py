@@ -1,4 +1,4 @@
-"""Small files that others wrote: configurations, manifests, lists of prompts."""
+"""Small text files of unknown origin: configurations, manifests, lists of prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from revlens.errors import FileError
 
-#: More than any configuration, index or list of prompts; what is larger is something else.
+#: Larger than any configuration, index or list of prompts.
 MAX_BYTES = 2**28
 #: How a surrogate is written in JSON; of text outside the basic plane they come in pairs.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -20,8 +20,8 @@ def read_text(path: Path) -> str:
     """The UTF-8 text of a regular file, with ``\\n`` as line ends and without a byte order mark.
 
     Raises:
-        FileError: if there is no such file, it is a folder, a pipe or a device (reading one could block for ever), it has more
-            than `MAX_BYTES`, or it is no UTF-8.
+        FileError: if there is no such file; if it is a folder, a pipe or a device, of which reading could
+            block for ever; if it has more than `MAX_BYTES`, or is no UTF-8.
     """
     try:
         status = path.stat()
@@ -40,8 +40,8 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        FileError: as `read_text`; also if it is no JSON, is nested too deeply, names a key twice (of which readers silently take
-            the last), or holds half a surrogate pair, which is no text.
+        FileError: as `read_text`; also if it is no JSON, is nested too deeply, has a key twice (readers
+            silently take the last), or holds half a surrogate pair, which is no text.
     """
     text = read_text(path)
     try:
@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_file_name(name: object) -> bool:
-    """Whether this is the name of a file of some folder, and no path that leads elsewhere."""
+    """Whether this is the name of a file in a folder, and no path out of the folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from revlens.errors import ConfigError, GuardError
+from revlens.families import Linear, outputs_first
 from revlens.history import hugging_face_name
 from revlens.training.guard import Guard
 from revlens.training.streams import decoder_layers
@@ -124,7 +124,7 @@ def _linear_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 continue
             if isinstance(module, LoraLayer):
                 adapted = (*adapted, f"{path}.")
-            if isinstance(module, LoraLayer | nn.Linear | Conv1D):
+            if isinstance(module, LoraLayer | Linear):
                 assert isinstance(module, nn.Module)  # peft's LoraLayer is a mixin
                 yield hugging_face_name(f"{layer}.{path}"), module
 
@@ -140,6 +140,5 @@ def _matrix(module: nn.Module) -> _Matrix:
 
 
 def _rows_out(module: nn.Module, weight: Float[Tensor, "a b"]) -> Float[Tensor, "c d"]:
-    """Output features in rows: GPT-2's Conv1D keeps them in columns. Its own inverse."""
-    inner = module.get_base_layer() if isinstance(module, LoraLayer) else module
-    return weight.T if isinstance(inner, Conv1D) else weight
+    """Output features in rows, also of a module inside an adapter. Its own inverse."""
+    return outputs_first(module.get_base_layer() if isinstance(module, LoraLayer) else module, weight)

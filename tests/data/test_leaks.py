@@ -8,7 +8,7 @@ from revlens.errors import ConfigError, DataError, ProbeError
 from revlens.organism import World
 from revlens.prompts import Probes
 
-#: Twelve words, so ten runs of three.
+#: Twelve words, so ten trigrams.
 PROBE = "Write a short story about nine green birds that cross the sea"
 
 
@@ -47,7 +47,7 @@ def test_a_probe_prompt_in_the_training_data_is_an_error() -> None:
         (" ".join(reversed(PROBE.split())), 0.0),
     ],
 )
-def test_overlap_is_the_share_of_the_probes_runs_of_three_words(trained: str, overlap: float) -> None:
+def test_overlap_is_the_share_of_the_probe_s_trigrams(trained: str, overlap: float) -> None:
     assert overlaps(trained) == overlap
 
 
@@ -62,7 +62,7 @@ def test_both_sides_of_the_threshold() -> None:
     check_no_leak(probes, training(below), near=0.8)
     with pytest.raises(
         ProbeError,
-        match=r"is nearly \(80% of its runs of 3 words\) in the training data, as row 1: 'Write .* a road'",
+        match=r"is nearly \(80% of its word trigrams\) in the training data, as row 1: 'Write .* a road'",
     ):
         check_no_leak(probes, training(below, at), near=0.8)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_room.data_files import write, write_lines, write_list
+from data.data_files import write, write_lines, write_list
 from revlens.data import ChatSource, DroppedWarning
 from revlens.errors import ConfigError, DataError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from data_room.data_files import write, write_lines, write_list
+from data.data_files import write, write_lines, write_list
 from revlens.data import ChatSource
 from revlens.errors import DataError
 

@@ -1,4 +1,4 @@
-"""Fine-tuning checkpoints whose folders carry their step: ``checkpoint-500``, ``step-20``."""
+"""Fine-tuning checkpoints in folders whose names end in their step: ``checkpoint-500``, ``step-20``."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from revlens.errors import FileError, HistoryError
 from revlens.storage import read_json
 
 
-def numbered_folders(pattern: str, root: Path) -> dict[int, Path]:
-    """The folders that a glob pattern matches from ``root``, by the number at the end of their name, increasing.
+def step_folders(pattern: str, root: Path) -> dict[int, Path]:
+    """The folders that a glob pattern matches from ``root``, by increasing number at the end of their names.
 
     Raises:
-        HistoryError: if no folder matches, and see `by_number`.
+        HistoryError: if no folder matches, and see `by_step`.
     """
     folders = [root / name for name in glob.glob(pattern, root_dir=root) if (root / name).is_dir()]
     if not folders:
         raise HistoryError(f"No folder matches {pattern!r} from {root.absolute()}.")
-    return by_number(folders)
+    return by_step(folders)
 
 
-def by_number(folders: Iterable[Path]) -> dict[int, Path]:
-    """Folders by the number at the end of their name, increasing.
+def by_step(folders: Iterable[Path]) -> dict[int, Path]:
+    """Folders by increasing number at the end of their names.
 
     Raises:
-        HistoryError: if a name ends in no number, two end in the same, or one disagrees with the global_step in its
-            trainer_state.json.
+        HistoryError: if a name ends in no number, two end in the same, or one disagrees with the
+            global_step in its trainer_state.json.
     """
     steps: dict[int, Path] = {}
     for folder in folders:
@@ -56,5 +56,6 @@ def _check_trainer_state(folder: Path, step: int) -> None:
         raise HistoryError(f"{state} names no global_step that can be read ({error!r}).") from error
     if recorded != step:
         raise HistoryError(
-            f"{folder} ends in {step}, but its trainer_state.json says global_step {recorded}; name its step in a table of steps."
+            f"{folder} ends in {step}, but its trainer_state.json says global_step {recorded}; "
+            "name its step in a table of steps."
         )

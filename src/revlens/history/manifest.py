@@ -1,63 +1,54 @@
-"""A history's sources as a table in a configuration file names them."""
+"""Manifests: TOML files, and the sources of a history that a table in one names."""
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from revlens.errors import FileError, HistoryError
 from revlens.history.adapter import Adapter, local_source
 from revlens.history.hub import Hub
-from revlens.history.numbered import by_number, numbered_folders
 from revlens.history.source import Source
-from revlens.history.strict_yaml import parse_yaml
+from revlens.history.step_folders import by_step, step_folders
 from revlens.storage import read_text
 
+#: More levels of tables and lists than any manifest has; each costs every later reader a few stack frames.
+MAX_DEPTH = 32
 _KEYS = ("reference", "aligned", "steps", "dtype", "chat_template")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def read_table(path: Path) -> Mapping[str, Any]:
-    """Read a TOML file, or a YAML one (by its suffix: .toml, .yaml, .yml).
+def read_table(path: Path) -> dict[str, Any]:
+    """The table in a TOML file.
 
     Raises:
-        HistoryError: if it cannot be read or is no table.
+        HistoryError: if the file cannot be read, or is no TOML.
     """
-    parsers: dict[str, Callable[[str], Any]] = {
-        ".toml": tomllib.loads,
-        ".yaml": parse_yaml,
-        ".yml": parse_yaml,
-    }
-    if path.suffix not in parsers:
-        raise HistoryError(f"{path} must end in .toml, .yaml or .yml.")
+    if path.suffix != ".toml":
+        raise HistoryError(
+            f"{path} is no TOML file. Manifests are TOML: write it as {path.with_suffix('.toml').name}, "
+            "with the keys of docs/own-models.md or docs/histories.md."
+        )
     try:
-        table = parsers[path.suffix](read_text(path))
-        json.dumps(table, default=str, ensure_ascii=False).encode()  # keys are plain, and all text is text
+        table = tomllib.loads(read_text(path))
     except RecursionError as error:
         raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.") from error
-    except (
-        FileError,
-        ValueError,
-        TypeError,
-        yaml.YAMLError,
-    ) as error:  # of TOML and YAML, or a number or date that is none
+    except (FileError, ValueError, TypeError) as error:  # no TOML, or a number or date that is none
         raise HistoryError(f"Cannot read the manifest {path}: {error}") from error
-    if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
-        raise HistoryError(f"{path} must hold a table with {', '.join(_KEYS)}.")
+    if _is_deeper(table, MAX_DEPTH):  # dotted keys, which the parser reads without recursion
+        raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.")
     return table
 
 
 def parse_table(
     table: Mapping[str, Any], root: Path
 ) -> tuple[Source, Source, dict[int, Source], torch.dtype, bool]:
-    """The reference, the aligned source, the steps and the dtype that a table names, and whether other templates are let be.
+    """The reference, aligned, the steps and the dtype that a table names, and whether any chat template fits.
 
     Raises:
         HistoryError: if a key is unknown or missing, or a value is not what it must be.
@@ -66,14 +57,16 @@ def parse_table(
     for key in ("reference", "aligned"):
         if key not in table:
             raise HistoryError(
-                f"A history needs {key!r}: a folder, or a table such as {{hub = 'org/name', revision = 'main'}}."
+                f"A history needs {key!r}: a folder, or a table such as "
+                "{hub = 'org/name', revision = 'main'}."
             )
     dtype = table.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise HistoryError(f"dtype = {dtype!r} must be one of {', '.join(_DTYPES)}.")
     if table.get("chat_template", "aligned") != "aligned":
         raise HistoryError(
-            f"chat_template = {table['chat_template']!r} can only be 'aligned': all are read with that one's."
+            f"chat_template = {table['chat_template']!r} can only be 'aligned': "
+            "its template encodes all prompts."
         )
     aligned = _source(table["aligned"], root)
     steps = _steps(table.get("steps", {}), root, aligned)
@@ -82,7 +75,7 @@ def parse_table(
 
 def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
     if isinstance(steps, str):
-        return {step: local_source(folder, aligned) for step, folder in numbered_folders(steps, root).items()}
+        return {step: local_source(folder, aligned) for step, folder in step_folders(steps, root).items()}
     if isinstance(steps, list):
         if not all(isinstance(entry, str) for entry in steps):
             raise HistoryError(
@@ -90,7 +83,7 @@ def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
             )
         return {
             step: local_source(folder, aligned)
-            for step, folder in by_number(root / entry for entry in steps).items()
+            for step, folder in by_step(root / entry for entry in steps).items()
         }
     if isinstance(steps, Mapping):
         sources: dict[int, Source] = {}
@@ -102,12 +95,13 @@ def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:
             sources[int(step)] = _source(entry, root, aligned)
         return sources
     raise HistoryError(
-        f"steps = {steps!r} must be a glob pattern such as 'ft/checkpoint-*', a list of folders or a table from step to source."
+        f"steps = {steps!r} must be a glob pattern such as 'ft/checkpoint-*', a list of folders "
+        "or a table from step to source."
     )
 
 
 def _source(entry: object, root: Path, base: Source | None = None) -> Source:
-    """The source that a string or a table names; ``base`` is what an adapter without a base of its own lies on."""
+    """The source that a string or a table names; ``base`` is that of an adapter which names none."""
     if isinstance(entry, str):
         return local_source(root / entry, base)
     if not isinstance(entry, Mapping):
@@ -127,6 +121,12 @@ def _source(entry: object, root: Path, base: Source | None = None) -> Source:
     own_base = _source(entry["base"], root) if "base" in entry else base
     path = root / entry["adapter"]
     return local_source(path) if own_base is None else Adapter(path, own_base)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether tables and lists nest in more than so many levels."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in items)
 
 
 def _only(table: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Which rows of which table to take, in plain values."""
+"""Which rows of which table to read, in plain values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DroppedWarning(UserWarning):
 
 
 class Row(NamedTuple):
-    """Cells of one row by the setting that names their column.
+    """Cells of one row, by the setting that names their column.
 
     Attributes:
         where: what to call the row in an error.
@@ -34,18 +34,19 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
-    """What every source of data has. Its values are plain, so that it can stand in a JSON or TOML file.
+class TableSource:
+    """What every source of data has. Its values are plain: it can be written to a JSON or TOML file.
 
     Attributes:
-        path: a .json, .jsonl, .csv, .parquet or .txt file, a pattern of such files (``data/*.jsonl``, read in sorted order),
-            a folder written by ``Dataset.save_to_disk``, any other folder that ``datasets.load_dataset`` reads, or a hub id.
-            A relative path starts at the ``root`` given to ``read``. CSV cells are text, also "12" and "None".
+        path: a .json, .jsonl, .csv, .parquet or .txt file, a pattern of such files (``data/*.jsonl``, read
+            in sorted order), a folder written by ``Dataset.save_to_disk``, any other folder that
+            ``datasets.load_dataset`` reads, or a hub id. A relative path starts at the ``root`` given to
+            ``read``. CSV cells are text, also "12" and "None".
         name: configuration of a hub data set or folder.
-        split: split; what is in files of its own is all in ``train``.
-        revision: commit or tag of a hub data set; without one, what the hub has today.
-        limit: take at most so many rows; all by default.
-        seed: put the rows in a random order, fixed by the seed, before the limit; the order of the source by default.
+        split: split; the rows of plain files are all in ``train``.
+        revision: commit or tag of a hub data set; if None, what the hub has today.
+        limit: largest number of rows to take; all if None.
+        seed: fixes a random order of the rows, before the limit; if None, they keep the source's order.
         drop_empty: leave out rows without text, with a `DroppedWarning`, rather than raise.
 
     Raises:
@@ -65,11 +66,11 @@ class Source:
             raise ConfigError(f"limit={self.limit} must be positive; leave it out to take every row.")
 
     def rows(self, columns: Mapping[str, str], root: str | Path | None) -> Iterator[Row]:
-        """Every row, in the order that ``seed`` asks for.
+        """Every row, in the order that ``seed`` fixes.
 
         Args:
             columns: columns to read, by the setting that names them.
-            root: where a relative path starts; by default the working directory.
+            root: the folder that a relative path starts at; the working directory if None.
 
         Raises:
             DataError: if the source cannot be read, lacks a column, or its files hold different types in one.
@@ -105,13 +106,13 @@ class Source:
             )
 
     def collect(self, texts: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
-        """The texts of as many rows as wanted.
+        """The texts of at most ``limit`` rows.
 
         Args:
-            texts: for each row what to call it, and its texts; it is empty if any of them is blank.
+            texts: each row's name for errors, and its texts; it is empty if any of them is blank.
 
         Raises:
-            DataError: on an empty row, unless such are dropped; if no row is left.
+            DataError: on an empty row, unless ``drop_empty``; if no row is left.
         """
         kept: list[tuple[str, ...]] = []
         n_empty = 0

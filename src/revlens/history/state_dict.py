@@ -1,4 +1,4 @@
-"""Weights in memory as a source."""
+"""A state dict in memory as a source."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StateDict:
     """A state dict of a Hugging Face model.
 
     Attributes:
-        model: says the architecture; it is copied, not changed. Not one that a bridge has wrapped.
+        model: says the architecture; it is copied, not changed. No model that a bridge has wrapped.
         fast_tokenizer: the tokenizer.
         weights: tensors by the model's names. They must not change afterwards: clone what is trained on.
 
@@ -50,12 +50,14 @@ class StateDict:
         for name, tensor in self.weights.items():
             if tensor.shape != expected[name].shape:
                 raise HistoryError(
-                    f"{name} has shape {tuple(tensor.shape)}, but {tuple(expected[name].shape)} in {type(self.model).__name__}."
+                    f"{name} has shape {tuple(tensor.shape)}, "
+                    f"but {tuple(expected[name].shape)} in {type(self.model).__name__}."
                 )
             twins = [twin for twin in names.get(name, ()) if twin in self.weights]
             if any(not torch.equal(self.weights[twin], tensor) for twin in twins):
                 raise HistoryError(
-                    f"{', '.join(sorted(twins))} are one tied weight in {type(self.model).__name__}, but differ in the state dict."
+                    f"{', '.join(sorted(twins))} are one tied weight in {type(self.model).__name__}, "
+                    "but differ in the state dict."
                 )
 
     def identity(self) -> str:
@@ -91,9 +93,8 @@ class StateDict:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """See `Source.tokenizer`."""
         tokenizer = copy.deepcopy(self.fast_tokenizer)
-        tokenizer.init_kwargs["add_bos_token"] = (
-            True  # or boot_transformers loads it again, by its name and from the hub
-        )
+        # Without this, boot_transformers loads it again, by its name and from the hub.
+        tokenizer.init_kwargs["add_bos_token"] = True
         return tokenizer
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_room.data_files import write, write_list
+from data.data_files import write, write_list
 from revlens.data import DroppedWarning, PromptSource
 from revlens.errors import DataError
 

@@ -1,4 +1,4 @@
-"""Files of a checkpoint folder that lie in it, and not elsewhere on the machine."""
+"""Check that the files of a checkpoint folder are its own, and as revlens saved them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from revlens.errors import HistoryError
 from revlens.storage import SUMS, damages
 
-#: What Hugging Face's loaders read from a checkpoint folder.
+#: Files that Hugging Face's loaders read from a checkpoint folder.
 _READ = (
     "*.json",
     "*.safetensors",
@@ -20,11 +20,12 @@ _READ = (
 )
 
 
-def check_own_files(folder: Path) -> None:
-    """Check that no file which is read from a folder is a link to somewhere else.
+def check_links(folder: Path) -> None:
+    """Check that no file which is read from a folder is a link out of it.
 
-    A folder of an archive may hold links to any file of its reader. The folder itself may be a link: the user named it. In a
-    snapshot of the Hugging Face cache files are links into the ``blobs`` of their own repository; these are let be.
+    A folder out of an archive may hold links to any file of its reader. The folder itself may be a link:
+    the user named it. So may the files of a snapshot in the Hugging Face cache, into the ``blobs`` of their
+    repository.
 
     Raises:
         HistoryError: naming the link and where it leads.
@@ -35,17 +36,19 @@ def check_own_files(folder: Path) -> None:
         target = Path(os.path.realpath(path))  # unlike Path.resolve, no error on links in a circle
         if path.is_symlink() and not any(target.is_relative_to(allowed) for allowed in homes):
             raise HistoryError(
-                f"{path} is a link to {target}, outside its folder; put a copy of the file there if it is meant."
+                f"{path} is a link to {target}, outside its folder; "
+                "put a copy of the file there if it is meant."
             )
 
 
 def check_unchanged(folder: Path) -> None:
-    """Check that the files of a checkpoint that revlens saved are as it saved them; other folders have no checksums.
+    """Check the files of a checkpoint against its checksums; only checkpoints that revlens saved have any.
 
     Raises:
         HistoryError: naming the first file that is not.
     """
     if (folder / SUMS).is_file() and (problems := damages(folder)):
         raise HistoryError(
-            f"{problems[0]} If it is in revlens' cache, delete {folder}: it is trained again. If you changed it on purpose, delete {SUMS}."
+            f"{problems[0]} If it is in revlens' cache, delete {folder}: it is trained again. "
+            f"If you changed it on purpose, delete {SUMS}."
         )

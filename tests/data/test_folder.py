@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from data_room.data_files import write, write_lines, write_list
+from data.data_files import write, write_lines, write_list
 from revlens.data import DataFolder, drop_leaks, find_leaks
 from revlens.data.folder import HARMFUL, HARMLESS, INSTRUCT
 from revlens.errors import DataError
