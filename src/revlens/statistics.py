@@ -48,9 +48,9 @@ class Estimate:
 def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
     """The nominal level at which a percentile bootstrap of ``n`` values covers a mean at ``confidence``.
 
-    The bootstrap's spread is too small by sqrt((n-1)/n) and its tails are normal where Student's t is due; with 5 normal
-    values a plain 95 % percentile interval covers about 84 %, one of expanded percentiles (Hesterberg 2015, arXiv
-    1411.5279) about 92 %.
+    The bootstrap's spread is too small by sqrt((n-1)/n) and its tails are normal where Student's t is due;
+    with 5 normal values a plain 95 % percentile interval covers about 84 %, one of expanded percentiles
+    (Hesterberg 2015, arXiv 1411.5279) about 92 %.
 
     Raises:
         ConfigError: with fewer than 2 values.
@@ -58,7 +58,8 @@ def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
     if n < 2:
         raise ConfigError(f"An interval over runs needs at least 2 of them, got {n}.")
     z = (n / (n - 1)) ** 0.5 * t.ppf((1 + confidence) / 2, n - 1)
-    # With 2 or 3 values this reaches 1: the interval is then their range, the most that resampling them can give.
+    # With 2 or 3 values this reaches 1: the interval is then their range, the most that resampling them can
+    # give.
     return min(float(2 * norm.cdf(z) - 1), 1 - 1e-9)
 
 
@@ -165,8 +166,9 @@ def spearman_over_runs(
 ) -> Estimate:
     """Spearman correlation pooled over runs and points, with a bootstrap interval that resamples whole runs.
 
-    Points of one run (its steps and arms) are dependent, so runs are the clusters. Percentiles are expanded for few runs as
-    in `revlens.statistics`. A resample in which one side is constant has no ranks and is drawn again.
+    Points of one run (its steps and arms) are dependent, so runs are the clusters. Percentiles are expanded
+    for few runs as in `revlens.statistics`. A resample in which one side is constant has no ranks and is
+    drawn again.
 
     Raises:
         ConfigError: if shapes differ, there is no run, or x or y is constant (no ranks to compare).
@@ -195,8 +197,9 @@ def auroc_over_runs(
 ) -> Estimate:
     """Area under the ROC curve of a score that is to tell points with an event from those without, pooled over runs.
 
-    That is the chance that a point with the event has the higher score: 0.5 is none. The interval resamples whole runs, as in
-    `spearman_over_runs`; a resample in which all points have the event, or none, is drawn again.
+    That is the chance that a point with the event has the higher score: 0.5 is none. The interval resamples
+    whole runs, as in `spearman_over_runs`; a resample in which all points have the event, or none, is drawn
+    again.
 
     Args:
         score: higher where the event is expected.

@@ -17,7 +17,8 @@ from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment import ExperimentConfig, quick
 from revlens.experiment.config import CONFIG_TYPES, MAX_RUNS
-from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, WorldConfig
+from revlens.organism import ModelConfig, OrganismConfig, WorldConfig
+from revlens.subject import CAPTURE_STEPS
 from revlens.results.config_json import from_plain, to_plain
 from revlens.subject import ProbeFiles, UserHistory
 from revlens.training import ARMS, FinetuneConfig

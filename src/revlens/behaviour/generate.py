@@ -17,7 +17,8 @@ def generate(
 ) -> list[str]:
     """Greedy reply to each user message, in the model's chat format, without special tokens.
 
-    Prompts are batched by length, so that little is spent on padding; replies come back in the order of the prompts.
+    Prompts are batched by length, so that little is spent on padding; replies come back in the order of the
+    prompts.
 
     Raises:
         ProbeError: if there is no prompt.

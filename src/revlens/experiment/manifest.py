@@ -12,9 +12,8 @@ from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError
 from revlens.experiment.config import ExperimentConfig
 from revlens.history import read_table
-from revlens.organism import CAPTURE_STEPS
 from revlens.results import fit_fields
-from revlens.subject import ProbeFiles, UserHistory
+from revlens.subject import ProbeFiles, UserHistory, capture_steps
 from revlens.training import FinetuneConfig
 
 #: Keys of [experiment]; those of [finetune] are `FinetuneConfig`'s and ``lora``.
@@ -96,7 +95,7 @@ def _experiment(subject: UserHistory, settings: dict[str, Any]) -> ExperimentCon
     last, n = subject.benign.steps, settings.pop("seeds", 5)
     if type(n) is not int:
         raise ConfigError(f"seeds = {n!r} of [experiment] must be the number of runs.")
-    settings.setdefault("steps", (*(step for step in CAPTURE_STEPS if step < last), last))
+    settings.setdefault("steps", capture_steps(last))
     config = _build("[experiment]", ExperimentConfig, settings | {"subject": subject}).with_seeds(n)
     if config.steps[-1] != last:
         raise ConfigError(

@@ -19,12 +19,12 @@ from revlens.direction import ReversionDirection, nulls
 from revlens.errors import ConfigError, NonFiniteError
 from revlens.experiment import Layout, evaluate
 from revlens.history import TrainingHistory
-from revlens.organism import CAPTURE_STEPS, OrganismConfig
+from revlens.organism import OrganismConfig
 from revlens.storage import intact, listed_file, write_listed_json
 from revlens.study.config import StudyConfig
 from revlens.study.layout import StudyLayout
 from revlens.study.plan import Run
-from revlens.subject import Material, benign_start
+from revlens.subject import CAPTURE_STEPS, Material, benign_start
 from revlens.training import Guard, KLAnchor, Monitor, Reading, Until, finetune, make_guard
 
 #: Refusals that rehearsal draws from.

@@ -129,7 +129,7 @@ class StudyConfig:
             released={"block": 5.0},
             long_steps=last + 4,
             released_steps=last + 2,
-            tasks=TASKS[:1],
+            tasks=experiment.subject.tasks[:1],
             rates=(1.0, 2.0),
             directions=("other-seed",) if len(experiment.seeds) > 1 else (),
         )

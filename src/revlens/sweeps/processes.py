@@ -27,8 +27,10 @@ class Processes:
     """Worker processes, started anew (not forked). One that dies is replaced; the others do not notice.
 
     Attributes:
-        n_workers: how many at most; as many as there are cores if None. No more are started than there are tasks to run at once.
-        one_thread: whether a worker has one thread, so that numbers do not depend on how many cores there are.
+        n_workers: how many at most; as many as there are cores if None. No more are started than there are
+            tasks to run at once.
+        one_thread: whether a worker has one thread, so that numbers do not depend on how many cores there
+            are.
 
     Raises:
         ConfigError: if ``n_workers`` is below 1.
@@ -89,7 +91,8 @@ class _Pool:
 
     def finished(self) -> list[Outcome]:
         self._hand_out()
-        # One pipe a worker: which task a death hit is known, and a process killed while it writes blocks no other.
+        # One pipe a worker: which task a death hit is known, and a process killed while it writes blocks no
+        # other.
         busy = {worker.connection: worker for worker in self.workers if worker.task is not None}
         outcomes: list[Outcome] = []
         ticks: Counter[str] = Counter()

@@ -28,12 +28,12 @@ _PATIENCE = 60.0  # seconds that a cancelled task has to remove its scratch file
 class RayCluster:
     """Workers of Ray. Every machine has revlens installed, and sees the outputs under the path that they have here.
 
-    A task takes its `Resources` and as many threads as it has cores, so that numbers do not depend on the machine's number of
-    cores. A Ray to which the caller is already connected is used as it is.
+    A task takes its `Resources` and as many threads as it has cores, so that numbers do not depend on the
+    machine's number of cores. A Ray to which the caller is already connected is used as it is.
 
     Attributes:
-        address: of the cluster: ``auto`` on one of its machines, ``HOST:PORT``, or ``ray://HOST:PORT``. None: a Ray of this
-            machine, started for the sweep and stopped after it, without a dashboard.
+        address: of the cluster: ``auto`` on one of its machines, ``HOST:PORT``, or ``ray://HOST:PORT``. None:
+            a Ray of this machine, started for the sweep and stopped after it, without a dashboard.
         n_workers: cores of the Ray of this machine; all if None.
         shared: folders that every machine must see; checked before the first task.
         environment: variables that are set for every task.
@@ -90,7 +90,8 @@ class RayCluster:
         """See `Backend`.
 
         Raises:
-            ConfigError: see `connected`; also if a machine does not see a shared folder or has other versions of packages.
+            ConfigError: see `connected`; also if a machine does not see a shared folder or has other versions
+                of packages.
         """
         with self.connected() as ray:
             check_machines(ray, self.shared)

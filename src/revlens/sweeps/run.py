@@ -20,18 +20,20 @@ def run_tasks(
 ) -> None:
     """Run tasks, each as soon as those before it are done.
 
-    A task whose process dies under it (killed, out of memory, its machine gone) is run again; one that raises is not. The first
-    error ends the sweep: what is running is ended, and the error surfaces with a note that names the task. Since tasks look for
-    their own outputs, the same call goes on where the last one stopped.
+    A task whose process dies under it (killed, out of memory, its machine gone) is run again; one that raises
+    is not. The first error ends the sweep: what is running is ended, and the error surfaces with a note that
+    names the task. Since tasks look for their own outputs, the same call goes on where the last one stopped.
 
     Args:
         tasks: in the order in which they should start, as far as they can.
         on: `Processes` (the default: as many as there are cores), `RayCluster` or `InThisProcess`.
-        on_tick: called in this process with a label and how often tasks have ticked it. A task that is run again ticks again.
+        on_tick: called in this process with a label and how often tasks have ticked it. A task that is run
+            again ticks again.
         retries: how often a task is run again after its process has died.
 
     Raises:
-        ConfigError: if names repeat, a task waits for an unknown one or for itself, or ``retries`` is negative; also see the backend.
+        ConfigError: if names repeat, a task waits for an unknown one or for itself, or ``retries`` is
+            negative; also see the backend.
         WorkerError: if a task's process dies once more than ``retries``.
         Exception: whatever a task raises.
     """

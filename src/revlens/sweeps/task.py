@@ -45,8 +45,8 @@ class Task:
 
     Attributes:
         name: unique in its sweep; errors carry it.
-        function: called as ``function(*args, tick)``. Picklable, and idempotent: it looks for its own output, and leaves whole
-            files only. What it returns is dropped.
+        function: called as ``function(*args, tick)``. Picklable, and idempotent: it looks for its own output,
+            and leaves whole files only. What it returns is dropped.
         args: picklable values.
         after: names of the tasks that must be done first.
         resources: what it takes while it runs.
