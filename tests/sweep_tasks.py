@@ -30,7 +30,7 @@ def write(path: Path, before: tuple[str, ...], tick: Tick) -> None:
 
 
 def die(folder: Path, times: int, tick: Tick) -> None:
-    """Be killed, as by the system when memory runs out, for the first so many times; deaths are files of the folder."""
+    """Be killed, as by a system that runs out of memory, the first ``times`` times; deaths are files."""
     tick("die")
     deaths = len(list(folder.glob("death*")))
     if deaths < times:
@@ -71,5 +71,6 @@ def look_around(path: Path, variable: str, tick: Tick) -> None:
 
     write_text(
         path,
-        f"{os.environ[variable]}, {torch.get_num_threads()} threads, deterministic: {torch.are_deterministic_algorithms_enabled()}",
+        f"{os.environ[variable]}, {torch.get_num_threads()} threads, "
+        f"deterministic: {torch.are_deterministic_algorithms_enabled()}",
     )

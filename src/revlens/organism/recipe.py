@@ -100,7 +100,7 @@ class OrganismConfig:
 
     @property
     def other_histories(self) -> tuple[str, ...]:
-        """A reference or alignment of half the updates from the same initial weights, or another seed's v_rev."""
+        """A reference or an alignment of half the updates (from the same initial weights), or another seed."""
         return (*_HALVED, "other-seed")
 
     def with_task(self, task: str, rate: float = 1.0) -> OrganismConfig:
