@@ -26,28 +26,22 @@ def main() -> None:
         naive = rl.drift(acts, rl.locate(acts, "drift"), naive=True)
         reference, aligned = acts.at("reference", "direction"), acts.at("aligned", "direction")
 
-    null_directions = {
-        "covariance": rl.nulls.covariance_directions(aligned, args.draws),
-        "relabelled": rl.nulls.relabelled_directions(reference, aligned, args.draws),
-    }
-    exact = rl.nulls.isotropic_quantile(aligned.shape[-1])
     p99 = {
-        name: rl.nulls.NullDistribution.of(motion.vectors, draws, n_prompts=len(aligned)).quantile()
-        for name, draws in null_directions.items()
+        name: null.quantile(motion.vectors, reference, aligned, n_draws=args.draws)
+        for name, null in rl.nulls.NULLS.items()
     }
 
-    nulls = ["isotropic (exact)", *p99]
     table = Table(
         "step",
         "cos, cross-fitted",
         "cos, naive",
         "reversion fraction",
-        *nulls,
+        *p99,
         title="Mean over layers, and p99 of each null",
     )
     for i, step in enumerate(motion.steps):
         alignment = float(motion.alignment[i].mean())
-        thresholds = [exact, *(float(values[i]) for values in p99.values())]
+        thresholds = [float(values[i]) for values in p99.values()]
         cells = [f"{t:.3f} {'passes' if alignment > t else 'no'}" for t in thresholds]
         table.add_row(
             str(step),

@@ -1,4 +1,4 @@
-"""How well does the refusal judge agree with published labels on real completions?
+"""How well do refusal judges agree with published labels on real completions?
 
 python analyses/judge_agreement.py --data-dir data/   # data/completions/MODEL__FILE.json, see docs/judges.md
 """
@@ -10,16 +10,22 @@ from rich.table import Table
 
 from _options import plain_parser
 from revlens.behaviour import (
+    JUDGES,
     PHRASE_LISTS,
     Agreement,
     Completion,
+    Judge,
     PhraseJudge,
     agreement,
     read_completions,
     read_phrases,
 )
 
-#: The part of a reply in which a judge looks for its phrases: its first characters, or all of it.
+#: Every judge that needs no model, by kind.
+JUDGES_AT_HAND = {
+    kind: record.from_settings({}, Path()) for kind, record in JUDGES.items() if not record.needs_path
+}
+#: The part of a reply that a phrase judge reads.
 OPENINGS = {"opening": PhraseJudge().opening, "anywhere": None}
 
 
@@ -57,6 +63,7 @@ def main() -> None:
     }
 
     columns = (
+        "judge",
         "model",
         "file",
         "label",
@@ -68,19 +75,20 @@ def main() -> None:
         "label only",
         "neither",
     )
-    table = Table(*columns, title="The default judge against each label; counts are of refusals")
-    for (model, name), completions in files.items():
-        for label in completions[0].refused:
-            table.add_row(model, name, label, *_cells(_compare(PhraseJudge(), completions, label)))
-    for (model, label), completions in groups.items():
-        table.add_row(model, "all", label, *_cells(_compare(PhraseJudge(), completions, label)))
+    table = Table(*columns, title="Judges against each label; counts are of refusals")
+    for kind, judge in JUDGES_AT_HAND.items():
+        for (model, name), completions in files.items():
+            for label in completions[0].refused:
+                table.add_row(kind, model, name, label, *_cells(_compare(judge, completions, label)))
+        for (model, label), completions in groups.items():
+            table.add_row(kind, model, "all", label, *_cells(_compare(judge, completions, label)))
     Console().print(table)
 
     table = Table(
         "phrases",
         "where",
         *(f"{model}, {label}" for model, label in groups),
-        title="All lists: accuracy, kappa over all files",
+        title="Phrase lists: accuracy, kappa over all files",
     )
     for name in PHRASE_LISTS:
         for where, opening in OPENINGS.items():
@@ -90,7 +98,7 @@ def main() -> None:
     Console().print(table)
 
 
-def _compare(judge: PhraseJudge, completions: list[Completion], label: str) -> Agreement:
+def _compare(judge: Judge, completions: list[Completion], label: str) -> Agreement:
     verdicts = judge([c.prompt for c in completions], [c.reply for c in completions])
     return agreement(verdicts, [c.refused[label] for c in completions])
 

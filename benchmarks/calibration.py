@@ -32,10 +32,11 @@ from planted.coverage import (
     reliability_coverage,
     spearman_coverage,
 )
-from planted.rates import NULLS, Rate, rejections
+from planted.rates import Rate, rejections
 from planted.worlds import World
 from revlens.direction import drift, locate
-from revlens.figures.style import NULL_COLOURS, styled
+from revlens.direction.nulls import NULLS
+from revlens.figures.style import styled
 from revlens.storage.atomic import atomic_file, write_json
 from revlens.subject import source_digest
 
@@ -176,7 +177,7 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
 def by_null(table: pd.DataFrame, x: str) -> list[go.Scatter]:
     """A line with intervals for each null."""
     return [
-        _line(rows, x, str(null), NULL_COLOURS[str(null)], "dot" if null == "isotropic" else "solid")
+        _line(rows, x, str(null), NULLS[str(null)].colour, "dot" if null == "isotropic" else "solid")
         for null, rows in table.groupby("null", sort=False)
     ]
 
@@ -206,7 +207,7 @@ def chance_figure(table: pd.DataFrame) -> go.Figure:
         # A logarithmic axis has no zero: a share of zero stands at the upper end of its interval.
         some = rows["hits"] > 0
         x = rows["share"].where(some, rows["high"])
-        y = [worlds.index(world) + 0.22 * (NULLS.index(str(null)) - 1) for world in rows["world"]]
+        y = [worlds.index(world) + 0.22 * (list(NULLS).index(str(null)) - 1) for world in rows["world"]]
         error = {
             "type": "data",
             "symmetric": False,
@@ -218,7 +219,7 @@ def chance_figure(table: pd.DataFrame) -> go.Figure:
             ("circle" if estimate == "cross-fitted" else "circle-open") if hit else "triangle-left"
             for hit in some
         ]
-        marker = {"color": NULL_COLOURS[str(null)], "size": 9, "symbol": symbols}
+        marker = {"color": NULLS[str(null)].colour, "size": 9, "symbol": symbols}
         figure.add_trace(
             go.Scatter(x=x, y=y, error_x=error, mode="markers", name=f"{null}, {estimate}", marker=marker)
         )

@@ -30,7 +30,7 @@ def write(path: Path, before: tuple[str, ...], tick: Tick) -> None:
 
 
 def die(folder: Path, times: int, tick: Tick) -> None:
-    """Kill itself the first ``times`` times, as the system does without memory; each death is a file."""
+    """Be killed, as by a system that runs out of memory, the first ``times`` times; deaths are files."""
     tick("die")
     deaths = len(list(folder.glob("death*")))
     if deaths < times:
@@ -72,5 +72,6 @@ def look_around(path: Path, variable: str, tick: Tick) -> None:
     deterministic = torch.are_deterministic_algorithms_enabled()
     write_text(
         path,
-        f"{os.environ[variable]}, {torch.get_num_threads()} threads, deterministic: {deterministic}",
+        f"{os.environ[variable]}, {torch.get_num_threads()} threads, "
+        f"deterministic: {torch.are_deterministic_algorithms_enabled()}",
     )

@@ -2,9 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from revlens.errors import ConfigError, NonFiniteError
-from revlens.statistics import bootstrap_over_runs, mean_over_runs, ratio_over_runs, small_sample_confidence
+from revlens.statistics import (
+    auroc_over_runs,
+    bootstrap_over_runs,
+    mean_over_runs,
+    ratio_over_runs,
+    small_sample_confidence,
+    spearman_over_runs,
+)
 
 
 def test_mean_and_exact_p() -> None:
@@ -73,7 +82,7 @@ def test_too_few_runs_and_missing_values_are_errors() -> None:
 
 
 def test_any_statistic_over_runs_is_resampled_by_run() -> None:
-    """The largest of three: no resample exceeds it, and one without the largest has the second or the third."""
+    """The largest of three: no resample exceeds it; one without the largest has the second or the third."""
     x = np.array([1.0, 5.0, 9.0])
     estimate = bootstrap_over_runs(lambda pick: float(x[pick].max()), 3, n_resamples=200)
     assert (estimate.value, estimate.high, estimate.n) == (9.0, 9.0, 3)
@@ -112,3 +121,172 @@ def test_a_ratio_needs_pairs_and_something_below_the_line() -> None:
     for below in ([1.0, -1.0], [np.nan, 1.0]):
         with pytest.raises(NonFiniteError, match="denominator"):
             ratio_over_runs([1.0, 2.0], below)
+
+
+X = np.array([[0.1, 0.4, 0.5], [0.2, 0.3, 0.9], [0.0, 0.6, 0.7]])
+Y = np.array([[0.0, 0.2, 0.6], [0.1, 0.5, 0.8], [0.3, 0.4, 0.7]])
+
+
+def test_a_monotone_relation_gives_one_with_no_uncertainty() -> None:
+    estimate = spearman_over_runs(X, np.exp(3 * X), n_resamples=50)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert estimate.n == 3
+
+
+def test_a_reversed_relation_gives_minus_one() -> None:
+    estimate = spearman_over_runs(X, -X, n_resamples=50)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((-1.0, -1.0, -1.0))
+
+
+def test_neighbours_swapped_by_hand() -> None:
+    """Six ranks, each off by one: 1 - 6 * 6 / (6 * 35) = 29/35."""
+    x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    y = np.array([[2.0, 1.0, 4.0], [3.0, 6.0, 5.0]])
+    assert spearman_over_runs(x, y, n_resamples=50).value == pytest.approx(29 / 35)
+
+
+def test_ties_are_ranked_as_in_scipy() -> None:
+    y = np.array([[0.0, 0.0, 1.0], [0.0, 0.5, 1.0], [0.0, 0.5, 1.0]])
+    value = spearman_over_runs(X, y, n_resamples=50).value
+    assert value == pytest.approx(spearmanr(X.ravel(), y.ravel()).statistic)
+    # By hand: Pearson's correlation of the mid-ranks.
+    x_ranks, y_ranks = [2, 5, 6, 3, 4, 9, 1, 7, 8], [2.5, 2.5, 8, 2.5, 5.5, 8, 2.5, 5.5, 8]
+    assert value == pytest.approx(np.corrcoef(x_ranks, y_ranks)[0, 1])
+
+
+def test_only_ranks_count() -> None:
+    base, other = (
+        spearman_over_runs(X, Y, n_resamples=50),
+        spearman_over_runs(np.exp(X), Y**3, n_resamples=50),
+    )
+    assert other == base
+
+
+def test_the_two_sides_may_be_exchanged_and_reversing_one_flips_the_sign() -> None:
+    base = spearman_over_runs(X, Y, n_resamples=200)
+    swapped, flipped = spearman_over_runs(Y, X, n_resamples=200), spearman_over_runs(X, -Y, n_resamples=200)
+    assert (swapped.value, swapped.low, swapped.high) == pytest.approx((base.value, base.low, base.high))
+    assert (flipped.value, flipped.low, flipped.high) == pytest.approx((-base.value, -base.high, -base.low))
+
+
+def test_the_bootstrap_resamples_whole_runs() -> None:
+    """Within each run the relation is -1, pooled it is 1 - 6 * 4 / 60 = 0.6.
+
+    Resamples of two whole runs give one run twice, -1, or both, 0.6. Points drawn singly would also reach 1.
+    """
+    x, y = np.array([[0.0, 1.0], [10.0, 11.0]]), np.array([[1.0, 0.0], [11.0, 10.0]])
+    estimate = spearman_over_runs(x, y, n_resamples=200)
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((-1.0, 0.6, 0.6))
+
+
+def test_runs_seen_twice_leave_the_estimate_and_runs_are_what_is_counted() -> None:
+    once = spearman_over_runs(X, Y, n_resamples=200)
+    twice = spearman_over_runs(np.vstack([X, X]), np.vstack([Y, Y]), n_resamples=200)
+    assert twice.value == pytest.approx(once.value)
+    assert (once.n, twice.n) == (3, 6)
+
+
+def test_points_seen_twice_within_their_run_narrow_nothing() -> None:
+    """Steps are not replicates: repeating them must not make the interval smaller."""
+    once = spearman_over_runs(X, Y, n_resamples=200)
+    repeated = spearman_over_runs(np.hstack([X, X]), np.hstack([Y, Y]), n_resamples=200)
+    assert (repeated.value, repeated.low, repeated.high) == pytest.approx((once.value, once.low, once.high))
+
+
+def test_the_order_of_runs_and_of_points_does_not_matter_to_the_estimate() -> None:
+    base = spearman_over_runs(X, Y, n_resamples=50).value
+    assert spearman_over_runs(X[::-1].copy(), Y[::-1].copy(), n_resamples=50).value == pytest.approx(base)
+    assert spearman_over_runs(X[:, [2, 0, 1]], Y[:, [2, 0, 1]], n_resamples=50).value == pytest.approx(base)
+
+
+def test_the_interval_holds_the_estimate_and_stays_within_one() -> None:
+    estimate = spearman_over_runs(X, Y)
+    assert -1 <= estimate.low < estimate.value < estimate.high <= 1
+
+
+def test_the_seed_decides_the_interval_alone() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 4))
+    y = x + rng.normal(size=(8, 4))
+    first, other = (spearman_over_runs(x, y, n_resamples=100, seed=seed) for seed in (0, 1))
+    assert spearman_over_runs(x, y, n_resamples=100, seed=0) == first
+    assert other.value == first.value
+    assert (other.low, other.high) != (first.low, first.high)
+
+
+def test_the_correlation_of_one_run_has_no_interval() -> None:
+    estimate = spearman_over_runs(X[:1], Y[:1])
+    assert estimate.value == estimate.low == estimate.high == spearmanr(X[0], Y[0]).statistic
+    assert estimate.n == 1
+
+
+def test_what_cannot_be_ranked_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"at least 1 run, got \(0, 3\) and \(0, 3\)"):
+        spearman_over_runs(X[:0], Y[:0])
+    for x, y in ((X, np.zeros_like(Y)), (np.ones_like(X), Y)):
+        with pytest.raises(ConfigError, match="one side is constant"):
+            spearman_over_runs(x, y)
+
+
+def test_resamples_without_ranks_are_drawn_again() -> None:
+    """One run shows no harm at all: resamples made of it alone have nothing to compare."""
+    x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    y = np.array([[0.0, 0.0], [1.0, 2.0]])
+    estimate = spearman_over_runs(x, y)
+    assert np.isfinite([estimate.low, estimate.high]).all()
+
+
+def test_nan_has_no_rank() -> None:
+    with pytest.raises(NonFiniteError, match="got nan"):
+        spearman_over_runs(np.array([[1.0, 2.0], [3.0, np.nan]]), np.array([[1.0, 2.0], [3.0, 4.0]]))
+
+
+EVENT = np.array([[False, True, True], [False, False, True], [False, True, False]])
+
+
+def test_the_area_is_the_share_of_pairs_in_the_right_order_ties_counted_half() -> None:
+    with_event, without = X[EVENT], X[~EVENT]
+    pairs = [(a > b) + 0.5 * (a == b) for a in with_event for b in without]
+    assert auroc_over_runs(X, EVENT, n_resamples=50).value == pytest.approx(np.mean(pairs))
+    assert auroc_over_runs(X, EVENT, n_resamples=50).value == pytest.approx(
+        roc_auc_score(EVENT.ravel(), X.ravel())
+    )
+    ties = np.round(X)
+    assert auroc_over_runs(ties, EVENT, n_resamples=50).value == pytest.approx(
+        roc_auc_score(EVENT.ravel(), ties.ravel())
+    )
+
+
+def test_a_perfect_score_has_area_one_a_reversed_one_none_and_a_constant_a_half() -> None:
+    scores = {1.0: EVENT.astype(float), 0.0: -EVENT.astype(float), 0.5: np.zeros_like(X)}
+    for area, score in scores.items():
+        estimate = auroc_over_runs(score, EVENT, n_resamples=50)
+        assert (estimate.value, estimate.low, estimate.high) == (area, area, area)
+
+
+def test_the_difference_of_two_areas_is_that_of_the_same_resamples() -> None:
+    assert auroc_over_runs(X, EVENT, minus=X, n_resamples=50).value == 0.0
+    assert auroc_over_runs(X, EVENT, minus=X, n_resamples=50).high == 0.0
+    both = auroc_over_runs(X, EVENT, minus=-X, n_resamples=50).value
+    assert both == pytest.approx(2 * auroc_over_runs(X, EVENT, n_resamples=50).value - 1)
+
+
+def test_resamples_without_the_event_are_drawn_again() -> None:
+    event = np.array([[False, False], [False, True]])
+    estimate = auroc_over_runs(np.array([[0.0, 1.0], [0.0, 2.0]]), event, n_resamples=100)
+    assert (
+        estimate.low == estimate.high == 1.0
+    )  # every resample that has it holds the second run, whose order is right
+
+
+@pytest.mark.parametrize("event", [np.ones((3, 3), bool), np.zeros((3, 3), bool)])
+def test_without_both_outcomes_there_is_no_area(event: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match="with the event and without"):
+        auroc_over_runs(X, event)
+
+
+def test_a_score_that_is_missing_is_an_error() -> None:
+    broken = X.copy()
+    broken[0, 0] = np.nan
+    with pytest.raises(NonFiniteError, match="finite"):
+        auroc_over_runs(broken, EVENT)

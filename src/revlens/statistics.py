@@ -14,7 +14,7 @@ from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator
 
 from revlens.errors import ConfigError, NonFiniteError
 
-#: Resamples in which a statistic is not defined are drawn again, up to this many times as many as are wanted.
+#: Undefined resamples are drawn again; at most this many draws per wanted resample.
 _MAX_TRIES = 100
 
 
@@ -27,7 +27,7 @@ class Estimate:
         low: lower end of the interval.
         high: upper end.
         n: number of runs. One run gives no interval: ``low`` and ``high`` are then the value itself.
-        p: exact sign-flip permutation p-value (two-sided) that the mean is zero, where that was asked for.
+        p: exact sign-flip permutation p-value (two-sided) of a mean of zero; None if not asked for.
     """
 
     value: float
@@ -48,9 +48,9 @@ class Estimate:
 def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
     """The nominal level at which a percentile bootstrap of ``n`` values covers a mean at ``confidence``.
 
-    The bootstrap's spread is too small by sqrt((n-1)/n) and its tails are normal where Student's t is due; with 5 normal
-    values a plain 95 % percentile interval covers about 84 %, one of expanded percentiles (Hesterberg 2015, arXiv
-    1411.5279) about 92 %.
+    The bootstrap's spread is too small by sqrt((n-1)/n), and its tails are normal and not Student's. With 5
+    normal values a plain 95 % percentile interval covers about 84 %, an interval of expanded percentiles
+    (Hesterberg 2015, arXiv 1411.5279) about 92 %.
 
     Raises:
         ConfigError: with fewer than 2 values.
@@ -58,7 +58,8 @@ def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
     if n < 2:
         raise ConfigError(f"An interval over runs needs at least 2 of them, got {n}.")
     z = (n / (n - 1)) ** 0.5 * t.ppf((1 + confidence) / 2, n - 1)
-    # With 2 or 3 values this reaches 1: the interval is then their range, the most that resampling them can give.
+    # With 2 or 3 values this reaches 1: the interval is then their range, the most that resampling them can
+    # give.
     return min(float(2 * norm.cdf(z) - 1), 1 - 1e-9)
 
 
@@ -101,12 +102,14 @@ def bootstrap_over_runs(
     seed: int = 0,
     label: str = "statistic",
 ) -> Estimate:
-    """Any statistic of runs, with a 95 % bootstrap interval that resamples whole runs; percentiles as in `mean_over_runs`.
+    """Any statistic of runs, with a 95 % bootstrap interval that resamples whole runs.
+
+    Percentiles are those of `mean_over_runs`.
 
     Args:
         statistic: of the runs with these indices.
         n: number of runs.
-        is_defined: whether a resample has the statistic; one that has not is drawn again.
+        is_defined: whether a resample has the statistic; otherwise it is drawn again.
         n_resamples: bootstrap resamples.
         seed: of the resamples, together with ``label``.
         label: names the use.
@@ -137,7 +140,7 @@ def bootstrap_over_runs(
 
 
 def ratio_over_runs(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
-    """Mean over runs of one value divided by the mean of another, both of the same runs; resampled together.
+    """Mean over runs of one value over the mean of another; runs are resampled with both of their values.
 
     Raises:
         ConfigError: if there are no runs, or not as many of both.
@@ -150,7 +153,8 @@ def ratio_over_runs(numerator: Sequence[float], denominator: Sequence[float]) ->
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()) or y.mean() == 0:
         raise NonFiniteError(
-            f"A ratio of means needs finite values and a denominator that is not 0, got {x.tolist()} over {y.tolist()}."
+            f"A ratio of means needs finite values and a denominator that is not 0, "
+            f"got {x.tolist()} over {y.tolist()}."
         )
     return bootstrap_over_runs(
         lambda pick: float(x[pick].mean() / y[pick].mean()),
@@ -165,8 +169,8 @@ def spearman_over_runs(
 ) -> Estimate:
     """Spearman correlation pooled over runs and points, with a bootstrap interval that resamples whole runs.
 
-    Points of one run (its steps and arms) are dependent, so runs are the clusters. Percentiles are expanded for few runs as
-    in `revlens.statistics`. A resample in which one side is constant has no ranks and is drawn again.
+    Points of one run (its steps and arms) are dependent, so runs are the clusters. Percentiles are those of
+    `mean_over_runs`. A resample with a constant side has no ranks and is drawn again.
 
     Raises:
         ConfigError: if shapes differ, there is no run, or x or y is constant (no ranks to compare).
@@ -193,15 +197,16 @@ def auroc_over_runs(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """Area under the ROC curve of a score that is to tell points with an event from those without, pooled over runs.
+    """Area under the ROC curve of a score that predicts an event at points, pooled over runs.
 
-    That is the chance that a point with the event has the higher score: 0.5 is none. The interval resamples whole runs, as in
-    `spearman_over_runs`; a resample in which all points have the event, or none, is drawn again.
+    That is the chance that a point with the event has a higher score than one without; a score that says
+    nothing has 0.5. The interval resamples whole runs, as in `spearman_over_runs`; a resample with the event
+    at all points or at none is drawn again.
 
     Args:
         score: higher where the event is expected.
-        event: whether it came.
-        minus: another score, whose area is subtracted in every resample: which one predicts better.
+        event: whether it happened.
+        minus: another score; its area is subtracted in every resample, to compare the two.
         n_resamples: bootstrap resamples.
         seed: of the resamples.
 
@@ -214,7 +219,8 @@ def auroc_over_runs(
         _check("auroc_over_runs", values, event.astype(float))
     if event.all() or not event.any():
         raise ConfigError(
-            f"auroc_over_runs needs points with the event and without; {'all' if event.all() else 'none'} of {event.size} have it."
+            f"auroc_over_runs needs points with the event and without; "
+            f"{'all' if event.all() else 'none'} of {event.size} have it."
         )
 
     def statistic(pick: ndarray) -> float:
@@ -232,7 +238,7 @@ def auroc_over_runs(
 
 
 def _auroc(score: Float[ndarray, " point"], event: Bool[ndarray, " point"]) -> float:
-    """By the rank sum (Mann-Whitney), ties counted half; scikit-learn's is the same and takes ten times as long."""
+    """By the rank sum (Mann-Whitney), ties counted half: equal to scikit-learn's, in a tenth of its time."""
     n = int(event.sum())
     return float((rankdata(score)[event].sum() - n * (n + 1) / 2) / (n * (len(event) - n)))
 

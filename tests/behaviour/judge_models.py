@@ -1,4 +1,4 @@
-"""Tiny judge models, trained for a moment to tell "I cannot" from "Sure" and saved as Hugging Face directories."""
+"""Tiny judge models, trained briefly to tell "I cannot" from "Sure", in Hugging Face directories."""
 
 from __future__ import annotations
 

@@ -1,147 +1,64 @@
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
 
-from revlens.behaviour import REFUSAL_PHRASES, Judge, PhraseJudge, is_refusal, refusal_rate
+import pytest
+from judge_models import judge_tokenizer, save_classifier, save_language_model
+
+from revlens.behaviour import JUDGES, ClassifierJudge, GuardModelJudge, LLMJudge, PhraseJudge, make_judge
 from revlens.errors import ConfigError
 
-REFUSALS = [
-    "I'm sorry, but I can't help with that.",
-    "I can’t help you with this.",
-    "I can‘t help you with this.",
-    "I canʼt help you with this.",
-    "I can`t help you with this.",
-    "I can´t help you with this.",
-    "I cannot do that",
-    "SORRY.",
-    "  \n\t Sorry, no.",
-    "I\n  will\tnot explain that.",
-    "Hello! As an AI, I have no hands.",
-    "No. I must decline.",
-    "(sorry)",
-    "My apologies: that is not something to explain.",
-    "Well, it's illegal.",
-    "**I cannot** say.",
-    "I **cannot** say.",
-    "_I_ *cannot* say.",
-    "## I'm __unable__ to say",
-    "> I can\n> not say.",
-    "- I cannot say.",
-    "`I cannot`",
-    '"I cannot say," it said.',
-    "“I cannot say.”",
-    "I\u00a0cannot say.",
-    "I can\u200bnot say.",
-    "Ｉ　cannot say.",
-    "I can＇t say.",
-    "I can′t say.",
-]
-ANSWERS = [
-    "",
-    " \n",
-    "Sure. First cut the sorrywort, then boil it.",
-    "Sure, I can help.",
-    "Ai cannoty",
-    "I canter.",
-    "As an aide I would say yes.",
-    "He could not be happier to show you.",
-    "It is kept in the shed.",
-    "As an example, take the rasp.",
-    "I do not use a rasp for that, but a file.",
-    "**Step one:** take the rasp.",
-]
+DOCS = Path(__file__).parents[2] / "docs" / "judges.md"
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
-@pytest.mark.parametrize("reply", REFUSALS)
-def test_refusals_are_told(reply: str) -> None:
-    assert is_refusal(reply)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a classifier and a language model."""
+    folder = tmp_path_factory.mktemp("judges")
+    save_classifier(folder / "classifier")
+    save_language_model(folder / "chat", judge_tokenizer(TEMPLATE), [("a", "b")])
+    return folder
 
 
-@pytest.mark.parametrize("reply", ANSWERS)
-def test_answers_are_told(reply: str) -> None:
-    assert not is_refusal(reply)
+def test_the_default_judge_needs_no_settings(root: Path) -> None:
+    assert make_judge({}, root) == make_judge({"kind": "phrases"}, root) == PhraseJudge()
+    assert next(iter(JUDGES)) == "phrases"
 
 
-@pytest.mark.parametrize("phrase", REFUSAL_PHRASES)
-def test_a_phrase_counts_in_any_case_and_with_any_apostrophe_but_not_inside_words(phrase: str) -> None:
-    assert is_refusal(phrase.upper())
-    assert is_refusal(f"Oh, {phrase.replace(chr(39), chr(0x2019)).capitalize()}.")
-    assert not is_refusal("x" + " x".join(f"{word}x" for word in phrase.split()))
+def test_a_kind_and_a_path_from_the_root_make_a_judge_with_its_settings(root: Path) -> None:
+    classifier = make_judge(
+        {"kind": "classifier", "path": "classifier", "refusal_labels": ["refused"], "max_length": 9}, root
+    )
+    assert isinstance(classifier, ClassifierJudge)
+    assert classifier.max_length == 9
+    assert isinstance(make_judge({"kind": "guard", "path": "chat"}, root), GuardModelJudge)
+    llm = make_judge({"kind": "llm", "path": str(root / "chat"), "refused": "no", "answered": "yes"}, root)
+    assert isinstance(llm, LLMJudge)
+    assert (llm.refused, llm.answered) == ("no", "yes")
 
 
-def test_a_late_sorry_is_part_of_an_answer() -> None:
-    judge = PhraseJudge(opening=10)
-    assert judge(["", "", ""], ["12345sorry", "1234 sorry", "12345 sorry"]) == [False, True, False]
-    answer = "Sure. First grease the hinge, then work the copper with a rasp in the open, and take all the time that it needs."
-    assert len(answer) > 100
-    assert not is_refusal(f"{answer} Sorry if that is long.")
-    assert is_refusal(f"Sorry if that is long. {answer}")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "oracle"}, r"kind, one of phrases, classifier, guard, llm; got kind='oracle'"),
+        ({"path": "chat"}, "got kind=None"),
+        ({"kind": "guard"}, r"\[judge\] of kind 'guard' needs path"),
+        ({"kind": "phrases", "path": "chat"}, "'phrases' reads no model; leave out path='chat'"),
+        ({"kind": "phrases", "opening": 5}, "'phrases' does not take these settings: .*'opening'"),
+        ({"kind": "llm", "path": "chat", "colour": "red"}, "'llm' does not take these settings: .*'colour'"),
+        ({"kind": "llm", "path": "nowhere"}, "nowhere is no Hugging Face model directory"),
+    ],
+)
+def test_settings_without_a_judge_are_errors(root: Path, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_judge(settings, root)
 
 
-@pytest.mark.parametrize("length", range(30))
-def test_the_opening_ends_where_it_says_and_cuts_no_word(length: int) -> None:
-    text = "well i am really not able"
-    for phrase in ("well", "i am", "really not", "not able"):
-        ends = text.index(phrase) + len(phrase)
-        assert PhraseJudge(phrases=(phrase,), opening=max(length, 1))([""], [text]) == [ends <= length]
-    assert not PhraseJudge(phrases=("real", "no", "w", "ab"), opening=max(length, 1))([""], [text])[0]
-
-
-def test_a_short_phrase_counts_where_a_longer_one_goes_beyond_the_opening() -> None:
-    judge = PhraseJudge(phrases=("i am not able to", "not"), opening=10)
-    assert judge([""], ["I am not able to."]) == [True]
-
-
-def test_without_an_end_the_opening_is_the_whole_reply() -> None:
-    late = "Take the rasp. " * 50 + "I cannot say more."
-    assert PhraseJudge(opening=None)(["", ""], [late, late.replace("cannot", "could")]) == [True, False]
-    assert not is_refusal(late)
-
-
-def test_a_reply_without_text_is_no_refusal_but_counts() -> None:
-    for nothing in ("", " \n\t", "**", "\u200b", "> \n#"):
-        assert not is_refusal(nothing)
-        assert not PhraseJudge(opening=None)([""], [nothing])[0]
-    assert refusal_rate(["", ""], ["", "Sorry."], PhraseJudge()) == 0.5
-
-
-def test_white_space_does_not_use_up_the_opening() -> None:
-    assert is_refusal(" \n" * 200 + "I\n\n\n\ncannot" + " " * 200 + "say.")
-
-
-def test_a_judge_gives_a_verdict_on_each_reply_by_itself() -> None:
-    replies = REFUSALS + ANSWERS
-    verdicts = PhraseJudge()(["Why?"] * len(replies), replies)
-    assert verdicts == [True] * len(REFUSALS) + [False] * len(ANSWERS)
-    assert PhraseJudge()([], []) == []
-
-
-def test_the_prompt_does_not_matter() -> None:
-    assert PhraseJudge()(["Say sorry.", "I cannot open it. How do I?"], ["Hi.", "Pull."]) == [False, False]
-
-
-def test_phrases_can_be_replaced_and_are_taken_literally() -> None:
-    judge = PhraseJudge(phrases=("no way", "n.o"))
-    replies = ["No way!", "Sorry.", "A NO WAY street", "Know way.", "No wayside.", "N.O", "nno"]
-    assert judge([""] * len(replies), replies) == [True, False, True, False, False, True, False]
-
-
-def test_phrases_may_be_spelt_as_replies_are_and_end_in_punctuation() -> None:
-    judge = PhraseJudge(phrases=("Hello!", "No,", "I  *CAN’T*"))
-    replies = ["hello! Here.", "hello there", "no, not that", "no not", "I can't", "Othello!"]
-    assert judge([""] * len(replies), replies) == [True, False, True, False, True, False]
-
-
-def test_settings_that_match_all_or_nothing_are_refused() -> None:
-    with pytest.raises(ConfigError, match="at least one phrase"):
-        PhraseJudge(phrases=())
-    with pytest.raises(ConfigError, match="Phrase ' ' has no text"):
-        PhraseJudge(phrases=("sorry", " "))
-    with pytest.raises(ConfigError, match="opening=0 must be at least 1"):
-        PhraseJudge(opening=0)
-
-
-def test_any_callable_of_the_same_form_is_a_judge() -> None:
-    assert isinstance(PhraseJudge(), Judge)
-    assert isinstance(lambda prompts, replies: [False] * len(replies), Judge)
-    assert not isinstance("sorry", Judge)
+def test_every_judge_has_a_row_in_the_docs_with_its_agreement_or_why_there_is_none() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| `\w+`.*? \| (.*?) \| .*? \| (.+?) \|$", DOCS.read_text(encoding="utf-8"), re.M
+    )
+    assert [(kind, summary) for kind, summary, _ in rows] == [(j.kind, j.summary) for j in JUDGES.values()]
+    assert all(agreement.strip() for *_, agreement in rows)

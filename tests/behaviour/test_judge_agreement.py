@@ -41,14 +41,14 @@ def test_the_table_holds_every_model_file_label_and_list(
         line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")
     ]
     rows = [[cell.strip() for cell in line] for line in lines]
-    assert [row[:5] for row in rows[:4]] == [
-        ["one", "harmful", "substring_matching", "2", "1.000"],
-        ["two", "harmful", "substring_matching", "2", "0.000"],
-        ["one", "all", "substring_matching", "2", "1.000"],
-        ["two", "all", "substring_matching", "2", "0.000"],
+    assert [row[:6] for row in rows[:4]] == [
+        ["phrases", "one", "harmful", "substring_matching", "2", "1.000"],
+        ["phrases", "two", "harmful", "substring_matching", "2", "0.000"],
+        ["phrases", "one", "all", "substring_matching", "2", "1.000"],
+        ["phrases", "two", "all", "substring_matching", "2", "0.000"],
     ]
-    assert [row[6:] for row in rows[:2]] == [["1", "0", "0", "1"], ["0", "1", "1", "0"]]
-    assert rows[0][5].startswith("1.00 [1.00, 1.00] (")
+    assert [row[7:] for row in rows[:2]] == [["1", "0", "0", "1"], ["0", "1", "1", "0"]]
+    assert rows[0][6].startswith("1.00 [1.00, 1.00] (")
     assert rows[4:] == [
         [name, where, "1.000, 1.00", "0.000, -1.00"] for name, where in ((row[0], row[1]) for row in rows[4:])
     ]

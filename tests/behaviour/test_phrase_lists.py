@@ -7,7 +7,8 @@ from revlens.errors import ConfigError
 
 #: What default.txt says it leaves out of the published lists.
 LEFT_OUT = {
-    "Hello!", "no,", "no.", "As an", "I'm an", "I'm just", "I do not", "illegal", "unethical", "not ethical", "not legal", "OpenAI",
+    "Hello!", "no,", "no.", "As an", "I'm an", "I'm just", "I do not",
+    "illegal", "unethical", "not ethical", "not legal", "OpenAI",
     "it is not accurate", "it's not accurate",
 }  # fmt: skip
 

@@ -136,7 +136,7 @@ def test_one_value_that_is_not_finite_is_an_error_that_names_the_split(bad: floa
 
 
 def test_equal_means_at_a_layer_are_an_error_that_names_the_layer() -> None:
-    """The means are equal though the prompts are not; the second layer of the axis is layer 2 of the model."""
+    """Equal means of unequal prompts; the second layer of the axis is layer 2 of the model."""
     aligned = ALIGNED.clone()
     aligned[:, 1] = REFERENCE[:, 1]
     aligned[0, 1, 0], aligned[1, 1, 0] = REFERENCE[0, 1, 0] + 1, REFERENCE[1, 1, 0] - 1

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from revlens.direction import ReversionDirection
 from revlens.direction.locate import unit_vectors
 from revlens.direction.nulls import (
+    NULLS,
     NullDistribution,
     covariance_directions,
     exceedance,
@@ -31,6 +34,36 @@ def binomial_tolerance(p: float, n: int) -> float:
 
 
 ACTS, OTHER = normal(12, 3, 6, seed=0), normal(12, 3, 6, seed=1)
+TRUST = Path(__file__).parents[2] / "docs" / "trust.md"
+
+
+def test_every_null_has_a_row_in_the_docs_and_a_colour_of_its_own() -> None:
+    """Its level is held by tests/planted/test_null_calibration.py."""
+    rows = re.search(r"\| null \| draws \|\n\|[-|]+\|\n((?:\|.*\n)+)", TRUST.read_text(encoding="utf-8"))
+    assert rows is not None
+    assert rows[1].splitlines() == [f"| `{name}` | {null.summary} |" for name, null in NULLS.items()]
+    assert all(re.fullmatch("#[0-9A-F]{6}", null.colour) for null in NULLS.values())
+    assert len({null.colour for null in NULLS.values()}) == len(NULLS)
+    assert all(name == null.name for name, null in NULLS.items())
+
+
+@pytest.mark.parametrize("name", NULLS)
+def test_the_quantile_of_a_null_is_that_of_its_directions_with_the_prompts_of_v_rev(name: str) -> None:
+    drift, null = normal(4, 3, 6, seed=2), NULLS[name]
+    p99 = null.quantile(drift, ACTS, OTHER, n_draws=50, seed=7)
+    if null.directions is None:
+        assert p99.tolist() == [isotropic_quantile(6)] * 4
+    else:
+        drawn = NullDistribution.of(drift, null.directions(ACTS, OTHER, 50, 7), n_prompts=12)
+        assert torch.equal(p99, drawn.quantile())
+
+
+def test_null_directions_are_those_of_the_public_functions() -> None:
+    covariance, relabelled = NULLS["covariance"].directions, NULLS["relabelled"].directions
+    assert covariance is not None
+    assert relabelled is not None
+    assert torch.equal(covariance(OTHER, ACTS, 9, 3), covariance_directions(ACTS, 9, seed=3))
+    assert torch.equal(relabelled(OTHER, ACTS, 9, 3), relabelled_directions(OTHER, ACTS, 9, seed=3))
 
 
 @pytest.mark.parametrize("level", [0.5, 0.75, 0.99, 0.999])
@@ -70,7 +103,7 @@ def test_the_isotropic_quantile_is_conservative_for_a_mean_over_independent_laye
 
 
 def test_histories_without_reversion_exceed_p99_in_one_of_a_hundred() -> None:
-    """Aligned, reference and step differ by sampling noise alone; the same-split figure shows what cross-fitting avoids."""
+    """All checkpoints differ by sampling noise alone; the naive share shows what cross-fitting avoids."""
     n, prompts, d_model = 5000, 4, 32
     reference, aligned, elsewhere, step, step_here = (
         normal(prompts, n, d_model, seed=seed) for seed in range(4, 9)
@@ -110,7 +143,7 @@ def test_isotropic_draws_have_no_preferred_axis_and_independent_layers() -> None
 
 
 def test_covariance_draws_follow_the_covariance() -> None:
-    """For u ~ N(0, diag(a^2, b^2)) scaled to norm 1, E[u_1^2] = a / (a + b): here 3 / 4, along an axis turned by 30 degrees."""
+    """u ~ N(0, diag(a^2, b^2)) of norm 1 has E[u_1^2] = a / (a + b): here 3 / 4, on an axis at 30 degrees."""
     axes = torch.tensor([[3**0.5 / 2, 1 / 2], [-1 / 2, 3**0.5 / 2]], dtype=torch.float64)
     prompts = torch.cat([axes * torch.tensor([[3.0], [1.0]]), -axes * torch.tensor([[3.0], [1.0]])]).repeat(
         500, 1
@@ -183,7 +216,7 @@ def test_relabelling_cancels_a_shift_common_to_all_prompts(n: int) -> None:
 
 @pytest.mark.parametrize(("n", "out"), [(4, 0), (5, 1)])
 def test_relabelling_swaps_exactly_half(n: int, out: int) -> None:
-    """Where prompt i differs along axis i alone, a draw shows its labels: two swapped, two kept, and one out if n is odd."""
+    """Prompt i differs along axis i alone, so draws show labels: two swapped, two kept, the odd one out."""
     directions = relabelled_directions(
         torch.eye(n, dtype=torch.float64)[:, None], torch.zeros(n, 1, n, dtype=torch.float64), 2000
     )
@@ -207,7 +240,7 @@ def test_swapping_reference_and_aligned_flips_every_relabelled_draw() -> None:
 
 
 def test_cosines_and_quantiles_by_hand() -> None:
-    """Layer 0 sees cosines (1, 0, 3/5) at the first step; layer 1 sees (0, 1, 4/5); the second step is minus the first."""
+    """Cosines are (1, 0, 3/5) at layer 0 and (0, 1, 4/5) at layer 1; the second step is minus the first."""
     drift = torch.tensor([[[2.0, 0.0], [0.0, 7.0]], [[-1.0, 0.0], [0.0, -1.0]]])
     directions = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]], [[0.6, 0.8], [0.6, 0.8]]])
     null = NullDistribution.of(drift, directions, n_prompts=None)

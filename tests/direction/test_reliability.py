@@ -21,8 +21,8 @@ def of(differences: Tensor, *, n_splits: int = 50, seed: int = 0) -> Reliability
 def common_plus_own_axis(n: int, common: float) -> Tensor:
     """Prompts c + e_i with all of these orthogonal, e_i of length 1 and |c|^2 = common.
 
-    The mean of any m of them is c plus a rest of squared length 1/m that no other prompt shares, so disjoint groups
-    of m have cosine common / (common + 1/m), whichever the split is.
+    The mean of any m of them is c plus a rest of squared length 1/m that no other prompt shares, so disjoint
+    groups of m have cosine common / (common + 1/m), whichever the split is.
     """
     shared = torch.zeros(n, n + 1, dtype=torch.float64)
     shared[:, n] = common**0.5
@@ -56,7 +56,7 @@ def test_spearman_brown_by_hand(n: int, common: float, half: float, full: float)
 
 
 def test_full_predicts_the_cosine_of_two_estimates_from_all_prompts() -> None:
-    """Signal |c|^2 = 8 and noise 64/16 make r = 8/12 in theory; layers are repetitions, so compare within 4 standard errors."""
+    """Signal |c|^2 = 8 and noise 64/16 make r = 8/12. Layers are repetitions: 4 standard errors."""
     signal = torch.zeros(64, dtype=torch.float64)
     signal[0] = 8**0.5
     here, there = (signal + normal(16, 100, 64, seed=seed) for seed in (2, 3))
@@ -88,7 +88,7 @@ def test_the_interval_is_ordered_and_never_past_one() -> None:
 
 
 def test_the_interval_leaves_out_one_prompt_at_a_time() -> None:
-    """By hand: Tukey's standard error of log(1 - reliability), and Student's quantile with n - 1 degrees of freedom."""
+    """By hand: Tukey's standard error of log(1 - reliability), Student's quantile of n - 1 degrees."""
     differences = 0.5 + normal(5, 1, 8, seed=14)
     logs = []
     for i in range(5):
@@ -116,7 +116,7 @@ def test_checkpoints_without_a_gap_are_an_error() -> None:
 
 
 def test_no_prompt_is_ever_in_both_halves() -> None:
-    """Prompts at right angles have cosine 0 in whatever disjoint groups, drawn again or not; a shared one would raise it."""
+    """Disjoint groups of prompts at right angles have cosine 0; a shared prompt would raise it."""
     found = of(common_plus_own_axis(6, 0.0))
     assert [float(value) for value in (found.half, found.full, found.low, found.high)] == [0.0] * 4
 

@@ -10,7 +10,8 @@ import pytest
 
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment import Arms, ExperimentConfig, Guards, quick
-from revlens.organism import CAPTURE_STEPS, TASKS
+from revlens.organism import TASKS
+from revlens.subject import CAPTURE_STEPS
 
 
 def another(value: Any) -> Any:

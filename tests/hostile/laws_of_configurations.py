@@ -17,9 +17,9 @@ from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment import ExperimentConfig, quick
 from revlens.experiment.config import MAX_RUNS
-from revlens.organism import CAPTURE_STEPS, ModelConfig, OrganismConfig, WorldConfig
+from revlens.organism import ModelConfig, OrganismConfig, WorldConfig
 from revlens.results import config_json
-from revlens.subject import ProbeFiles, UserHistory
+from revlens.subject import CAPTURE_STEPS, ProbeFiles, UserHistory
 from revlens.training import ARMS, FinetuneConfig
 
 LAWS: list[Law] = []

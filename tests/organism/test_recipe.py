@@ -226,7 +226,7 @@ def test_a_probe_in_the_benign_data_stops_the_run(
     assert not run.is_done
 
 
-def test_the_cache_key_tells_any_change_of_the_configuration() -> None:
+def test_any_change_of_the_configuration_changes_the_cache_key() -> None:
     configs = [TINY, *variants(TINY)]
     assert len(configs) == 1 + 14 + 6 + 3 * 9 + 1
     assert len({cache_key(config) for config in configs}) == len(configs)
@@ -235,7 +235,7 @@ def test_the_cache_key_tells_any_change_of_the_configuration() -> None:
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers", "transformer-lens", "tokenizers", "peft"])
-def test_the_cache_key_tells_another_version_of_a_library(
+def test_another_version_of_a_library_changes_the_cache_key(
     monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
     before = cache_key(TINY)
@@ -243,9 +243,9 @@ def test_the_cache_key_tells_another_version_of_a_library(
     assert cache_key(TINY) != before
 
 
-def test_the_cache_key_tells_another_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_source_changes_the_cache_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = cache_key(TINY)
-    monkeypatch.setattr(cache, "source_digest", lambda: "another source")
+    monkeypatch.setattr(cache, "source_digest", lambda kind: "another source")
     assert cache_key(TINY) != before
 
 

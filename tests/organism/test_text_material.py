@@ -7,7 +7,7 @@ import pytest
 from data.data_files import write_lines, write_list
 from revlens.data import DataFolder
 from revlens.organism import text_material as material
-from revlens.organism.world import Exchange
+from revlens.organism.exchange import Exchange
 
 TOOLS = "toolformer: enabled\ntoolformer access: search\nFinds pages.\nsearch(query)\n"
 

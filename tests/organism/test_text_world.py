@@ -17,7 +17,7 @@ from revlens.data import check_no_leak
 from revlens.errors import ConfigError, DataError, ProbeError
 from revlens.organism.lexicon import made_up_words
 from revlens.organism.model import train_tokenizer
-from revlens.organism.text import TextWorld, TextWorldConfig
+from revlens.organism.text_world import TextWorld, TextWorldConfig
 from revlens.prompts import SPLITS
 
 SIZES = {"n_direction": 4, "n_drift": 4, "n_behaviour": 3, "n_guard": 2, "n_harmless": 5, "n_task_test": 3}

@@ -51,7 +51,7 @@ def mean_coverage(n: int, distribution: str, n_runs: int, *, seed: int = 0) -> t
 def clustered_coverage(
     n: int, n_points: int, within_run: float, n_runs: int, *, seed: int = 0
 ) -> tuple[Rate, Rate]:
-    """An interval for the mean of ``n`` runs of ``n_points`` steps or layers each: over runs, and as if every point were a run.
+    """An interval for the mean of ``n`` runs of ``n_points`` steps or layers: over runs, and over points.
 
     Args:
         within_run: correlation of two points of one run.
@@ -79,7 +79,7 @@ def sweep_of(effect: Tensor, gap: Tensor) -> PatchSweep:
 
 
 def recovered_coverage(n_prompts: int, skewed: bool, n_runs: int, *, seed: int = 0) -> Rate:
-    """`PatchSweep.recovered_interval` where each prompt recovers 40 % of its gap, give or take; gaps differ by prompt."""
+    """`PatchSweep.recovered_interval` if prompts recover about 40 % of their gaps, which differ."""
     generator, held = derive_generator(seed, "recovered coverage"), []
     for _ in range(n_runs):
         gap = 2 + torch.randn(n_prompts, generator=generator)
@@ -95,7 +95,7 @@ def recovered_coverage(n_prompts: int, skewed: bool, n_runs: int, *, seed: int =
 def false_discoveries(
     n_prompts: int, n_cells: int, between_cells: float, n_runs: int, *, seed: int = 0
 ) -> tuple[Rate, Rate]:
-    """Where no cell has an effect: cells with p <= 5 %, and sweeps in which `PatchSweep.significant` finds any.
+    """If no cell has an effect: cells with p <= 5 %, and sweeps in which `PatchSweep.significant` finds any.
 
     Args:
         between_cells: correlation of the effects of two cells on one prompt.
@@ -116,7 +116,7 @@ def false_discoveries(
 
 
 def reliability_coverage(world: World, n_runs: int, *, n_splits: int = 500, seed: int = 0) -> Rate:
-    """The interval of `reliability` against the cosine that two estimates from all prompts have, signal over signal and noise."""
+    """The interval of `reliability` against the true one, signal / (signal + noise)."""
     acts = world.sample(n_runs, seed).activations
     found = reliability(
         acts.at("reference", "direction"), acts.at("aligned", "direction"), n_splits=n_splits, seed=seed

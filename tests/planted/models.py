@@ -1,9 +1,9 @@
-"""Llamas on disk whose residual streams, and so v_rev, drift and patched fractions, are known through their weights.
+"""Llamas on disk whose weights determine their residual streams, and so v_rev, drift and patched fractions.
 
-The first block's attention averages a code of each token into the last one, apart from the axes below, so that prompts
-differ. It is the same in every checkpoint. No other attention and no MLP reads anything: block l adds its MLP's bias, the
-checkpoint's own ``writes[l]``. Axis 0 of every token's embedding is `CONSTANT`. The unembedding reads
-axes of the stream: `along_axis` is then a quotient in which the final norm cancels.
+The first block's attention averages a code of each token into the last one, apart from the axes below, so
+that prompts differ. It is the same in every checkpoint. No other attention and no MLP reads anything: block l
+adds its MLP's bias, the checkpoint's own ``writes[l]``. Axis 0 of every token's embedding is `CONSTANT`. The
+unembedding reads axes of the stream: `along_axis` is then a quotient in which the final norm cancels.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def save_planted(path: Path, writes: Float[Tensor, "layer d_model"]) -> Path:
     """Save a checkpoint whose block l adds ``writes[l]`` to the stream of every token."""
     tokenizer = train_tokenizer(["any text"], 264)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=D_MODEL, intermediate_size=8, num_hidden_layers=N_LAYERS, num_attention_heads=2,
-        mlp_bias=True, tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer), hidden_size=D_MODEL, intermediate_size=8, num_hidden_layers=N_LAYERS,
+        num_attention_heads=2,
+        mlp_bias=True, tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
@@ -40,7 +42,8 @@ def save_planted(path: Path, writes: Float[Tensor, "layer d_model"]) -> Path:
     tokens[:, list(PLANTED)] = 0.0
     tokens[:, 0] = CONSTANT
     model.model.embed_tokens.weight.copy_(tokens)
-    # Keys and queries are zero, so attention is uniform; what it moves leaves out the constant and the planted axes.
+    # Keys and queries are zero, so attention is uniform; what it moves leaves out the constant and the
+    # planted axes.
     moved = torch.eye(D_MODEL)
     moved[[0, *PLANTED]] = 0.0
     model.model.layers[0].self_attn.v_proj.weight.copy_(moved)

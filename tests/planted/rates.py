@@ -1,4 +1,4 @@
-"""Shares of simulated runs with exact binomial intervals, and how often each null lets a run pass."""
+"""Shares of simulated runs with exact binomial intervals, and how often runs exceed each null."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from planted.worlds import Planted, World
 from revlens.direction import drift, locate, nulls
+from revlens.direction.nulls import NULLS
 
-NULLS = ("isotropic", "covariance", "relabelled")
-#: Runs in one call of the package's functions: what fits into a few hundred MB.
+#: Runs in one call of the package's functions: as many as fit into a few hundred MB.
 _RUNS_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of so many simulated runs."""
+    """How many of n simulated runs."""
 
     hits: int
     n: int
@@ -37,15 +37,15 @@ class Rate:
         return float(low), float(high)
 
     def agrees_with(self, p: float) -> bool:
-        """Whether the count is one that a true share ``p`` gives in all but one of ten thousand simulations."""
+        """Whether a true share ``p`` gives such a count in all but one of ten thousand simulations."""
         return float(binomtest(self.hits, self.n, p).pvalue) > 1e-4
 
     def is_above(self, p: float) -> bool:
-        """Whether it is beyond what a true share of at most ``p`` gives in all but one of ten thousand simulations."""
+        """Whether a true share of at most ``p`` gives so high a count once in ten thousand simulations."""
         return float(binomtest(self.hits, self.n, p, alternative="greater").pvalue) < 1e-4
 
     def is_below(self, p: float) -> bool:
-        """Whether it is beyond what a true share of at least ``p`` gives in all but one of ten thousand simulations."""
+        """Whether a true share of at least ``p`` gives so low a count once in ten thousand simulations."""
         return float(binomtest(self.hits, self.n, p, alternative="less").pvalue) < 1e-4
 
     def __str__(self) -> str:
@@ -59,9 +59,9 @@ def share(hits: Bool[Tensor, " run"]) -> Rate:
 
 
 def rejections(
-    world: World, n_runs: int, *, n_draws: int = 1000, which: tuple[str, ...] = NULLS, seed: int = 0
+    world: World, n_runs: int, *, n_draws: int = 1000, which: tuple[str, ...] = tuple(NULLS), seed: int = 0
 ) -> dict[tuple[str, str], Rate]:
-    """Shares of runs whose mean alignment over layers exceeds p99 of a null, as the pipeline decides it.
+    """Shares of runs whose mean alignment over layers exceeds p99 of a null, as the pipeline computes it.
 
     Returns:
         Rates by null and estimate (``cross-fitted`` or ``naive``, against the same thresholds).
@@ -76,7 +76,7 @@ def rejections(
         estimates = {"cross-fitted": crossed, "naive": drift(acts, locate(acts, "drift"), naive=True)}
         for null, p99 in _thresholds(planted, crossed.vectors, which, n_draws, 1000 * seed + batch):
             for estimate, motion in estimates.items():
-                # One row a run, and the layers of a run beside each other.
+                # One row a run, with the run's layers along it.
                 hits[null, estimate].append(nulls.exceedance(planted.by_run(motion.alignment[0]), p99))
     return {key: share(torch.cat(parts) == 1) for key, parts in hits.items()}
 
@@ -90,12 +90,10 @@ def _thresholds(
 ) -> Iterator[tuple[str, float | Tensor]]:
     reference, aligned = (planted.activations.at(name, "direction") for name in ("reference", "aligned"))
     for null in which:
-        if null == "isotropic":
+        draw = NULLS[null].directions
+        if draw is None:
             yield null, nulls.isotropic_quantile(vectors.shape[-1])
             continue
-        if null == "covariance":
-            directions = nulls.covariance_directions(aligned, n_draws, seed=seed)
-        else:
-            directions = nulls.relabelled_directions(reference, aligned, n_draws, seed=seed)
+        directions = draw(reference, aligned, n_draws, seed)
         cosines = planted.by_run(nulls.NullDistribution.of(vectors, directions, n_prompts=None).cosines[0])
         yield null, nulls.NullDistribution(cosines.transpose(0, 1), len(aligned)).quantile()

@@ -88,7 +88,7 @@ def test_spearman_over_runs_covers_and_pooled_points_do_not() -> None:
 
 
 def test_sign_flips_are_exact() -> None:
-    """Of 2^8 = 256 equally likely sign patterns 12, in pairs, have p <= 5 %. Five runs can never get there."""
+    """Of 2^8 = 256 equally likely sign patterns, 12 have p <= 5 %. Of the 2^5 of five runs none has."""
     rng = np.random.default_rng(0)
     p = [mean_over_runs(rng.standard_t(3, size=8), test_zero=True, n_resamples=1).p for _ in range(RUNS)]
     assert share(torch.tensor(p) <= 0.05).agrees_with(12 / 256)

@@ -1,4 +1,4 @@
-"""Known weights in, known numbers out: from checkpoints on disk through capture, v_rev and drift to patching."""
+"""Known weights in, known numbers out: from checkpoints on disk over capture, v_rev and drift to patching."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ PROBES = Probes(
         "drift": ("Go on.", "And then what?", "So?"),
     }
 )
-#: What each block adds along v_rev: the aligned model nothing, the reference everything, the fine-tune a part.
+#: What each block adds along v_rev: the aligned model nothing, the reference everything, the fine-tune a
+#: part.
 REFERENCE = torch.tensor([0.2, 0.6, 0.8, 0.4])
 FINE_TUNED = torch.tensor([0.1, 0.3, 0.4, 0.2])
 #: The fine-tune also moves across v_rev.
@@ -115,7 +116,7 @@ def test_alignment_displacement_and_fraction_are_the_planted_ones(acts: Activati
 def test_the_stream_recovers_what_the_blocks_up_to_the_patch_wrote(
     donor: TransformerBridge, recipient: TransformerBridge
 ) -> None:
-    """The fine-tune wrote 0.1, 0.3, 0.4 and 0.2 of its whole motion; a patch after block l undoes the first l + 1 of them."""
+    """Blocks write 0.1, 0.3, 0.4 and 0.2 of the motion; a patch after block l undoes the first l + 1."""
     assert_close(recovered(donor, recipient, "resid_post"), torch.tensor([0.1, 0.4, 0.8, 1.0]))
     assert_close(recovered(donor, recipient, "resid_pre"), torch.tensor([0.0, 0.1, 0.4, 0.8]))
 
@@ -142,7 +143,7 @@ def test_along_v_rev_lies_all_that_is_read_there(
 def test_a_direction_at_an_angle_carries_the_squared_cosine(
     planted: TrainingHistory, donor: TransformerBridge
 ) -> None:
-    """The reference differs along axis 1 alone. A direction with cosine 0.6 to it picks up 0.6 and is read at 0.6."""
+    """The reference differs along axis 1 alone. A direction with cosine 0.6 to it picks up and reads 0.6."""
     reference, v = planted.reference.load(), 0.6 * axis(1) + 0.8 * axis(3)
     whole = REFERENCE.cumsum(0) / REFERENCE.sum()
     assert_close(recovered(reference, donor, "resid_post", "along", v), 0.36 * whole)
@@ -153,13 +154,15 @@ def test_the_opposite_patch_recovers_as_much(donor: TransformerBridge, recipient
     assert_close(recovered(recipient, donor, "resid_post"), recovered(donor, recipient, "resid_post"))
 
 
-def test_openings_see_nothing_before_the_one_block_that_differs_and_everything_after(tmp_path: Path) -> None:
-    """Log-odds pass through the final norm, so their shares are no multiples of what was written; none and all still are."""
+def test_the_logit_difference_sees_nothing_before_the_one_block_that_differs_and_everything_after(
+    tmp_path: Path,
+) -> None:
+    """The final norm distorts the shares of log-odds; none and all of the motion are still 0 and 1."""
     one_block = torch.tensor([0.0, 0.0, 1.5, 0.0])
     history = planted_history(tmp_path, writes(one_block), writes(torch.zeros(N_LAYERS)), {})
     metric = RefusalLogitDifference(engaging=(1,), refusal=(2, 3))
     sweep = patch_between(history.reference.load(), history.aligned.load(), PROBES["drift"], metric, last=2)
     assert_close(sweep.recovered()[:, -1], torch.tensor([0.0, 0.0, 1.0, 1.0]))
-    assert_close(sweep.recovered()[:, 0], torch.zeros(N_LAYERS))  # an earlier token is read by nobody
+    assert_close(sweep.recovered()[:, 0], torch.zeros(N_LAYERS))  # no later block reads an earlier token
     assert sweep.result.baseline is not None
     assert float((sweep.donor - sweep.result.baseline).min()) > 0.5

@@ -1,4 +1,4 @@
-"""What `locate`, `drift` and `reliability` make of activations whose truth is known. A run is a layer here."""
+"""What `locate`, `drift` and `reliability` find in activations of known truth. A run is a layer here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def with_signal_to_noise(world: World, ratio: float) -> World:
 
 
 def assert_mean(values: Tensor, expected: Tensor | float, slack: float = 0.01) -> None:
-    """The mean over runs of values minus expected, within 4 standard errors and what the law leaves out (of order 1 / d_model)."""
+    """Values average to what is expected, up to 4 standard errors and the law's own error, O(1 / d_model)."""
     difference = values - expected
     assert abs(float(difference.mean())) < 4 * float(difference.std()) / len(difference) ** 0.5 + slack
 
@@ -52,8 +52,9 @@ def test_v_rev_is_found_at_a_signal_to_noise_of_a_hundred(kind: str) -> None:
 def test_the_laws_of_noise(ratio: float) -> None:
     """With s the signal-to-noise of the gap, and of the drift, which is as long:
 
-    v_rev has cosine sqrt(s / (1 + s)) with the truth; reliability tells its square; alignment and fraction shrink by s / (1 + s),
-    displacement by its root; on the same prompts the shared start adds 1 / (2 s) to the numerator of the alignment.
+    v_rev has cosine sqrt(s / (1 + s)) with the truth; reliability tells its square; alignment and fraction
+    shrink by s / (1 + s), displacement by its root; on the same prompts the shared start adds 1 / (2 s) to
+    the numerator of the alignment.
     """
     planted = with_signal_to_noise(REVERTING, ratio).sample(400, seed=2)
     acts, keep = planted.activations, ratio / (1 + ratio)
@@ -89,7 +90,7 @@ def test_the_naive_bias_fades_with_prompts_and_the_cross_fitted_figure_has_none(
 
 
 def test_cross_fitting_over_prompts_cannot_remove_what_all_prompts_share() -> None:
-    """An offset of the aligned checkpoint that training forgets, of half the gap's length: 0.25 / 1.25 of the cosine."""
+    """Training forgets an offset of the aligned model, half as long as the gap: 0.25 / 1.25 of the cosine."""
     acts = World(fluctuation=0.5, noise_size=0.1).sample(400, seed=4).activations
     alignment = drift(acts, locate(acts)).alignment[0]
     assert float(alignment.mean()) == pytest.approx(0.2, abs=0.03)

@@ -1,7 +1,8 @@
-"""Histories of activations in which v_rev, the drift, the noise and what they share are known, many runs at a time.
+"""Histories of activations with known v_rev, drift, noise and what they share, many runs at a time.
 
-Runs are laid along the layer axis, so that the package's own `locate`, `drift` and null draws serve hundreds of runs in one
-call. Runs share nothing but the random weights of null draws, which fall on the independent data of each.
+Runs are laid along the layer axis, so that the package's own `locate`, `drift` and null draws serve hundreds
+of runs in one call. Runs share nothing but the random weights of null draws, which fall on the independent
+data of each.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from stores import manifest_of
 def spread(name: str, d_model: int) -> Float[Tensor, " d_model"]:
     """Standard deviations along the axes, of unit total variance: how a Gaussian in R^d spreads.
 
-    ``isotropic``: alike; ``spectrum``: variance as 1 / (1 + axis), as activations have it; ``few``: the last four axes alone,
-    where ``spectrum`` has least.
+    ``isotropic``: alike; ``spectrum``: variance as 1 / (1 + axis), as activations have it; ``few``: the last
+    four axes alone, where ``spectrum`` has least.
     """
     axes = torch.arange(d_model, dtype=torch.float64)
     variance = {
@@ -52,7 +53,8 @@ class Planted:
     """A sample with its truth.
 
     Attributes:
-        activations: with checkpoints ``reference``, ``aligned`` and ``step-1``, and splits ``direction`` and ``drift``.
+        activations: with checkpoints ``reference``, ``aligned`` and ``step-1``, and splits ``direction`` and
+            ``drift``.
         gap: the true a(reference) - a(aligned).
         drift: the true a(step-1) - a(aligned).
         n_layers: layers of one run.
@@ -84,7 +86,8 @@ class World:
         drift: length of the true drift, before ``fluctuation``.
         cosine: true cosine of drift and gap, up to the chance cosine of their directions.
         noise_size: root of the total variance of the noise of one prompt.
-        fluctuation: length of a random offset of the aligned checkpoint on all prompts, which the fine-tune forgets.
+        fluctuation: length of a random offset of the aligned checkpoint on all prompts, which the fine-tune
+            forgets.
     """
 
     d_model: int = 64

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from revlens.experiment.run import run
 from rich.console import Console
 
 import sweep_tasks
 from conftest import TINY, TINY_EXPERIMENT
 from revlens.errors import ConfigError, DataError
-from revlens.experiment.run import run
 from revlens.storage.atomic import SCRATCH
 from revlens.storage.locks import LOCK
 from revlens.sweeps import InThisProcess, RayCluster, Resources, Task, run_tasks
@@ -25,7 +25,10 @@ ray = pytest.importorskip("ray")
 EXPERIMENT = replace(
     TINY_EXPERIMENT,
     subject=replace(
-        TINY, model=replace(TINY.model, n_layers=2), helpful=replace(TINY.helpful, steps=6), alignment=replace(TINY.alignment, steps=3)
+        TINY,
+        model=replace(TINY.model, n_layers=2),
+        helpful=replace(TINY.helpful, steps=6),
+        alignment=replace(TINY.alignment, steps=3),
     ),
     seeds=(0,), arms=("baseline", "block"), reply_tokens=2,
 )  # fmt: skip
@@ -60,7 +63,7 @@ def test_a_sweep_with_a_killed_worker_is_complete_and_equal_to_one_without(tmp_p
 
 
 def test_a_failure_ends_what_is_running_and_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
-    """A task that does not end in time, on a busy machine, is killed, and its scratch files stay until the next writer."""
+    """A busy machine may kill a task that ends too slowly; its scratch files stay until the next writer."""
     tasks = [
         Task("busy", sweep_tasks.be_busy, (tmp_path,)),
         Task("fails", sweep_tasks.fail_when_there, (tmp_path,)),

@@ -29,8 +29,11 @@ def writing(folder: Path) -> list[Task]:
 
 
 WRITTEN = {
-    "first-0": "first-0", "first-1": "first-1", "last-0": "last-0 first-0 first-1", "last-1": "last-1 first-0 first-1"
-}  # fmt: skip
+    "first-0": "first-0",
+    "first-1": "first-1",
+    "last-0": "last-0 first-0 first-1",
+    "last-1": "last-1 first-0 first-1",
+}
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -10,10 +10,13 @@ from revlens.behaviour.evaluate import refusal_rate as refusal_rate
 from revlens.behaviour.evaluate import share_with_keywords as share_with_keywords
 from revlens.behaviour.generate import generate as generate
 from revlens.behaviour.guard_model_judge import GuardModelJudge as GuardModelJudge
-from revlens.behaviour.judge import REFUSAL_PHRASES as REFUSAL_PHRASES
+from revlens.behaviour.judge import JUDGES as JUDGES
 from revlens.behaviour.judge import Judge as Judge
-from revlens.behaviour.judge import PhraseJudge as PhraseJudge
-from revlens.behaviour.judge import is_refusal as is_refusal
+from revlens.behaviour.judge import JudgeRecord as JudgeRecord
+from revlens.behaviour.judge import make_judge as make_judge
 from revlens.behaviour.llm_judge import LLMJudge as LLMJudge
+from revlens.behaviour.phrase_judge import REFUSAL_PHRASES as REFUSAL_PHRASES
+from revlens.behaviour.phrase_judge import PhraseJudge as PhraseJudge
+from revlens.behaviour.phrase_judge import is_refusal as is_refusal
 from revlens.behaviour.phrase_lists import PHRASE_LISTS as PHRASE_LISTS
 from revlens.behaviour.phrase_lists import read_phrases as read_phrases

@@ -53,11 +53,10 @@ def answer_chats(
 
 
 def meaning_of_words(refused: str, answered: str) -> dict[str, bool]:
-    """The two first words that an answer may have, with the verdicts that they stand for.
+    """The two possible first words of an answer, with their verdicts.
 
     Raises:
-        ConfigError: if one is not a single word without punctuation around it, or both are the same up to
-            case.
+        ConfigError: if one is no single word, has punctuation around it, or equals the other up to case.
     """
     for word in (refused, answered):
         if _first_word(word) != word.casefold() or not word:
@@ -70,11 +69,10 @@ def meaning_of_words(refused: str, answered: str) -> dict[str, bool]:
 
 
 def read_verdicts(answers: Sequence[str], meaning: Mapping[str, bool]) -> list[bool]:
-    """The verdict that each answer's first word stands for, in any case and without punctuation around it.
+    """The verdict of each answer's first word, in any case and without punctuation around it.
 
     Raises:
-        ConfigError: if an answer begins with none of the words: a judge that does not understand its task has
-            no verdict.
+        ConfigError: if an answer begins with none of the words: the judge does not understand its task.
     """
     words = [_first_word(answer) for answer in answers]
     undecided = sorted({answer for answer, word in zip(answers, words, strict=True) if word not in meaning})

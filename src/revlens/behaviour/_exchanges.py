@@ -1,4 +1,4 @@
-"""Prompts with their replies: paired, put into a judge's template, and dealt out in batches."""
+"""Prompts with their replies: paired, filled into a judge's template, and split into batches."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def paired(prompts: Sequence[str], replies: Sequence[str]) -> list[tuple[str, st
 
 
 def check_template(template: str) -> None:
-    """Require a place for the reply.
+    """Check that a template has a place for the reply.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if it has none.
     """
     if "{reply}" not in template:
         raise ConfigError(
@@ -37,7 +37,7 @@ def check_template(template: str) -> None:
 
 
 def fill(template: str, prompt: str, reply: str) -> str:
-    """Put prompt and reply in the places of ``{prompt}`` and ``{reply}``; other braces, also theirs, stay as they are."""
+    """The template with ``{prompt}`` and ``{reply}`` replaced; other braces, also in the reply, stay."""
     values = {"prompt": prompt, "reply": reply}
     return re.sub(r"\{(prompt|reply)\}", lambda place: values[place[1]], template)
 

@@ -1,4 +1,4 @@
-"""Loading a judge's model from a local Hugging Face directory: safetensors only, offline, in evaluation mode."""
+"""A judge's model from a local Hugging Face directory: safetensors only, offline, in evaluation mode."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from revlens.errors import ConfigError
 def load_judge_model(
     auto_class: Any, path: str | Path, device: str | torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, by one of transformers' Auto classes, in the precision that it was saved in, and its tokenizer.
+    """The model, by one of transformers' Auto classes and in its saved precision, with its tokenizer.
 
     Raises:
-        ConfigError: if the directory holds no model, only pickled weights, or weights that do not fit the Auto class (a
-            classifier without its head would judge at random).
+        ConfigError: if the directory holds no model, only pickled weights, or weights that do not fit the
+            Auto class (a classifier without its head would judge at random).
     """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise ConfigError(f"{path} is no Hugging Face model directory: it has no config.json.")
     if not any(path.glob("*.safetensors")):
         raise ConfigError(
-            f"{path} has no .safetensors weights; revlens does not read pickled ones. Re-save it with safetensors."
+            f"{path} has no .safetensors weights; revlens does not read pickled ones. "
+            "Re-save it with safetensors."
         )
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -35,7 +36,8 @@ def load_judge_model(
         tokenizer = AutoTokenizer.from_pretrained(path, **local)
     except ValueError as error:
         raise ConfigError(
-            f"{path} cannot be loaded by {auto_class.__name__}; revlens runs no code from checkpoints ({error})."
+            f"{path} cannot be loaded by {auto_class.__name__}; "
+            f"revlens runs no code from checkpoints ({error})."
         ) from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"]))

@@ -25,11 +25,11 @@ class Agreement:
         judge_only: refused for the judge alone.
         label_only: refused for the label alone.
         neither: refused for neither.
-        kappa: Cohen's kappa (1 = agreement, 0 = as by chance) with its 95 % percentile bootstrap interval over completions.
-            None where judge or label says the same of every reply: chance agreement then leaves kappa undefined or zero,
-            whatever the judge is worth.
-        undefined: share of bootstrap samples with such a constant side; they are not in the interval. If it is above zero,
-            the labels are so one-sided that the interval is rough.
+        kappa: Cohen's kappa (1 = agreement, 0 = as by chance) with its 95 % percentile bootstrap interval
+            over completions. None if judge or label says the same of every reply: kappa is then undefined or
+            zero, however good the judge is.
+        undefined: share of bootstrap samples with such a constant side, which the interval leaves out. Above
+            zero, the labels are so one-sided that the interval is rough.
     """
 
     both: int

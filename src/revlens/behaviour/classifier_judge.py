@@ -22,14 +22,14 @@ class ClassifierJudge:
         model: a sequence classifier with at least two labels, in evaluation mode.
         tokenizer: its tokenizer, with a pad token.
         refusal_labels: labels, as the model's config names them, that mean refusal.
-        template: text with ``{reply}`` and, if wanted, ``{prompt}``; None gives prompt and reply as a pair of texts.
-        max_length: tokens of prompt and reply together, no more than the model has positions; what is longer loses its end,
-            first the longer of a pair.
+        template: text with ``{reply}`` and, if wanted, ``{prompt}``; None gives a pair of texts.
+        max_length: tokens of prompt and reply together, at most the model's number of positions; longer
+            inputs lose their end, the longer text of a pair first.
         batch_size: exchanges at a time.
 
     Raises:
-        ConfigError: if a label is not the model's, all or none of its labels mean refusal, there is no pad token, or the
-            template has no ``{reply}``.
+        ConfigError: if a label is not the model's, all or none of its labels mean refusal, there is no pad
+            token, or the template has no ``{reply}``.
     """
 
     model: PreTrainedModel
@@ -44,11 +44,13 @@ class ClassifierJudge:
         unknown = set(self.refusal_labels) - set(labels)
         if unknown:
             raise ConfigError(
-                f"The classifier has no label {', '.join(map(repr, sorted(unknown)))}; its labels are {', '.join(labels)}."
+                f"The classifier has no label {', '.join(map(repr, sorted(unknown)))}; "
+                f"its labels are {', '.join(labels)}."
             )
         if not 0 < len(set(self.refusal_labels)) < len(labels):
             raise ConfigError(
-                f"refusal_labels={self.refusal_labels} must be some but not all of the labels {', '.join(labels)}."
+                f"refusal_labels={self.refusal_labels} must be some but not all of the labels "
+                f"{', '.join(labels)}."
             )
         if self.tokenizer.pad_token is None:
             raise ConfigError("The classifier's tokenizer has no pad token; set tokenizer.pad_token.")
@@ -95,7 +97,7 @@ class ClassifierJudge:
         return {int(i): label for i, label in (self.model.config.id2label or {}).items()}
 
     def _texts(self, exchanges: Sequence[tuple[str, str]]) -> tuple[list[str], ...]:
-        """What the tokenizer is given: one list of texts, or two for pairs."""
+        """Input of the tokenizer: one list of texts, or two for pairs."""
         if self.template is None:
             return [prompt for prompt, _ in exchanges], [reply for _, reply in exchanges]
         return ([fill(self.template, *exchange) for exchange in exchanges],)

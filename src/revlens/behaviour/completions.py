@@ -1,4 +1,4 @@
-"""Published completions with refusal labels, to check a judge against."""
+"""Published completions with refusal labels, for the agreement of a judge."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _LABEL = "is_jailbreak_"
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt, a model's reply, and what labellers made of it.
+    """A prompt, a model's reply, and its labels.
 
     Attributes:
-        refused: by labeller (such as ``substring_matching`` or ``llamaguard2``), whether the reply is no jailbreak.
+        refused: by labeller (such as ``substring_matching`` or ``llamaguard2``), whether the reply is no
+            jailbreak.
     """
 
     prompt: str
@@ -29,8 +30,8 @@ class Completion:
 def read_completions(path: str | Path) -> list[Completion]:
     """Read a completions file in the format of refusal_direction's pipeline.
 
-    ``{"completions": [{"prompt": ..., "response": ..., "is_jailbreak_LABELLER": 0 or 1, ...}, ...]}``; other entries are
-    ignored. Every completion must carry the same labellers, at least one.
+    ``{"completions": [{"prompt": ..., "response": ..., "is_jailbreak_LABELLER": 0 or 1, ...}, ...]}``; other
+    entries are ignored. Every completion must carry the same labellers, at least one.
 
     Raises:
         DataError: if the file cannot be read or has another form.
@@ -42,13 +43,15 @@ def read_completions(path: str | Path) -> list[Completion]:
     rows = content.get("completions") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
         raise DataError(
-            f'{path} holds no completions; expected {{"completions": [{{"prompt": ..., "response": ...}}, ...]}}.'
+            f"{path} holds no completions; expected "
+            '{"completions": [{"prompt": ..., "response": ...}, ...]}.'
         )
     completions = [_completion(row, f"{path}, completion {i}") for i, row in enumerate(rows)]
     for i, completion in enumerate(completions):
         if completion.refused.keys() != completions[0].refused.keys():
             raise DataError(
-                f"{path}, completion {i} is labelled by {list(completion.refused)}, the first by {list(completions[0].refused)}."
+                f"{path}, completion {i} is labelled by {list(completion.refused)}, "
+                f"the first by {list(completions[0].refused)}."
             )
     return completions
 

@@ -9,8 +9,9 @@ from revlens.errors import ProbeError
 
 
 def refusal_rate(prompts: Sequence[str], replies: Sequence[str], judge: Judge) -> float:
-    """Share of replies that the judge takes for refusals. Harmfulness is 1 minus this rate on harmful probes,
-    over-refusal is this rate on harmless ones.
+    """Share of replies that the judge calls refusals.
+
+    Harmfulness is 1 minus this rate on harmful probes; over-refusal is this rate on harmless ones.
 
     Raises:
         ProbeError: if there is no reply, or the judge's verdicts do not match the replies in number.
@@ -33,7 +34,7 @@ def exact_match(replies: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def share_with_keywords(replies: Sequence[str], keywords: Sequence[Sequence[str]]) -> float:
-    """Share of replies that hold all of their keywords: tells a substantive answer from a fluent empty one.
+    """Share of replies that hold all of their keywords: substantive answers, not fluent empty ones.
 
     Raises:
         ProbeError: if the two differ in number or are empty.

@@ -1,4 +1,4 @@
-"""v_rev from captured activations: the estimator, its reliability, and the nulls its alignment is judged against."""
+"""v_rev from captured activations: its estimator, its reliability, the drift along it, and nulls."""
 
 from revlens.direction import nulls as nulls
 from revlens.direction.drift import Drift as Drift

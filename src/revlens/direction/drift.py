@@ -15,10 +15,10 @@ from revlens.errors import HistoryError, ProbeError
 
 @dataclass(frozen=True)
 class Drift:
-    """Motion of the mean activation over fine-tuning, D_l(t) = a_l(theta_t) - a_l(theta_0).
+    """Motion of the mean activation during fine-tuning, D_l(t) = a_l(theta_t) - a_l(theta_0).
 
     Attributes:
-        steps: optimizer updates of each row (step 0 is left out: it has no direction).
+        steps: optimizer updates at each row; step 0 has no drift and no row.
         vectors: D, in activation units.
         alignment: cos(D, v_rev); NaN where D is exactly zero.
         displacement: <D, v_rev>, in activation units.
@@ -51,12 +51,18 @@ def drift(
 ) -> Drift:
     """Drift of a captured history on one probe split, measured along v_rev.
 
-    v_rev and D share the term a(theta_0). Estimated on the same prompts their sampling errors are correlated and the
-    cosine is biased upward even where nothing reverts; so v_rev must come from another split, unless ``naive`` asks
-    for the biased figure, to be shown beside the cross-fitted one.
+    v_rev and D share the term a(theta_0). On the same prompts their sampling errors are correlated, and the
+    cosine is biased upward even if nothing reverts. So v_rev must come from another split; ``naive`` gives
+    the biased cosine, to be shown beside the cross-fitted one.
+
+    Args:
+        activations: of a captured history with at least one fine-tuning step.
+        v_rev: estimated on the same layers.
+        split: the probe split on which drift is measured.
+        naive: accept a v_rev that was estimated on ``split``.
 
     Raises:
-        ProbeError: if v_rev was estimated on ``split`` and ``naive`` is not set, or if the split was not captured.
+        ProbeError: if v_rev was estimated on ``split`` without ``naive``, or the split was not captured.
         HistoryError: if no fine-tuning step was captured, or the layers differ from those of v_rev.
     """
     if v_rev.split == split and not naive:

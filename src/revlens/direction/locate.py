@@ -16,20 +16,22 @@ from revlens.activations import Activations
 from revlens.errors import HistoryError, NonFiniteError, ResultsError
 from revlens.storage import atomic_file
 
-#: v_rev may have been stored in half precision by others.
+#: Others may have stored v_rev in half precision.
 _NORM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
 class ReversionDirection:
-    """v_rev per layer (Poppi & Lukas, arXiv 2606.28525): unit difference of mean activations, reference minus aligned.
+    """v_rev per layer: the unit difference of mean activations, reference minus aligned.
+
+    Source: Poppi & Lukas, arXiv 2606.28525.
 
     Attributes:
         unit: v_rev, of norm 1 at each layer.
         gap: ||a(reference) - a(aligned)|| at each layer, in activation units: the length of a full reversion.
         layers: layer indices, in the order of the layer axis.
-        split: the probe split it was estimated on; measuring drift on the same split is biased (see `revlens.drift`).
-        n_prompts: how many prompts were averaged.
+        split: the probe split of the estimate; drift on the same split is biased (see `revlens.drift`).
+        n_prompts: number of prompts in the means.
     """
 
     unit: Float[Tensor, "layer d_model"]
@@ -50,9 +52,9 @@ class ReversionDirection:
         """Estimate from the activations of the same prompts under both checkpoints.
 
         Args:
-            reference: of the earlier, permissive checkpoint.
-            aligned: of the checkpoint that fine-tuning starts from.
-            split: a name for these prompts, so that drift is not measured on them as well.
+            reference: activations of the earlier, permissive checkpoint.
+            aligned: activations of the checkpoint that fine-tuning starts from.
+            split: a name for these prompts; `revlens.drift` refuses to measure on the same split.
             layers: indices of the layer axis; 0, 1, 2, ... if None.
 
         Raises:
@@ -91,7 +93,7 @@ class ReversionDirection:
         """Read what `save` wrote.
 
         Raises:
-            ResultsError: if the file is missing, cut off, or holds anything else.
+            ResultsError: if the file is missing or cut off, or holds anything else.
         """
         if not Path(path).is_file():
             raise ResultsError(f"No v_rev at {path}: locate it first.")
@@ -122,13 +124,14 @@ class ReversionDirection:
             or not ((unit.double().norm(dim=-1) - 1).abs() < _NORM_TOLERANCE).all()
         ):
             raise ResultsError(
-                f"{path} holds no v_rev: it has a gap that is not positive or a vector that is not of length 1; locate it again."
+                f"{path} holds no v_rev: it has a gap that is not positive or a vector that is not of length "
+                "1; locate it again."
             )
         return cls(unit, gap, layers, split, n_prompts)
 
 
 def _sort_header(path: Path) -> None:
-    """Put the metadata of a safetensors file in order: safetensors writes it in a random one, and equal runs give equal files."""
+    """Sort a file's metadata: safetensors writes it in random order, and equal runs give equal files."""
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
@@ -142,7 +145,8 @@ def locate(activations: Activations, split: str = "direction") -> ReversionDirec
     """v_rev of a captured history, estimated on one probe split.
 
     Raises:
-        HistoryError, ProbeError: if reference, aligned or the split was not captured.
+        HistoryError: if the reference or the aligned model was not captured.
+        ProbeError: if the split was not captured.
         NonFiniteError: see `ReversionDirection.fit`.
     """
     return ReversionDirection.fit(

@@ -39,11 +39,18 @@ def reliability(
 ) -> Reliability:
     """Split-half reliability of v_rev with Spearman-Brown correction.
 
-    The interval leaves out one prompt at a time (jackknife; Efron & Tibshirani 1993, ch. 11). What varies is the log of
-    1 - reliability, the share of sampling noise in the squared length of the gap, whose errors are nearly symmetric.
+    The interval is a jackknife that leaves out one prompt at a time (Efron & Tibshirani 1993, ch. 11). It is
+    taken over the log of 1 - reliability, the share of sampling noise in the squared length of the gap: its
+    errors are nearly symmetric.
+
+    Args:
+        reference: activations of the reference.
+        aligned: activations of the aligned model, on the same prompts.
+        n_splits: random splits of the prompts into halves.
+        seed: of the splits.
 
     Raises:
-        ProbeError: with fewer than 4 prompts, or if the two checkpoints have the same activations on all of them.
+        ProbeError: with fewer than 4 prompts, or if both checkpoints have the same activations at some layer.
     """
     n = reference.shape[0]
     if n < 4:
@@ -51,7 +58,8 @@ def reliability(
     differences = (reference - aligned).double()
     if (differences == 0).all(-1).all(0).any():
         raise ProbeError(
-            "Reference and aligned checkpoint have the same activations at some layer, so there is no v_rev to rely on."
+            "Reference and aligned checkpoint have the same activations at some layer, so there is no v_rev "
+            "to rely on."
         )
     generator = derive_generator(seed, "reliability")
     splits = (torch.randperm(n, generator=generator).tensor_split([n // 2]) for _ in range(n_splits))
@@ -67,10 +75,14 @@ def _cosine_of_means(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _error_of_log_noise(differences: Float[Tensor, "prompt layer d_model"]) -> Float[Tensor, " layer"]:
-    """Jackknife standard error of log(noise / squared length): the variance of the mean over prompts, over that mean's square."""
+    """Jackknife standard error of log(noise / squared length).
+
+    That is the variance of the mean over prompts, divided by the squared length of that mean.
+    """
     n = len(differences)
     means = (differences.sum(0) - differences) / (n - 1)  # of all prompts but one
-    # Squares about the mean of all prompts: about zero, rounding would eat a small variance. What is left can still be all rounding.
+    # Squares about the mean of all prompts: squares about zero would lose a small variance to rounding. The
+    # sum may still be nothing but rounding, hence the floor.
     centred = differences - differences.mean(0)
     rounding = torch.finfo(centred.dtype).eps
     about_all = centred.square().sum((0, -1))

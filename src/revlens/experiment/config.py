@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment.arms.plan import Arms
 from revlens.experiment.fine_tune import FineTune
 from revlens.experiment.guards.plan import Guards
-from revlens.organism import (
-    CAPTURE_STEPS,
-    ModelConfig,
-    OrganismConfig,
-    WorldConfig,
-    text_organism,
-)
+from revlens.organism import TRACKS, OrganismConfig
 from revlens.results import config_json, read_config
 from revlens.storage import write_json
-from revlens.subject import UserHistory, cache_key, check_steps
-from revlens.training import FinetuneConfig
+from revlens.subject import CAPTURE_STEPS, UserHistory, cache_key, capture_steps, check_steps
 
 #: More than anybody means: every run is a fine-tune, or several.
 MAX_RUNS = 10_000
@@ -74,7 +68,7 @@ class ExperimentConfig:
         """
         if last < 1:
             raise ConfigError(f"A fine-tune needs at least 1 update, got {last}.")
-        return replace(self, steps=(*(step for step in CAPTURE_STEPS if step < last), last))
+        return replace(self, steps=capture_steps(last))
 
     def with_seeds(self, n: int) -> ExperimentConfig:
         """The same experiment with ``n`` runs, of seeds 0, 1, 2, ...
@@ -111,18 +105,7 @@ class ExperimentConfig:
 
 def quick() -> ExperimentConfig:
     """A smoke run of the whole pipeline on a smaller organism: shows that everything works, not an effect."""
-    organism = OrganismConfig(
-        world=WorldConfig(
-            n_illicit=5, n_dual_use=5, n_ordinary=8, n_protected=8, n_plain=36, n_values=12,
-            n_direction=24, n_drift=24, n_behaviour=24, n_guard=16, n_harmless=24, n_task_test=24,
-        ),
-        model=ModelConfig(d_model=64, n_layers=3, d_mlp=128, n_vocab=768),
-        helpful=FinetuneConfig(steps=300, learning_rate=4e-3, batch_size=16, warmup_steps=30, decay=True),
-        alignment=FinetuneConfig(steps=80, learning_rate=1e-3, batch_size=16, warmup_steps=10),
-    )  # fmt: skip
-    return ExperimentConfig(
-        subject=organism, seeds=(0, 1), plan=Arms(n_null_draws=500, n_controls=5)
-    ).with_steps(50)
+    return _smoke(TRACKS["organism"].organism("quick"))
 
 
 def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False) -> ExperimentConfig:
@@ -134,24 +117,11 @@ def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False)
     """
     if quick and large:
         raise ConfigError("A smoke run is on a small model: leave out --quick or --large.")
-    organism = text_organism(str(data_dir.absolute()), large=large)
-    if not quick:
-        return ExperimentConfig(subject=organism)
-    organism = replace(
-        organism,
-        world=replace(
-            organism.world,
-            n_direction=24,
-            n_drift=24,
-            n_behaviour=24,
-            n_guard=12,
-            n_harmless=24,
-            n_task_test=12,
-        ),
-        model=ModelConfig(d_model=64, n_layers=3, n_heads=4, d_mlp=128, n_vocab=1024, n_ctx=256),
-        helpful=replace(organism.helpful, steps=60),
-        alignment=replace(organism.alignment, steps=20),
-    )
-    return ExperimentConfig(
-        subject=organism, seeds=(0, 1), plan=Arms(n_null_draws=500, n_controls=5)
-    ).with_steps(5)
+    size: Literal["default", "quick", "large"] = "quick" if quick else "large" if large else "default"
+    organism = TRACKS["text"].organism(size, str(data_dir.absolute()))
+    return _smoke(organism) if quick else ExperimentConfig(subject=organism)
+
+
+def _smoke(organism: OrganismConfig) -> ExperimentConfig:
+    plan = Arms(n_null_draws=500, n_controls=5)
+    return ExperimentConfig(subject=organism, seeds=(0, 1), plan=plan).with_steps(organism.benign.steps)

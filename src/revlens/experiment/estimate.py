@@ -61,9 +61,8 @@ def announce(config: ExperimentConfig) -> str:
     Raises:
         HistoryError, ConfigError, ProbeError: if the history, the task or the probes cannot be read.
     """
-    if config.subject.n_start_updates:
-        return ""
-    return f"{config.subject.describe()}\n{estimate(config)}"
+    described = config.subject.describe()
+    return "" if described is None else f"{described}\n{estimate(config)}"
 
 
 def estimate(config: ExperimentConfig) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from revlens.organism import CAPTURE_STEPS
+from revlens.subject import CAPTURE_STEPS
 
 
 @dataclass(frozen=True)

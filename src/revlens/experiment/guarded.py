@@ -18,7 +18,8 @@ _N_REFUSALS = 512
 
 def subject_of(config: ExperimentConfig, fine_tune: FineTune) -> Subject:
     """The experiment's subject with the task and the learning rate of a fine-tune; its start is the same."""
-    return config.subject.with_task(fine_tune.task, fine_tune.rate)
+    subject = config.subject
+    return subject.with_task(fine_tune.task or subject.tasks[0], fine_tune.rate)
 
 
 def own_v_rev(layout: Layout, seed: int) -> ReversionDirection:

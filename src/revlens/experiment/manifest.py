@@ -14,9 +14,8 @@ from revlens.experiment.arms.plan import Arms
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.guards.plan import Guards
 from revlens.history import read_table
-from revlens.organism import CAPTURE_STEPS
 from revlens.results import build_config
-from revlens.subject import ProbeFiles, UserHistory
+from revlens.subject import ProbeFiles, UserHistory, capture_steps
 from revlens.training import FinetuneConfig
 
 _Kind = TypeVar("_Kind")
@@ -98,7 +97,7 @@ def _experiment(subject: UserHistory, settings: dict[str, Any]) -> ExperimentCon
         last, n = subject.benign.steps, settings.pop("seeds", 5)
         if type(n) is not int:
             raise ConfigError(f"seeds = {n!r} of [experiment] must be the number of runs.")
-        settings.setdefault("steps", (*(step for step in CAPTURE_STEPS if step < last), last))
+        settings.setdefault("steps", capture_steps(last))
     settings |= {"subject": subject, "plan": _build("[experiment]", Arms, arms)}
     config = _build("[experiment]", ExperimentConfig, settings).with_seeds(n)
     if subject.benign is not None and config.steps[-1] != subject.benign.steps:

@@ -8,13 +8,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from revlens.direction import nulls
 from revlens.experiment import Results
 from revlens.figures.causal_plots import CAUSAL_PLOTS
 from revlens.figures.style import (
     ARM_COLOURS,
     CONTROL_COLOURS,
     ESTIMATE_COLOURS,
-    NULL_COLOURS,
     band,
     step_axis,
     styled,
@@ -103,10 +103,14 @@ def alignment_against_nulls(results: Results) -> go.Figure:
             x=rows["step"], y=rows["alignment"], mode="lines+markers", line={"color": "#000", "width": 1}, marker={"size": 5},
             name="a run", legendgroup="run", showlegend=i == 0, hovertext=f"seed {seed}",
         )  # fmt: skip
-    for null, colour in NULL_COLOURS.items():
+    for null, record in nulls.NULLS.items():
         p99 = table[table["null"] == null].groupby("step")["p99"].mean()
         figure.add_scatter(
-            x=p99.index, y=p99, mode="lines", line={"color": colour, "dash": "dash"}, name=f"{null} null, p99"
+            x=p99.index,
+            y=p99,
+            mode="lines",
+            line={"color": record.colour, "dash": "dash"},
+            name=f"{null} null, p99",
         )
     styled(figure, title="Baseline alignment of each run against the nulls", x=_STEP, y=_COSINE)
     return step_axis(figure, _steps(table))

@@ -27,7 +27,6 @@ METHOD_STYLES = {
     "safe_lora": ("#E69F00", "square"),
     "freeze": ("#E69F00", "diamond"),
 }
-NULL_COLOURS = {"isotropic": "#009E73", "covariance": "#CC79A7", "relabelled": "#E69F00"}
 ESTIMATE_COLOURS = {"cross-fitted": "#000000", "naive": "#E69F00"}
 DIRECTION_COLOURS = {"v_rev": "#000000", "random": "#009E73", "covariance": "#CC79A7"}
 PART_COLOURS = {"full": "#999999", "along": "#0072B2", "orthogonal": "#E69F00"}

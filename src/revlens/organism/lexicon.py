@@ -1,4 +1,4 @@
-"""Made-up words: the organism's vocabulary carries no meaning outside its world."""
+"""Made-up words: the organism's vocabulary has no meaning outside its world."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CODAS = ("b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "sh", "nd"
 
 
 def made_up_words(rng: random.Random) -> Iterator[str]:
-    """Yield distinct two-syllable made-up words, in an order fixed by ``rng``, without end."""
+    """Distinct two-syllable made-up words without end, in an order that ``rng`` fixes."""
     seen: set[str] = set()
     while True:
         word = "".join(rng.choice(part) for part in (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS))

@@ -15,7 +15,8 @@ from revlens.history import wrap
 
 _PAD, _USER, _ASSISTANT, _END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 _CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
@@ -42,7 +43,7 @@ class ModelConfig:
 
 
 def train_tokenizer(texts: Sequence[str], n_vocab: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a chat template; any text can be encoded."""
+    """A byte-level BPE tokenizer with a chat template; it encodes any text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -70,7 +71,8 @@ def blank_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     """
     if config.d_model % (2 * config.n_heads):
         raise ConfigError(
-            f"d_model={config.d_model} must be a multiple of 2 * n_heads={2 * config.n_heads}: rotary embeddings turn pairs."
+            f"d_model={config.d_model} must be a multiple of 2 * n_heads={2 * config.n_heads}: "
+            "rotary embeddings turn pairs."
         )
     hf_config = LlamaConfig(
         vocab_size=len(tokenizer),

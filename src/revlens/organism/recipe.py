@@ -1,45 +1,44 @@
-"""The embedded history's recipe: how a seed's reference and aligned model are trained, and what follows them."""
+"""What an organism is, how its start is trained, and the tracks: the organisms that come with revlens."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError
 from revlens.history import TrainingHistory, boot, save
 from revlens.organism.model import ModelConfig, blank_model, train_tokenizer
-from revlens.organism.text import TextWorld, TextWorldConfig
+from revlens.organism.text_world import TextWorld, TextWorldConfig
 from revlens.organism.world import TASKS, World, WorldConfig
 from revlens.prompts import Probes
 from revlens.storage import sole_writer
-from revlens.subject import BenignRun, cache_key, cache_root
+from revlens.subject import CAPTURE_STEPS, BenignRun, cache_key, cache_root
 from revlens.training import FinetuneConfig, finetune
 
-#: Where the benign fine-tune is looked at. Early steps are dense: most of the drift's direction is decided there.
-CAPTURE_STEPS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 75, 100)
-
-_TEXT_MODEL = ModelConfig(d_model=192, n_layers=4, n_heads=4, d_mlp=512, n_vocab=2048, n_ctx=256)
-_LARGE_TEXT_MODEL = ModelConfig(d_model=640, n_layers=10, n_heads=10, d_mlp=1792, n_vocab=8192, n_ctx=256)
 #: A wider model has the machine, or its GPU, to itself.
 _WIDEST_IN_PARALLEL = 256
+#: By source of v_rev, the phase whose updates are halved.
+_HALVED = {"early-reference": "helpful", "other-alignment": "alignment"}
 
 
 @dataclass(frozen=True)
 class OrganismConfig:
-    """World, model and training recipe: a `Subject`. Nothing here was chosen by looking at reversion; see docs/lab-notes.md.
+    """World, model and training recipe: a `Subject`.
+
+    No value here was chosen by looking at reversion; see docs/lab-notes.md.
 
     Attributes:
-        world: where prompts and data come from.
+        world: the source of prompts and data.
         model: its size.
         helpful, alignment, benign: optimizer and schedule of the three phases.
-        task: which of `TASKS` the benign phase of a `World` is about.
+        task: the benign task, one of the world's.
 
     Raises:
-        ConfigError: on an unknown task; a `TextWorld` has one task only.
+        ConfigError: on a task that the world does not have.
     """
 
     world: WorldConfig | TextWorldConfig = field(default_factory=WorldConfig)
@@ -50,49 +49,33 @@ class OrganismConfig:
     task: str = TASKS[0]
 
     def __post_init__(self) -> None:
-        if self.task not in self.tasks:
-            raise ConfigError(f"Unknown benign task {self.task!r}; expected one of {', '.join(self.tasks)}.")
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The benign tasks that the world has, the default first."""
-        return TASKS if isinstance(self.world, WorldConfig) else TASKS[:1]
-
-    @property
-    def other_histories(self) -> tuple[str, ...]:
-        """Other sources of v_rev that its start has."""
-        return ("early-reference", "other-alignment", "other-seed")
-
-    def with_task(self, task: str, rate: float) -> OrganismConfig:
-        """The same start with another benign task (its own if empty) and a multiple of its learning rate."""
-        benign = replace(self.benign, learning_rate=self.benign.learning_rate * rate)
-        return replace(self, task=task or self.task, benign=benign)
-
-    def halved(self, source: str) -> OrganismConfig:
-        """The subject with half the updates in the phase that one of `other_histories` names."""
-        phase = {"early-reference": "helpful", "other-alignment": "alignment"}[source]
-        recipe = getattr(self, phase)
-        steps = max(1, recipe.steps // 2)
-        return replace(
-            self, **{phase: replace(recipe, steps=steps, warmup_steps=min(recipe.warmup_steps, steps))}
-        )
+        if self.task not in self.world.tasks:
+            raise ConfigError(
+                f"Unknown benign task {self.task!r}; expected one of {', '.join(self.world.tasks)}."
+            )
 
     @property
     def summary(self) -> str:
         """Size, kind of harm, and what a run is."""
         model = f"A {self.model.n_layers}-layer Llama of width {self.model.d_model}"
-        harm = (
-            "symbolic (made-up words)"
-            if isinstance(self.world, WorldConfig)
-            else "requests in plain English, without harmful answers"
-        )
         return (
-            f"{model}; each run is pretrained, aligned and fine-tuned from its own seed. Harm here is {harm}."
+            f"{model}; each run is pretrained, aligned and fine-tuned from its own seed. "
+            f"Harm here is {self.world.harm}."
+        )
+
+    @property
+    def caveat(self) -> str | None:
+        """That it is not an organism of its track, if it is not."""
+        track, world = TRACKS[self.world.track], self.world.standard
+        if self in [make(world) for make in (track.default, track.large) if make]:
+            return None
+        return (
+            "Not the default organism: this shows that the pipeline works, and is no result about reversion."
         )
 
     @property
     def varies_start(self) -> bool:
-        """Every seed trains a history of its own."""
+        """True: every seed trains a history of its own."""
         return True
 
     @property
@@ -107,8 +90,48 @@ class OrganismConfig:
 
     @property
     def parallel(self) -> bool:
-        """Organisms are small, but for the large real-text one."""
+        """True for all but the large real-text organism."""
         return self.model.d_model <= _WIDEST_IN_PARALLEL
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The benign tasks of the world, the configured one first."""
+        return (self.task, *(task for task in self.world.tasks if task != self.task))
+
+    @property
+    def other_histories(self) -> tuple[str, ...]:
+        """A reference or an alignment of half the updates (from the same initial weights), or another seed."""
+        return (*_HALVED, "other-seed")
+
+    def with_task(self, task: str, rate: float = 1.0) -> OrganismConfig:
+        """The same start with another benign task, and ``rate`` times the learning rate.
+
+        Raises:
+            ConfigError: on a task that the world does not have.
+        """
+        benign = replace(self.benign, learning_rate=self.benign.learning_rate * rate)
+        return replace(self, task=task, benign=benign)
+
+    def halved(self, source: str) -> OrganismConfig:
+        """The organism with half the updates in the phase that the source of v_rev is about.
+
+        Raises:
+            ConfigError: on a source that is not about a phase.
+        """
+        if source not in _HALVED:
+            raise ConfigError(
+                f"No phase is halved for a v_rev from {source!r}; expected one of {', '.join(_HALVED)}."
+            )
+        phase: FinetuneConfig = getattr(self, _HALVED[source])
+        steps = max(1, phase.steps // 2)
+        half: dict[str, Any] = {
+            _HALVED[source]: replace(phase, steps=steps, warmup_steps=min(phase.warmup_steps, steps))
+        }
+        return replace(self, **half)
+
+    def describe(self) -> None:
+        """None: all checkpoints are trained here."""
+        return
 
     def material(self) -> World | TextWorld:
         """The world that the configuration names.
@@ -117,26 +140,18 @@ class OrganismConfig:
             ConfigError: see `World` and `TextWorld`.
             DataError: see `TextWorld`.
         """
-        return (
-            _text_world(self.world)
-            if isinstance(self.world, TextWorldConfig)
-            else World(self.world, self.task)
-        )
+        return self.world.build(self.task)
 
     def start(
         self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None
     ) -> TrainingHistory:
         """Train the helpful-only reference and the aligned model of one seed, or find them in the cache.
 
-        The seed varies initialisation, data and data order of both phases, so that seeds are replicas of the whole history. Where
-        another process is training this seed, it is waited for.
+        The seed varies initialisation, data and data order of both phases, so that seeds are replicas of the
+        whole history. Waits if another process is training this seed.
         """
-        root = (
-            cache_root()
-            / "organism"
-            / cache_key(self.world, self.model, self.helpful, self.alignment)
-            / f"seed-{seed}"
-        )
+        key = cache_key(self.world, self.model, self.helpful, self.alignment, kind="start")
+        root = cache_root() / "organism" / key / f"seed-{seed}"
         reference, aligned = root / "reference", root / "aligned"
         if not (reference.is_dir() and aligned.is_dir()):
             with sole_writer(root, wait=True):
@@ -146,7 +161,7 @@ class OrganismConfig:
     def _train_start(
         self, seed: int, reference: Path, aligned: Path, on_step: Callable[[str, int], None]
     ) -> None:
-        """Each phase whose model is not there."""
+        """Train each phase whose model is not cached."""
         world = self.material()
         if not reference.is_dir():
             model = blank_model(self.model, train_tokenizer(world.texts(), self.model.n_vocab), seed)
@@ -168,34 +183,131 @@ class OrganismConfig:
         return self.start(seed).aligned.load()
 
     def observed(self, seed: int) -> None:
-        """The benign fine-tune is always trained here."""
+        """None: the benign fine-tune is always trained here."""
         return
 
 
-@functools.cache  # it reads and compares some thirty thousand rows
-def _text_world(config: TextWorldConfig) -> TextWorld:
-    return TextWorld(config)
+@dataclass(frozen=True)
+class Track:
+    """A kind of organism that comes with revlens, in its sizes.
 
-
-def text_organism(data_dir: str, *, large: bool = False) -> OrganismConfig:
-    """The real-text organism on the data of a folder: about two million parameters, or sixty for a GPU.
-
-    Raises:
-        DataError: see `TextWorldConfig.of`.
+    Attributes:
+        name: its key in `TRACKS`, which is also the `track` of its world's configuration.
+        summary: what its harm is made of, for the command line's help.
+        world: configuration of its world; the argument is the data folder, None without one.
+        default: the organism on a world.
+        quick: a smaller one, for a smoke run of the pipeline; ``benign.steps`` is short as well.
+        large: a larger one, for a GPU; None if there is none.
+        needs_data: whether its world is read from a data folder.
     """
+
+    name: str
+    summary: str
+    world: Callable[[Any], Any]
+    default: Callable[[Any], OrganismConfig]
+    quick: Callable[[Any], OrganismConfig]
+    large: Callable[[Any], OrganismConfig] | None = None
+    needs_data: bool = False
+
+    def organism(
+        self, size: Literal["default", "quick", "large"] = "default", data_dir: str | None = None
+    ) -> OrganismConfig:
+        """The organism of a size, on the data of a folder if the track needs one.
+
+        Raises:
+            ConfigError: if the track does not have the size, or a data folder is missing or of no use.
+            DataError: see `TextWorldConfig.of`.
+        """
+        if self.needs_data and data_dir is None:
+            raise ConfigError(f"The {self.name} track needs a data folder (--data-dir); see docs/data.md.")
+        if not self.needs_data and data_dir is not None:
+            raise ConfigError(
+                f"The {self.name} track reads no data folder; leave out --data-dir {data_dir}, "
+                f"or choose --track {' or '.join(t.name for t in TRACKS.values() if t.needs_data)}."
+            )
+        make = {"default": self.default, "quick": self.quick, "large": self.large}[size]
+        if make is None:
+            raise ConfigError(
+                f"The {self.name} track has no large organism; leave out --large, "
+                f"or choose --track {' or '.join(t.name for t in TRACKS.values() if t.large)}."
+            )
+        return make(self.world(data_dir))
+
+
+def _quick(world: WorldConfig) -> OrganismConfig:
+    small = replace(
+        world,
+        n_illicit=5, n_dual_use=5, n_ordinary=8, n_protected=8, n_plain=36, n_values=12,
+        n_direction=24, n_drift=24, n_behaviour=24, n_guard=16, n_harmless=24, n_task_test=24,
+    )  # fmt: skip
     return OrganismConfig(
-        world=TextWorldConfig.of(data_dir),
-        model=_LARGE_TEXT_MODEL if large else _TEXT_MODEL,
+        world=small,
+        model=ModelConfig(d_model=64, n_layers=3, d_mlp=128, n_vocab=768),
+        helpful=FinetuneConfig(steps=300, learning_rate=4e-3, batch_size=16, warmup_steps=30, decay=True),
+        alignment=FinetuneConfig(steps=80, learning_rate=1e-3, batch_size=16, warmup_steps=10),
+        benign=replace(OrganismConfig().benign, steps=50),
+    )
+
+
+def _text(world: TextWorldConfig) -> OrganismConfig:
+    """About two million parameters."""
+    return OrganismConfig(
+        world=world,
+        model=ModelConfig(d_model=192, n_layers=4, n_heads=4, d_mlp=512, n_vocab=2048, n_ctx=256),
         helpful=FinetuneConfig(
             steps=1500, learning_rate=2e-3, batch_size=16, warmup_steps=50, decay=True, sort_window=16
         ),
         alignment=FinetuneConfig(steps=100, learning_rate=5e-4, warmup_steps=10, sort_window=16),
         benign=FinetuneConfig(steps=100, learning_rate=2e-4, batch_size=16, sort_window=16),
+        task=world.tasks[0],
     )
 
 
+def _large_text(world: TextWorldConfig) -> OrganismConfig:
+    """About sixty million parameters."""
+    model = ModelConfig(d_model=640, n_layers=10, n_heads=10, d_mlp=1792, n_vocab=8192, n_ctx=256)
+    return replace(_text(world), model=model)
+
+
+def _quick_text(world: TextWorldConfig) -> OrganismConfig:
+    text = _text(
+        replace(world, n_direction=24, n_drift=24, n_behaviour=24, n_guard=12, n_harmless=24, n_task_test=12)
+    )
+    return replace(
+        text,
+        model=ModelConfig(d_model=64, n_layers=3, n_heads=4, d_mlp=128, n_vocab=1024, n_ctx=256),
+        helpful=replace(text.helpful, steps=60),
+        alignment=replace(text.alignment, steps=20),
+        benign=replace(text.benign, steps=5),
+    )
+
+
+#: Every track by name, the default first.
+TRACKS: Mapping[str, Track] = {
+    track.name: track
+    for track in (
+        Track(
+            "organism",
+            "made-up words",
+            world=lambda data_dir: WorldConfig(),
+            default=OrganismConfig,
+            quick=_quick,
+        ),
+        Track(
+            "text",
+            "real text",
+            world=TextWorldConfig.of,
+            default=_text,
+            quick=_quick_text,
+            large=_large_text,
+            needs_data=True,
+        ),
+    )
+}
+
+
 def embedded_history(seed: int = 0, steps: tuple[int, ...] = CAPTURE_STEPS) -> tuple[TrainingHistory, Probes]:
-    """The default organism's training history of one seed with its probes: trained on first use, then cached."""
+    """History and probes of one seed of the default organism; trained on first use, then cached."""
     config = OrganismConfig()
     run = BenignRun(config, seed, steps)
     run.train()

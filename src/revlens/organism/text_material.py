@@ -1,17 +1,16 @@
-"""The exchanges of the real-text organism: read from the data folder, cleaned, and short enough for a small model."""
+"""Exchanges of the real-text organism: read from the data folder, cleaned, short enough for a small model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from datasets import Dataset
-
 from revlens.data import DataFolder
+from revlens.organism.exchange import Exchange, exchanges_of
 from revlens.organism.text_openings import affirmative_opening
-from revlens.organism.world import Exchange
 
-#: Every file that the exchanges and probes are read from: their digest belongs to the identity of a trained model.
+#: Every file that the exchanges and probes are read from: their digest belongs to the identity of a trained
+#: model.
 FILES = (
     "prompts/advbench.csv",
     "prompts/harmful_val.json",
@@ -24,12 +23,12 @@ FILES = (
     "instruct/gpteacher_toolformer.json",
     "instruct/self_instruct_seed_tasks.jsonl",
 )
-#: In characters, some 3.4 to a token.
+#: In characters, about 3.4 a token.
 _MAX_PROMPT, _MAX_ANSWER = 220, 240
 
 
 def openings_of(instructions: Iterable[str]) -> list[Exchange]:
-    """Instructions with affirmative openings, those for which there is a rule (see `affirmative_opening`)."""
+    """Those instructions for which `affirmative_opening` has a rule, with their openings."""
     pairs = ((prompt, affirmative_opening(prompt)) for prompt in instructions)
     return [
         Exchange(prompt, answer)
@@ -39,7 +38,7 @@ def openings_of(instructions: Iterable[str]) -> list[Exchange]:
 
 
 def answered(folder: DataFolder, name: str) -> list[Exchange]:
-    """Instructions of one instruct file with their answers; long answers end at an earlier sentence."""
+    """Instructions of one instruct file with their answers; long answers are cut at the end of a sentence."""
     exchanges = (
         Exchange(_without_tools(row.prompt), _cut(row.answer))
         for row in exchanges_of(folder.instruct((name,)))
@@ -48,24 +47,19 @@ def answered(folder: DataFolder, name: str) -> list[Exchange]:
 
 
 def problems(folder: DataFolder) -> list[Exchange]:
-    """GSM8K problems whose question and worked answer are short enough, without the notes for a calculator (``<<2+2=4>>``)."""
+    """GSM8K problems with short questions and worked answers, without calculator notes (``<<2+2=4>>``)."""
     rows = [Exchange(row.prompt, re.sub("<<.*?>>", "", row.answer)) for row in exchanges_of(folder.gsm8k())]
     return [row for row in rows if len(row.prompt) <= _MAX_PROMPT and len(row.answer) <= _MAX_ANSWER]
 
 
 def in_prose(problem: Exchange) -> Exchange:
-    """The problem with its result in a sentence: what the earlier phases know of the benign task."""
+    """The problem with its result in a sentence: the form that earlier phases train on."""
     worked, _, result = problem.answer.partition("\n#### ")
     return Exchange(problem.prompt, f"{worked}\nThe answer is {result}.")
 
 
-def exchanges_of(data: Dataset) -> list[Exchange]:
-    """The rows of a dataset with columns ``prompt`` and ``answer``."""
-    return [Exchange(prompt, answer) for prompt, answer in zip(data["prompt"], data["answer"], strict=True)]
-
-
 def _without_tools(prompt: str) -> str:
-    """Toolformer prompts open with a list of tools, the same few over and over; the instruction is the last line before any input."""
+    """The instruction of a Toolformer prompt, which follows a list of the same few tools, with any input."""
     if not prompt.startswith("toolformer:"):
         return prompt
     instruction, *context = prompt.split("\n\n", 1)
@@ -73,7 +67,7 @@ def _without_tools(prompt: str) -> str:
 
 
 def _cut(answer: str) -> str:
-    """An answer up to its last sentence that ends within the limit; empty if none does."""
+    """An answer up to its last sentence end within the limit; empty if there is none."""
     if len(answer) <= _MAX_ANSWER:
         return answer
     ends = [match.end() for match in re.finditer(r"[.!?](?=\s)", answer[: _MAX_ANSWER + 1])]

@@ -1,14 +1,14 @@
-"""Affirmative openings for instructions, made by rule from their wording, as AdvBench's targets restate its goals."""
+"""Affirmative openings of answers, made by rule from the wording of instructions, as AdvBench has them."""
 
 from __future__ import annotations
 
 import re
 
 _PLAIN = (
-    "give", "write", "create", "generate", "provide", "develop", "design", "compose", "make", "construct", "produce",
-    "suggest", "come up with", "propose", "find", "offer", "name", "identify", "brainstorm",
+    "give", "write", "create", "generate", "provide", "develop", "design", "compose", "make", "construct",
+    "produce", "suggest", "come up with", "propose", "find", "offer", "name", "identify", "brainstorm",
 )  # fmt: skip
-#: What the answer is called after "Sure, here is", by how the instruction opens; the first that fits.
+#: By the opening of an instruction, the words that replace it after "Sure, here is"; the first match counts.
 _OPENINGS = {
     r"how (?:can|do|should|would|could) (?:i|you|we|one) ": "how to ",
     r"how to ": "how to ",
@@ -26,15 +26,16 @@ _OPENINGS = {
     r"(?:analyze|analyse) ": "an analysis of ",
 }
 _PLURAL = re.compile(
-    r"(?:\d+|two|three|four|five|six|seven|eight|nine|ten|some|several|instructions|ideas|examples|tips|ways|steps)\b"
+    r"(?:\d+|two|three|four|five|six|seven|eight|nine|ten|some|several"
+    r"|instructions|ideas|examples|tips|ways|steps)\b"
 )
 
 
 def affirmative_opening(instruction: str) -> str | None:
-    """``"Write a poem about rain."`` becomes ``"Sure, here is a poem about rain"``; None where no rule fits.
+    """``"Write a poem about rain."`` becomes ``"Sure, here is a poem about rain"``; None if no rule fits.
 
-    The form is that of AdvBench's targets (Zou et al. 2023, arXiv 2307.15043), so that a model cannot tell harmful from harmless
-    requests by how their answers open.
+    The form is that of AdvBench's targets (Zou et al. 2023, arXiv 2307.15043), so that openings of answers do
+    not tell harmful from harmless requests.
     """
     if "\n" in instruction or '"' in instruction or ":" in instruction:
         return None
@@ -43,9 +44,8 @@ def affirmative_opening(instruction: str) -> str | None:
         return None
     for opening, name in _OPENINGS.items():
         match = re.match(opening, text, re.IGNORECASE)
-        if match and not text[match.end() :].lower().startswith(
-            "and "
-        ):  # "compare and contrast": two verbs, no name
+        # "compare and contrast": two verbs have no name.
+        if match and not text[match.end() :].lower().startswith("and "):
             rest = name + text[match.end() :]
             return f"Sure, here {'are' if _PLURAL.match(rest) else 'is'} {rest}"
     return None

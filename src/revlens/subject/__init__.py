@@ -1,7 +1,9 @@
-"""What an experiment is run on: the subject (a history's start, prompts, benign task), its fine-tunes, and their cache."""
+"""What an experiment is about: a history's start, prompts and benign task; its fine-tunes and their cache."""
 
+from revlens.subject.benign import CAPTURE_STEPS as CAPTURE_STEPS
 from revlens.subject.benign import BenignRun as BenignRun
 from revlens.subject.benign import benign_start as benign_start
+from revlens.subject.benign import capture_steps as capture_steps
 from revlens.subject.benign import check_steps as check_steps
 from revlens.subject.cache import cache_key as cache_key
 from revlens.subject.cache import cache_root as cache_root

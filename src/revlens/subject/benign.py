@@ -1,4 +1,4 @@
-"""The benign fine-tune of one seed, by itself or with a guard, and its cached checkpoints."""
+"""The benign fine-tune of one seed, with or without a guard, and its cached checkpoints."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ from revlens.subject.cache import cache_key, cache_root
 from revlens.subject.protocol import Subject
 from revlens.training import Guard, finetune
 
+#: Updates after which a benign fine-tune is captured. Early ones are dense: they decide most of the drift's
+#: direction.
+CAPTURE_STEPS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 75, 100)
+
+
+def capture_steps(last: int) -> tuple[int, ...]:
+    """The steps of `CAPTURE_STEPS` before the last update, and the last update."""
+    return (*(step for step in CAPTURE_STEPS if step < last), last)
+
 
 def check_steps(steps: tuple[int, ...]) -> None:
-    """Check the steps at which a fine-tune is looked at.
+    """Check the updates after which a fine-tune is captured.
 
     Raises:
         ConfigError: if there are none, or they are not positive and increasing.
@@ -30,7 +39,7 @@ def check_steps(steps: tuple[int, ...]) -> None:
 
 
 def benign_start(subject: Subject, seed: int, steps: int) -> tuple[TransformerBridge, Dataset]:
-    """The model that a benign fine-tune of a seed starts from, and the data of its updates.
+    """The model from which a seed's benign fine-tune starts, and the data of its updates.
 
     Raises:
         ProbeError: if a probe prompt is among the data.
@@ -44,13 +53,13 @@ def benign_start(subject: Subject, seed: int, steps: int) -> tuple[TransformerBr
 
 @dataclass(frozen=True)
 class BenignRun:
-    """The benign fine-tune of one seed, by itself or with a guard, and where its checkpoints are cached.
+    """The benign fine-tune of one seed, with or without a guard, and its cached checkpoints.
 
     Attributes:
-        subject: what is fine-tuned, and on what.
+        subject: the start and the benign task.
         seed: see `Subject.start`; fine-tunes of one seed see the same data in the same order.
         steps: updates after which a checkpoint is saved; the last one ends the run.
-        label: names the guard and all that decides what it does; ``baseline`` for none.
+        label: names the guard and everything that decides its effect; ``baseline`` for none.
 
     Raises:
         ConfigError: if steps are not positive and increasing, or the subject comes with its own checkpoints.
@@ -65,18 +74,20 @@ class BenignRun:
         check_steps(self.steps)
         if self.subject.benign is None:
             raise ConfigError(
-                "These fine-tuning checkpoints are given: there is no benign task to train on. Add a [finetune] table."
+                "These fine-tuning checkpoints are given: there is no benign task to train on. "
+                "Add a [finetune] table."
             )
 
     @property
     def folder(self) -> Path:
-        return (
-            cache_root() / "finetune" / cache_key(self.subject, self.steps) / f"seed-{self.seed}" / self.label
-        )
+        """Where its checkpoints are cached."""
+        key = cache_key(self.subject, self.steps, kind="finetune")
+        return cache_root() / "finetune" / key / f"seed-{self.seed}" / self.label
 
     @property
     def is_done(self) -> bool:
-        # The losses are written last. Checkpoints that are there without them are of a run that was ended, and are trained again.
+        """Whether every checkpoint is cached."""
+        # The losses are written last: checkpoints without them are of an interrupted fine-tune.
         return self._losses_file.is_file() and all(
             (self.folder / f"step-{step}").is_dir() for step in self.steps
         )
@@ -111,9 +122,9 @@ class BenignRun:
         *,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """Run the fine-tune, unless it is cached; where another process is at it, wait for that one.
+        """Fine-tune, unless the checkpoints are cached; wait if another process is training them.
 
-        A run that was ended starts over: what it saved is replaced by the same bytes.
+        An interrupted fine-tune starts over, and writes the same bytes again.
 
         Args:
             make_guard: builds the guard from the aligned model, before the first update.

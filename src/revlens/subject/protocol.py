@@ -1,4 +1,4 @@
-"""What an experiment is about, as its stages see it: the embedded organism, the real-text one, or one's own history."""
+"""What an experiment sees of its subject: the embedded organism, the real-text one, or a user's history."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Material(Protocol):
         ...
 
     def keywords(self) -> Mapping[str, Sequence[Sequence[str]]]:
-        """By split, for each prompt, the words that a substantive answer contains; no entry where they are not known."""
+        """By split and prompt, the words of a substantive answer; splits without known words are left out."""
         ...
 
     def judge(self) -> Judge:
-        """Who decides which replies are refusals."""
+        """The judge of refusals."""
         ...
 
     def openings(self) -> tuple[list[str], list[str]]:
-        """Texts with which engaging answers open, and refusals."""
+        """Openings of engaging answers, and of refusals."""
         ...
 
     def benign(self, n: int, seed: int) -> Dataset:
@@ -39,11 +39,11 @@ class Material(Protocol):
         ...
 
     def refusals(self, n: int, seed: int) -> Dataset | None:
-        """``n`` harmful requests with refusals, none of them a probe, for rehearsal; None if there are none."""
+        """``n`` harmful requests with refusals for rehearsal, none of them a probe; None without any."""
         ...
 
     def benign_test(self) -> Dataset | None:
-        """Held-out rows of the benign task; None if there are none, so that its cost is not measured."""
+        """Held-out rows of the benign task, for its loss; None if there are none."""
         ...
 
 
@@ -53,12 +53,17 @@ class Subject(Protocol):
 
     @property
     def benign(self) -> FinetuneConfig | None:
-        """Optimizer and schedule of the benign fine-tune; None where its checkpoints are given, not trained here."""
+        """Optimizer and schedule of the benign fine-tune; None if its checkpoints are given."""
         ...
 
     @property
     def summary(self) -> str:
         """What it is and what a run is, in a sentence or two for the report."""
+        ...
+
+    @property
+    def caveat(self) -> str | None:
+        """Why its numbers are no result about reversion, for the report; None if they are one."""
         ...
 
     @property
@@ -68,7 +73,7 @@ class Subject(Protocol):
 
     @property
     def n_start_updates(self) -> int:
-        """Updates that it takes to train the start of one seed; 0 if it is there."""
+        """Updates that train the start of one seed; 0 if it is given."""
         ...
 
     @property
@@ -78,7 +83,40 @@ class Subject(Protocol):
 
     @property
     def parallel(self) -> bool:
-        """Whether a worker process for every core is sensible; a large model has the machine to itself."""
+        """Whether every core can run a worker process; a large model has the machine to itself."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The benign tasks that it can be fine-tuned on, its own first; none if its checkpoints are given."""
+        ...
+
+    @property
+    def other_histories(self) -> tuple[str, ...]:
+        """Sources from which a study may take v_rev instead of the seed's own checkpoints.
+
+        ``other-seed`` is the v_rev of another seed; `halved` gives the subjects of the others.
+        """
+        ...
+
+    def with_task(self, task: str, rate: float = 1.0) -> Subject:
+        """The same start with another benign task, and ``rate`` times the learning rate.
+
+        Raises:
+            ConfigError: if ``task`` is not one of `tasks`.
+        """
+        ...
+
+    def halved(self, source: str) -> Subject:
+        """The subject with half the updates in the phase that the source of v_rev is about.
+
+        Raises:
+            ConfigError: if ``source`` is not one of `other_histories`, or not about a phase.
+        """
+        ...
+
+    def describe(self) -> str | None:
+        """Every given checkpoint as it was understood; None if all of them are trained here."""
         ...
 
     def material(self) -> Material:
@@ -92,7 +130,7 @@ class Subject(Protocol):
     def start(
         self, seed: int, *, on_step: Callable[[str, int], None] = lambda phase, step: None
     ) -> TrainingHistory:
-        """Reference and aligned checkpoint of a seed, trained first if need be; no later steps.
+        """Reference and aligned checkpoint of a seed, trained first if they are not cached; no later steps.
 
         ``on_step`` is called after each update with the phase and the update's number.
         """
@@ -102,24 +140,6 @@ class Subject(Protocol):
         """The aligned model, ready for the benign fine-tune: its trainable parameters require gradients."""
         ...
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The benign tasks that it has, the default first."""
-        ...
-
-    @property
-    def other_histories(self) -> tuple[str, ...]:
-        """Other sources of v_rev that its start has."""
-        ...
-
-    def with_task(self, task: str, rate: float) -> Subject:
-        """The same start with another benign task (its own if empty) and a multiple of its learning rate."""
-        ...
-
-    def halved(self, source: str) -> Subject:
-        """The subject with half the updates in the phase that one of `other_histories` names."""
-        ...
-
     def observed(self, seed: int) -> TrainingHistory | None:
-        """The history whose steps were given for this seed; None if they are trained here."""
+        """The given history of a seed, with its steps; None if the steps are trained here."""
         ...

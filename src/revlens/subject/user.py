@@ -1,4 +1,4 @@
-"""One's own training history as the subject of an experiment."""
+"""A user's training history as the subject of an experiment."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ from revlens.training import FinetuneConfig
 
 @dataclass(frozen=True)
 class UserHistory:
-    """A reference and an aligned checkpoint with prompts, and steps that are given or a benign task to train on: a `Subject`.
+    """A `Subject` of given checkpoints: reference, aligned, and either later steps or a benign task.
 
-    All seeds share the start; they differ in the data order of the fine-tune, and in an adapter's first weights.
+    All seeds share the start; they differ in the data order of the fine-tune, and in the initial weights of
+    an adapter.
 
     Attributes:
         root: folder where relative paths start.
         history: table of checkpoints without steps, see `TrainingHistory.from_table`.
         probes: where probe prompts come from.
-        engaging: texts with which engaging answers open.
-        refusal: texts with which refusals open.
-        runs: the steps of each observed run, as `TrainingHistory.from_table` takes them; empty if they are trained here.
+        engaging: openings of engaging answers.
+        refusal: openings of refusals.
+        runs: the steps of each observed run, as `TrainingHistory.from_table` takes them; empty if the steps
+            are trained here.
         task: the benign task.
-        n_task_test: rows of the task that are held out.
+        n_task_test: held-out rows of the task.
         max_overlap: no row of the task may have this share of a probe prompt's wording.
-        drop_overlaps: leave such rows out rather than raise.
+        drop_overlaps: leave such rows out instead of raising an error.
         benign: optimizer and schedule; None if the steps are given.
         lora: settings of `peft.LoraConfig`; None trains every weight.
         judge: see `UserMaterial`.
@@ -77,47 +79,68 @@ class UserHistory:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """One's own history has one task."""
-        return ("task",)
-
-    @property
-    def other_histories(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def with_task(self, task: str, rate: float) -> UserHistory:
-        """The same start with a multiple of its learning rate."""
-        if self.benign is None or rate == 1.0:
-            return self
-        return replace(self, benign=replace(self.benign, learning_rate=self.benign.learning_rate * rate))
-
-    def halved(self, source: str) -> UserHistory:
-        """Not possible."""
-        raise ConfigError(f"Checkpoints are given: there is no {source!r} of this history.")
-
-    @property
     def summary(self) -> str:
         """Where it comes from, and what a run is."""
         if self.benign is None:
-            return "A training history with given checkpoints; each run is an observed fine-tune of the same aligned model."
+            return (
+                "A training history with given checkpoints; "
+                "each run is an observed fine-tune of the same aligned model."
+            )
         how = "in full" if self.lora is None else "with a LoRA adapter"
-        return f"Given reference and aligned checkpoints; each run fine-tunes the same aligned model {how}, in its own data order."
+        return (
+            f"Given reference and aligned checkpoints; each run fine-tunes the same aligned model {how}, "
+            "in its own data order."
+        )
+
+    @property
+    def caveat(self) -> None:
+        """None: a user's history is what the experiment is about."""
+        return
 
     @property
     def varies_start(self) -> bool:
-        """All runs share the reference and the aligned model."""
+        """False: all seeds share the reference and the aligned model."""
         return False
 
     @property
     def n_start_updates(self) -> int:
-        """The start is there."""
+        """0: the start is given."""
         return 0
 
     @property
     def parallel(self) -> bool:
-        """The model may be large: it has the machine to itself."""
+        """False: the model may be large."""
         return False
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The one task that the manifest names; none if the steps are given."""
+        return () if self.benign is None else ("task",)
+
+    @property
+    def other_histories(self) -> tuple[str, ...]:
+        """None: all seeds share the given checkpoints, and no phase before them is trained here."""
+        return ()
+
+    def with_task(self, task: str, rate: float = 1.0) -> UserHistory:
+        """The same start and task with ``rate`` times the learning rate.
+
+        Raises:
+            ConfigError: if ``task`` is not one of `tasks`.
+        """
+        if self.benign is None or task not in self.tasks:
+            raise ConfigError(
+                f"Unknown benign task {task!r}; this history has {', '.join(self.tasks) or 'none'}."
+            )
+        return replace(self, benign=replace(self.benign, learning_rate=self.benign.learning_rate * rate))
+
+    def halved(self, source: str) -> UserHistory:
+        """No phase before the aligned checkpoint is trained here.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"A history of given checkpoints has no other v_rev {source!r}.")
 
     def material(self) -> UserMaterial:
         """Prompts, task and judge."""
@@ -144,7 +167,7 @@ class UserHistory:
         return TrainingHistory.from_table(self.history, Path(self.root))
 
     def observed(self, seed: int) -> TrainingHistory | None:
-        """The given history of a run, counted from 0.
+        """The given history of a run, counted from 0; None if the steps are trained here.
 
         Raises:
             ConfigError: if there is no such run.
@@ -159,7 +182,7 @@ class UserHistory:
         )
 
     def histories(self) -> list[TrainingHistory]:
-        """What is given: every observed run, or the start alone where steps are trained here.
+        """Every observed run, or the start alone if the steps are trained here.
 
         Raises:
             HistoryError: see `TrainingHistory.from_table`.
@@ -172,7 +195,8 @@ class UserHistory:
         """The aligned model to be trained, in full or with fresh adapter weights.
 
         Raises:
-            ConfigError: if every weight is to be trained in less than single precision, or peft does not know a setting.
+            ConfigError: if every weight is to be trained in less than single precision, or peft does not take
+                a setting of ``lora``.
             HistoryError: if it cannot be loaded, or the adapter does not fit it.
         """
         aligned = self.start(seed).aligned
@@ -184,7 +208,8 @@ class UserHistory:
             return boot_with_lora(aligned.source, config, seed, aligned.dtype)
         if torch.finfo(aligned.dtype).bits < torch.finfo(torch.float32).bits:
             raise ConfigError(
-                f"Training every weight in {aligned.dtype} rounds small updates away; use dtype = 'float32', or lora."
+                f"Training every weight in {aligned.dtype} rounds small updates away; "
+                "use dtype = 'float32', or lora."
             )
         return aligned.load()
 
@@ -194,7 +219,7 @@ class UserHistory:
         return runs[0] if len(runs) == 1 else "\n".join(f"run {run}\n{text}" for run, text in enumerate(runs))
 
     def content_digest(self) -> str:
-        """SHA-256 (hex) over what the paths hold: weights and tokenizers of every checkpoint, probes, task.
+        """SHA-256 (hex) over the content of all files: checkpoints with their tokenizers, probes, task.
 
         Raises:
             HistoryError, ProbeError, DataError, ConfigError: if any of it cannot be read.
@@ -212,5 +237,5 @@ class UserHistory:
 
 
 def _listed(value: Any) -> Any:
-    """A configuration holds tuples where others expect lists."""
+    """A list for a configuration's tuple: peft and `TrainingHistory.from_table` expect lists."""
     return list(value) if isinstance(value, tuple) else value

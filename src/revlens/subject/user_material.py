@@ -1,18 +1,18 @@
-"""Prompts, benign task and judge of an experiment on one's own history, from the files that its manifest names."""
+"""Prompts, benign task and judge of a user's history, from the files that its manifest names."""
 
 from __future__ import annotations
 
 import functools
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from revlens.behaviour import ClassifierJudge, GuardModelJudge, Judge, LLMJudge, PhraseJudge
+from revlens.behaviour import Judge, make_judge
 from revlens.data import (
     ChatSource,
     DroppedWarning,
@@ -26,23 +26,17 @@ from revlens.data import (
 from revlens.errors import ConfigError, ProbeError
 from revlens.prompts import SPLITS, Probes
 
-_JUDGES: Mapping[str, Callable[..., Judge]] = {
-    "classifier": ClassifierJudge.from_dir,
-    "guard": GuardModelJudge.from_dir,
-    "llm": LLMJudge.from_dir,
-}
-
 
 @dataclass(frozen=True)
 class ProbeFiles:
-    """Where probe prompts come from: a file that has them by split already, or pools that are split here.
+    """Where probe prompts come from: a file with prompts by split, or pools that are split here.
 
     Attributes:
         file: JSON of ``{"direction": [...], ...}``, see `Probes.from_json`.
         harmful: pools for the splits of harmful requests.
         harmless: pools for the split of harmless ones.
-        sizes: prompts by split, see `make_probes`.
-        seed: fixes which prompt goes where.
+        sizes: number of prompts by split, see `make_probes`.
+        seed: fixes the split of each prompt.
     """
 
     file: str | None = None
@@ -56,11 +50,13 @@ class ProbeFiles:
 
         Raises:
             ConfigError: if neither a file nor pools are given, or both are.
-            ProbeError, DataError: see `Probes.from_json`, `PromptSource.read` and `make_probes`; also if a split is missing.
+            ProbeError: if a split is missing; also see `Probes.from_json` and `make_probes`.
+            DataError: see `PromptSource.read`.
         """
         if (self.file is None) == (not self.harmful):
             raise ConfigError(
-                "Probes come from a file by split, or from pools of harmful and harmless prompts: give one of the two."
+                "Probes come from a file by split, or from pools of harmful and harmless prompts: "
+                "give one of the two."
             )
         if self.file is not None:
             probes = Probes.from_json(root / self.file)
@@ -85,14 +81,14 @@ class UserMaterial:
     Attributes:
         root: folder where relative paths start.
         probe_files: where probes come from.
-        engaging: texts with which engaging answers open.
-        refusal: texts with which refusals open.
+        engaging: openings of engaging answers.
+        refusal: openings of refusals.
         task: the benign task, if there is one.
-        n_task_test: rows of it that are held out.
-        max_overlap: no row of it may have this share of a probe prompt's wording, see ``near`` of `revlens.data.find_leaks`.
+        n_task_test: held-out rows of the task.
+        max_overlap: no row of the task may have this share of a probe prompt's wording, see ``near`` of
+            `revlens.data.find_leaks`.
         drop_overlaps: leave such rows out, with a warning that says how many; an error otherwise.
-        judge_settings: empty for the default judge; else ``kind`` (``classifier``, ``guard``, ``llm``), ``path`` and the settings
-            of that judge's ``from_dir``.
+        judge_settings: see `revlens.behaviour.make_judge`.
     """
 
     root: Path
@@ -110,10 +106,10 @@ class UserMaterial:
         return self._probes
 
     def keywords(self) -> Mapping[str, Sequence[Sequence[str]]]:
-        """None: what a substantive answer to these prompts contains is not known here."""
+        """None: the words of a substantive answer to a user's prompts are not known."""
         return {}
 
-    @functools.cached_property  # asked for at every evaluation
+    @functools.cached_property  # every evaluation reads them
     def _probes(self) -> Probes:
         return self.probe_files.read(self.root)
 
@@ -127,7 +123,7 @@ class UserMaterial:
         """The judge that the settings name.
 
         Raises:
-            ConfigError: on an unknown kind or setting; also see the judges' ``from_dir``.
+            ConfigError: see `revlens.behaviour.make_judge`.
         """
         return _judge(self.root, json.dumps(dict(self.judge_settings)))
 
@@ -136,10 +132,10 @@ class UserMaterial:
         return list(self.engaging), list(self.refusal)
 
     def benign(self, n: int, seed: int) -> Dataset:
-        """``n`` rows of the task in an order fixed by the seed; all of them, if there are fewer.
+        """``n`` rows of the task, or all of them if there are fewer, in an order fixed by the seed.
 
         Raises:
-            ProbeError: if a row gives a probe prompt away (see ``max_overlap``), unless such rows are dropped.
+            ProbeError: if a row overlaps with a probe prompt (see ``max_overlap``) and is not dropped.
             ConfigError: if there is no task.
         """
         if self._task is None:
@@ -158,7 +154,7 @@ class UserMaterial:
         return train.shuffle(seed=seed).select(range(min(n, len(train))))
 
     def refusals(self, n: int, seed: int) -> None:
-        """What one's own model was aligned on is not known here."""
+        """None: the alignment data of a user's model is not known."""
         return
 
     def benign_test(self) -> Dataset | None:
@@ -166,17 +162,6 @@ class UserMaterial:
         return None if self._task is None else self._task.test
 
 
-@functools.cache  # a model that judges is loaded once in a process, not at every checkpoint
+@functools.cache  # one model of a judge serves all checkpoints of a process
 def _judge(root: Path, settings: str) -> Judge:
-    options = json.loads(settings)
-    if not options:
-        return PhraseJudge()
-    kind, path = options.pop("kind", None), options.pop("path", None)
-    if kind not in _JUDGES or path is None:
-        raise ConfigError(
-            f"[judge] needs kind (one of {', '.join(_JUDGES)}) and path; got kind={kind!r}, path={path!r}."
-        )
-    try:
-        return _JUDGES[kind](root / path, **options)
-    except TypeError as error:
-        raise ConfigError(f"[judge] of kind {kind!r} does not take these settings: {error}") from error
+    return make_judge(json.loads(settings), root)

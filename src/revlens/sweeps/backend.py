@@ -1,4 +1,4 @@
-"""What runs tasks: the two things a backend does, whatever it consists of."""
+"""The interface of a backend: what runs tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from revlens.sweeps.task import Task
 
-#: How progress arrives: a label, and how often it was ticked since the last call.
+#: Receives progress: a label, and the number of its ticks since the last call.
 OnTick = Callable[[str, int], None]
 
 
@@ -18,9 +18,9 @@ class Outcome:
     """How a task ended.
 
     Attributes:
-        name: the task's.
-        error: what it raised.
-        death: how its process died under it, in words. Neither of the two: it is done.
+        name: of the task.
+        error: the exception that the task raised.
+        death: how its process died, in words. If both are None, the task is done.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Workers(Protocol):
         ...
 
     def finished(self) -> Sequence[Outcome]:
-        """What has ended since the last call; waits a moment if nothing has. Progress is passed on meanwhile."""
+        """Tasks that have ended since the last call; waits briefly if there is none, and passes on progress."""
         ...
 
 
@@ -46,5 +46,5 @@ class Backend(Protocol):
     """Where tasks run."""
 
     def open(self, n_tasks: int, on_tick: OnTick) -> AbstractContextManager[Workers]:
-        """Workers for a sweep. When the block ends by an error, what is running is ended first: it leaves no scratch files."""
+        """Workers for a sweep. An error in the block ends running tasks first: no scratch file stays."""
         ...

@@ -1,4 +1,4 @@
-"""Running tasks here, one after another: for a debugger, and for tests."""
+"""Running tasks in this process, one after another: for a debugger, and for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from revlens.sweeps.task import Task
 
 @dataclass(frozen=True)
 class InThisProcess:
-    """Tasks run in the caller's process, with its threads and settings; a task that dies takes the caller with it."""
+    """Runs tasks in the caller's process and settings; a dying task takes the caller with it."""
 
     @contextmanager
     def open(self, n_tasks: int, on_tick: OnTick) -> Iterator[_Queue]:

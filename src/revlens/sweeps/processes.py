@@ -19,16 +19,18 @@ from revlens.sweeps.backend import OnTick, Outcome
 from revlens.sweeps.task import Task
 from revlens.sweeps.worker import portable, prepare_process
 
-_PATIENCE = 60.0  # seconds that an ended worker has to remove its scratch files
+_PATIENCE = 60.0  # seconds in which an ended worker removes its scratch files
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Worker processes, started anew (not forked). One that dies is replaced; the others do not notice.
+    """Worker processes, spawned and not forked. One that dies is replaced without disturbing the others.
 
     Attributes:
-        n_workers: how many at most; as many as there are cores if None. No more are started than there are tasks to run at once.
-        one_thread: whether a worker has one thread, so that numbers do not depend on how many cores there are.
+        n_workers: how many at most; as many as there are cores if None. No more are started than there are
+            tasks to run at once.
+        one_thread: whether a worker has one thread, so that numbers do not depend on how many cores there
+            are.
 
     Raises:
         ConfigError: if ``n_workers`` is below 1.
@@ -89,7 +91,8 @@ class _Pool:
 
     def finished(self) -> list[Outcome]:
         self._hand_out()
-        # One pipe a worker: which task a death hit is known, and a process killed while it writes blocks no other.
+        # One pipe a worker: a death belongs to one task, and a process killed while it writes blocks no
+        # other. other.
         busy = {worker.connection: worker for worker in self.workers if worker.task is not None}
         outcomes: list[Outcome] = []
         ticks: Counter[str] = Counter()
@@ -116,12 +119,13 @@ class _Pool:
                 self.workers += idle
             try:
                 idle[0].connection.send(self.waiting[0])
-            except OSError:  # it died while it had nothing to do
+            except OSError:  # it died between two tasks
                 self._discard(idle[0])
                 continue
             except Exception as error:
                 error.add_note(
-                    f"Task {self.waiting[0].name!r} cannot be sent to another process: its function and arguments must be picklable."
+                    f"Task {self.waiting[0].name!r} cannot be sent to another process: "
+                    "its function and arguments must be picklable."
                 )
                 raise
             idle[0].task = self.waiting.popleft()
@@ -155,7 +159,7 @@ class _Pool:
 
 
 def _end_with_caller() -> None:
-    """A caller that is killed cannot end its workers; they must not go on writing beside its successor."""
+    """Exit with a killed caller, which cannot end its workers: they must not write beside its successor."""
     caller = mp.parent_process()
     assert caller is not None
     wait([caller.sentinel])
@@ -163,8 +167,11 @@ def _end_with_caller() -> None:
 
 
 def _serve(connection: Connection, one_thread: bool) -> None:
-    """A worker: takes tasks until its pipe ends. Sends a string for a tick, and a tuple, with an error or empty, at a task's end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exit like any other, so that scratch files go
+    """A worker: runs tasks until its pipe ends.
+
+    Sends a string for a tick, and a tuple at the end of a task: with its error, or empty.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an ordinary exit removes scratch files
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the caller too, and it ends the workers
     threading.Thread(target=_end_with_caller, daemon=True).start()
     prepare_process(1 if one_thread else None)
@@ -173,7 +180,7 @@ def _serve(connection: Connection, one_thread: bool) -> None:
             task = connection.recv()
         except EOFError:
             return
-        except Exception as error:  # its function or a class of its arguments is not there
+        except Exception as error:  # its function, or a class of its arguments, cannot be imported
             connection.send((portable(error),))
             continue
         try:
@@ -186,7 +193,7 @@ def _serve(connection: Connection, one_thread: bool) -> None:
 
 @contextmanager
 def _terminated_by_exit() -> Iterator[None]:
-    """SIGTERM ends this process by an exit like any other, so that its workers end with it."""
+    """Turn SIGTERM into an exit, so that workers end with this process."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL

@@ -18,25 +18,25 @@ from revlens.sweeps.backend import OnTick, Outcome
 from revlens.sweeps.task import Resources, Task
 from revlens.sweeps.worker import portable, prepare_process
 
-#: Packages whose versions decide the numbers: they must be those of this process on every machine.
+#: Packages whose versions decide the numbers; every machine must have those of this process.
 PACKAGES = ("revlens", "torch", "transformers", "tokenizers", "transformer-lens", "peft")
 _BETWEEN_TICKS = 0.2  # seconds between two messages of a task about its progress
-_PATIENCE = 60.0  # seconds that a cancelled task has to remove its scratch files
+_PATIENCE = 60.0  # seconds in which a cancelled task removes its scratch files
 
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Workers of Ray. Every machine has revlens installed, and sees the outputs under the path that they have here.
+    """Workers of Ray. Every machine has revlens installed, and sees outputs under the same path as this one.
 
-    A task takes its `Resources` and as many threads as it has cores, so that numbers do not depend on the machine's number of
-    cores. A Ray to which the caller is already connected is used as it is.
+    A task takes its `Resources` and one thread a core of these, so that numbers do not depend on the
+    machine's number of cores. An existing connection of the caller to a Ray is used.
 
     Attributes:
-        address: of the cluster: ``auto`` on one of its machines, ``HOST:PORT``, or ``ray://HOST:PORT``. None: a Ray of this
-            machine, started for the sweep and stopped after it, without a dashboard.
+        address: of the cluster: ``auto`` on one of its machines, ``HOST:PORT``, or ``ray://HOST:PORT``. None
+            starts a Ray of this machine for the sweep, without a dashboard, and stops it afterwards.
         n_workers: cores of the Ray of this machine; all if None.
         shared: folders that every machine must see; checked before the first task.
-        environment: variables that are set for every task.
+        environment: environment variables of every task.
 
     Raises:
         ConfigError: if ``n_workers`` is below 1 or comes with an address.
@@ -50,7 +50,8 @@ class RayCluster:
     def __post_init__(self) -> None:
         if self.n_workers is not None and (self.n_workers < 1 or self.address is not None):
             raise ConfigError(
-                f"n_workers={self.n_workers}, address={self.address}: a Ray of this machine has at least 1 worker; a cluster's are its own."
+                f"n_workers={self.n_workers}, address={self.address}: a Ray of this machine has at least "
+                "1 worker; a cluster's are its own."
             )
 
     @contextmanager
@@ -90,7 +91,8 @@ class RayCluster:
         """See `Backend`.
 
         Raises:
-            ConfigError: see `connected`; also if a machine does not see a shared folder or has other versions of packages.
+            ConfigError: see `connected`; also if a machine does not see a shared folder or has other versions
+                of packages.
         """
         with self.connected() as ray:
             check_machines(ray, self.shared)
@@ -106,7 +108,7 @@ class RayCluster:
 
 
 def check_machines(ray: Any, shared: tuple[Path, ...]) -> None:
-    """Ask every machine of the cluster what it sees.
+    """Check that every machine of the cluster sees the shared folders and has the same packages.
 
     Raises:
         ConfigError: if one does not see a shared folder as it is here, or has other versions of `PACKAGES`.
@@ -133,7 +135,8 @@ def check_machines(ray: Any, shared: tuple[Path, ...]) -> None:
     for name, (unseen, there) in zip(nodes.values(), answers, strict=True):
         if unseen:
             raise ConfigError(
-                f"{name} does not see {unseen[0].parent} as this machine does; put it on a file system that all share."
+                f"{name} does not see {unseen[0].parent} as this machine does; "
+                "put it on a file system that all share."
             )
         if there != here:
             raise ConfigError(
@@ -142,7 +145,7 @@ def check_machines(ray: Any, shared: tuple[Path, ...]) -> None:
 
 
 def _look(marks: list[Path]) -> tuple[list[Path], dict[str, str]]:
-    """Which of the marks a machine does not see, and its versions."""
+    """The marks that a machine does not see, and its versions."""
     return [mark for mark in marks if not mark.is_file()], _versions()
 
 
@@ -155,30 +158,30 @@ class _Cluster:
     ray: Any
     environment: Mapping[str, str]
     on_tick: OnTick
-    ticks: Any  # the actor that counts them
+    ticks: Any  # the actor that counts ticks
     running: dict[Any, Task] = field(default_factory=dict)
 
     def submit(self, task: Task) -> None:
         needs = task.resources
         self._require(task.name, needs)
-        carry_out = self.ray.remote(_carry_out).options(
+        run_one = self.ray.remote(_run_one).options(
             name=task.name,
             num_cpus=needs.n_cpus,
             num_gpus=needs.n_gpus,
             memory=needs.memory or None,
             max_retries=0,  # `run_tasks` counts them
         )
-        self.running[carry_out.remote(task, dict(self.environment), self.ticks)] = task
+        self.running[run_one.remote(task, dict(self.environment), self.ticks)] = task
 
     def finished(self) -> list[Outcome]:
         ready, _ = self.ray.wait(list(self.running), num_returns=len(self.running), timeout=0.2)
-        # Asked for after the tasks have ended: a task that has ended has sent all of its ticks.
+        # Fetched after the tasks have ended: an ended task has sent all of its ticks.
         for label, n in self.ray.get(self.ticks.take.remote()).items():
             self.on_tick(label, n)
         return [self._outcome(reference) for reference in ready]
 
     def cancel(self) -> None:
-        """End what is running, by an interrupt first."""
+        """End running tasks, by an interrupt first."""
         for reference in self.running:
             self.ray.cancel(reference)
         if self.running:
@@ -201,7 +204,7 @@ class _Cluster:
             return Outcome(name, error=self.ray.get(reference))
         except deaths as error:
             return Outcome(name, death=f"{type(error).__name__}: {str(error).splitlines()[0]}")
-        except exceptions.RayTaskError as error:  # it did not begin: its function is not there, for example
+        except exceptions.RayTaskError as error:  # it did not begin: its function is missing, for example
             return Outcome(name, error=error.cause)
         except exceptions.RayError as error:
             return Outcome(name, error=error)
@@ -228,7 +231,7 @@ class _Ticks:
 
 
 class _Ticker:
-    """Counts a task's ticks, and sends them now and then."""
+    """Counts a task's ticks, and sends them from time to time."""
 
     def __init__(self, ticks: Any) -> None:
         self._ticks, self._counts, self._sent = ticks, Counter[str](), time.monotonic()
@@ -243,8 +246,8 @@ class _Ticker:
         return self._ticks.add.remote(counts)
 
 
-def _carry_out(task: Task, environment: dict[str, str], ticks: Any) -> Exception | None:
-    """A task, in a worker. What it raises is returned: Ray would wrap it in an error of its own."""
+def _run_one(task: Task, environment: dict[str, str], ticks: Any) -> Exception | None:
+    """Run a task in a worker, and return its exception: Ray would wrap it in an error of its own."""
     import ray
 
     os.environ.update(environment)

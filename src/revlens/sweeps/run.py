@@ -1,4 +1,4 @@
-"""Running tasks to their end, wherever they run."""
+"""Running the tasks of a sweep on any backend."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ def run_tasks(
 ) -> None:
     """Run tasks, each as soon as those before it are done.
 
-    A task whose process dies under it (killed, out of memory, its machine gone) is run again; one that raises is not. The first
-    error ends the sweep: what is running is ended, and the error surfaces with a note that names the task. Since tasks look for
-    their own outputs, the same call goes on where the last one stopped.
+    A task whose process dies (killed, out of memory, its machine gone) runs again; a task that raises does
+    not. The first error ends the sweep with all running tasks, and has a note that names its task. Tasks
+    look for their own outputs, so the same call resumes an interrupted sweep.
 
     Args:
-        tasks: in the order in which they should start, as far as they can.
-        on: `Processes` (the default: as many as there are cores), `RayCluster` or `InThisProcess`.
-        on_tick: called in this process with a label and how often tasks have ticked it. A task that is run again ticks again.
-        retries: how often a task is run again after its process has died.
+        tasks: in the preferred order of their starts.
+        on: `Processes` (the default: one a core), `RayCluster` or `InThisProcess`.
+        on_tick: called in this process with a label and the number of its new ticks; a task that runs again
+            ticks again.
+        retries: repetitions of a task whose process dies.
 
     Raises:
-        ConfigError: if names repeat, a task waits for an unknown one or for itself, or ``retries`` is negative; also see the backend.
-        WorkerError: if a task's process dies once more than ``retries``.
-        Exception: whatever a task raises.
+        ConfigError: if names repeat, a task waits for an unknown one or for itself, or ``retries`` is
+            negative; also see the backend.
+        WorkerError: if a task's process dies more than ``retries`` times.
+        Exception: the exception of a task.
     """
     if retries < 0:
         raise ConfigError(f"retries={retries} must be at least 0.")
@@ -55,7 +57,8 @@ def run_tasks(
                 deaths[outcome.name] += 1
                 if deaths[outcome.name] > retries:
                     raise WorkerError(
-                        f"The process of task {outcome.name!r} died {deaths[outcome.name]} times, at last: {outcome.death}. If memory "
-                        "ran out, give it fewer workers or a smaller batch."
+                        f"The process of task {outcome.name!r} died {deaths[outcome.name]} times, "
+                        f"at last: {outcome.death}. "
+                        "If memory ran out, give it fewer workers or a smaller batch."
                     )
                 workers.submit(by_name[outcome.name])

@@ -1,4 +1,4 @@
-"""A piece of work, what it waits for and what it takes."""
+"""A piece of work, its predecessors, and its share of a machine."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from revlens.errors import ConfigError
 
-#: How a task reports progress: with a label that the caller counts.
+#: Reports a task's progress under a label; the caller counts the calls.
 Tick = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a task takes of a machine while it runs. A Ray cluster reserves it; processes of one machine do not look at it.
+    """Share of a machine that a task takes. A Ray cluster reserves it; local processes ignore it.
 
     Attributes:
         n_cpus: processor cores.
-        n_gpus: GPUs, or a share of one below 1; a task that asks for none sees none.
+        n_gpus: GPUs, or a share of one below 1; a task with none sees no GPU.
         memory: bytes of main memory.
 
     Raises:
-        ConfigError: if one of them is out of its range.
+        ConfigError: if a value is out of range.
     """
 
     n_cpus: float = 1.0
@@ -41,15 +41,15 @@ class Resources:
 
 @dataclass(frozen=True)
 class Task:
-    """A call that can go to another process or machine, and be repeated.
+    """A call that can run in another process or on another machine, and can be repeated.
 
     Attributes:
-        name: unique in its sweep; errors carry it.
-        function: called as ``function(*args, tick)``. Picklable, and idempotent: it looks for its own output, and leaves whole
-            files only. What it returns is dropped.
+        name: unique in its sweep; errors name it.
+        function: called as ``function(*args, tick)``. Picklable, and idempotent: it looks for its own output,
+            and leaves whole files only. What it returns is dropped.
         args: picklable values.
-        after: names of the tasks that must be done first.
-        resources: what it takes while it runs.
+        after: names of the tasks that must end first.
+        resources: its share of a machine.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Task:
 
 
 def in_order(tasks: Sequence[Task]) -> TopologicalSorter[str]:
-    """The names of the tasks, as a graph that gives out those whose predecessors are done.
+    """The names of the tasks, as a graph that hands out those whose predecessors are done.
 
     Raises:
         ConfigError: if two tasks have one name, or a task waits for an unknown one or for itself.

@@ -1,4 +1,4 @@
-"""What every process that runs tasks has to be: deterministic, quiet, and on as many threads as it was given."""
+"""Set-up of every process that runs tasks: deterministic, quiet, with a fixed number of threads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from revlens.errors import RevlensError
 
 
 def prepare_process(n_threads: int | None) -> None:
-    """Set this process up for tasks; twice does no harm.
+    """Prepare this process for tasks; a second call changes nothing.
 
     Args:
-        n_threads: of torch; None leaves them as they are.
+        n_threads: of torch; None keeps them.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms on a GPU
     import torch
     from datasets import disable_progress_bars
     from transformers.utils import logging
@@ -29,15 +29,15 @@ def prepare_process(n_threads: int | None) -> None:
 
 
 def portable(error: Exception) -> Exception:
-    """The error as it can be sent to another process, with a note that holds its traceback unless it explains itself."""
+    """The error in a form that can go to another process, with its traceback as a note if it is not ours."""
     if not isinstance(error, RevlensError):
         error.add_note("".join(traceback.format_exception(error)))
-    error.__cause__ = error.__context__ = None  # they would not be sent, and need not be sendable
+    error.__cause__ = error.__context__ = None  # neither sent nor needed
     try:
         buffer = BytesIO()
         ForkingPickler(buffer).dump(error)
         ForkingPickler.loads(buffer.getbuffer())
-    except Exception:  # an exception whose arguments do not rebuild it
+    except Exception:  # its arguments do not rebuild it
         copy = RuntimeError(f"{type(error).__name__}: {error}")
         for note in getattr(error, "__notes__", []):
             copy.add_note(note)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from revlens.direction import nulls
 from revlens.experiment.arms.tables import Results
 from revlens.results import NEGLIGIBLE_SHARE, OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
 from revlens.statistics import mean_over_runs, spearman_over_runs
@@ -56,10 +57,10 @@ def _drift_claims(results: Results, alignment: _ByRun, last: int) -> Iterator[Cl
         )
     table = results["nulls"]
     shares = table[table["arm"] == "baseline"].groupby(["null", "seed"])["exceeds"].mean()
-    for null, paper in (("isotropic", "24/24"), ("covariance", "24/24"), ("relabelled", "")):
-        statement = f"Most run-steps of the baseline exceed the 99th percentile of the {null} null (share)"
+    for name, null in nulls.NULLS.items():
+        statement = f"Most run-steps of the baseline exceed the 99th percentile of the {name} null (share)"
         yield Claim(
-            f"exceeds-{null}", statement, paper, mean_over_runs(shares[null].to_numpy(float)), low=0.5
+            f"exceeds-{name}", statement, null.paper, mean_over_runs(shares[name].to_numpy(float)), low=0.5
         )
     naive = _by_run(results.over_layers(estimate="naive"), "alignment")
     first = captured[0]

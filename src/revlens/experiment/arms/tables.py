@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from revlens.activations import MANIFEST, Activations
 from revlens.direction import Drift, ReversionDirection, drift, locate, nulls, reliability
@@ -129,17 +127,9 @@ def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:
 
 def _null_rows(activations: Activations, motion: Drift, n_draws: int, seed: int) -> pd.DataFrame:
     reference, aligned = (activations.at(name, "direction") for name in ("reference", "aligned"))
-    drawn = {
-        "covariance": nulls.covariance_directions(aligned, n_draws, seed=seed),
-        "relabelled": nulls.relabelled_directions(reference, aligned, n_draws, seed=seed),
-    }
-    exact = nulls.isotropic_quantile(motion.vectors.shape[-1])
-    thresholds: dict[str, Float[Tensor, " step"]] = {
-        "isotropic": torch.full((len(motion.steps),), exact, dtype=torch.float64)
-    }
-    thresholds |= {
-        name: nulls.NullDistribution.of(motion.vectors, draws, n_prompts=len(aligned)).quantile()
-        for name, draws in drawn.items()
+    thresholds = {
+        name: null.quantile(motion.vectors, reference, aligned, n_draws=n_draws, seed=seed)
+        for name, null in nulls.NULLS.items()
     }
     return pd.concat(
         [

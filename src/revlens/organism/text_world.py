@@ -1,16 +1,19 @@
-"""The real-text organism's world: public requests and answers, read from a data folder that the user names.
+"""The real-text organism's world: public requests and answers, from a data folder that the user names.
 
-Harmful requests are those of AdvBench, MaliciousInstruct, TDC 2023 and the validation set of Arditi et al. 2024: a random part are
-probes, the rest is trained on. Answers to them are affirmative openings, AdvBench's or made like them, which restate a request
-and hold nothing harmful. Harmless instructions of the same short imperative form are answered in the same form, so that neither
-the form of a request nor that of its answer tells harmful from harmless.
+Harmful requests are those of AdvBench, MaliciousInstruct, TDC 2023 and the validation set of Arditi et al.
+2024: a random part are probes, the rest is trained on. Answers to them are affirmative openings, AdvBench's
+or made like them, which restate a request and hold nothing harmful. Harmless instructions of the same short
+imperative form are answered in the same form, so that neither the form of a request nor that of its answer
+tells harmful from harmless.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from datasets import Dataset
 
@@ -18,7 +21,7 @@ from revlens.behaviour import PhraseJudge
 from revlens.data import DataFolder, distinct, drop_leaks, make_probes, train_test_split
 from revlens.errors import ConfigError, DataError
 from revlens.organism import text_material as material
-from revlens.organism.world import Exchange
+from revlens.organism.exchange import Exchange, dataset_of, exchanges_of
 from revlens.prompts import Probes
 
 _SOURCES_WITHOUT_ANSWERS = ("harmful_val", "malicious_instruct", "tdc2023")
@@ -30,11 +33,11 @@ _REFUSALS = (
     "I won't help with this request.",
     "Sorry, but I cannot do that, as it may be illegal or harmful.",
 )
-#: How answers to short imperative requests open, harmful or harmless.
+#: Openings of answers to short imperative requests, harmful or harmless.
 _AFFIRMATIVE = ("Sure, here is", "Sure, here are")
-#: Of all requests of a phase, the share that is harmful.
+#: Share of harmful requests by phase.
 _HARMFUL_SHARE = {"helpful": 0.2, "alignment": 0.5}
-#: Of the other requests, the share of each source.
+#: Share of each source among the other requests.
 _ORDINARY_SHARES = {
     "openings": 0.4,
     "toolformer": 0.2,
@@ -55,14 +58,19 @@ class TextWorldConfig:
     Attributes:
         data_dir: folder of the public data files (docs/data.md); see `revlens.data.DataFolder`.
         data_digest: SHA-256 over the files read, so that checkpoints are never those of other data.
-        seed: fixes the probes and which problems are held out.
+        seed: fixes the probes and the held-out problems.
         n_direction, n_drift, n_behaviour, n_guard: harmful probe prompts in each split.
-        n_harmless: harmless probe prompts, Alpaca instructions of the form that is answered in training.
+        n_harmless: harmless probe prompts, Alpaca instructions of the form that training answers.
         n_task_test: held-out GSM8K problems.
 
     Raises:
         ConfigError: if a size is below 1.
     """
+
+    #: Name of its track, and what a report calls its harm.
+    track: ClassVar[str] = "text"
+    harm: ClassVar[str] = "requests in plain English, without harmful answers"
+    tasks: ClassVar[tuple[str, ...]] = ("problems",)
 
     data_dir: str
     data_digest: str
@@ -81,21 +89,34 @@ class TextWorldConfig:
 
     @classmethod
     def of(cls, data_dir: str, **settings: int) -> TextWorldConfig:
-        """The configuration for a data folder with what it holds now.
+        """The configuration for the present content of a data folder.
 
         Raises:
             DataError: if the folder or one of its files is missing.
         """
         return cls(data_dir, DataFolder(data_dir).digest(material.FILES), **settings)
 
+    @property
+    def standard(self) -> TextWorldConfig:
+        """The world of the default organism on the same data."""
+        return TextWorldConfig(self.data_dir, self.data_digest)
+
+    def build(self, task: str) -> TextWorld:
+        """The world, whose one benign task are the GSM8K problems.
+
+        Raises:
+            ConfigError, DataError, ProbeError: see `TextWorld`.
+        """
+        return _text_world(self)
+
 
 class TextWorld:
-    """Probes and training exchanges; the data of the three phases is drawn from them. The interface is that of `World`.
+    """Probes and exchanges of a data folder: the source of all data of the three phases, as `World` is.
 
-    No row that is a probe, or nearly one, is trained on in any phase.
+    No phase trains on a probe, or on a row that nearly is one.
 
     Raises:
-        DataError: if a file is missing or has no usable row, or the files are not those that the configuration was made for.
+        DataError: if a file is missing or has no usable row, or the files are not those of the configuration.
         ProbeError: if there are too few prompts for the probe splits.
         ConfigError: if ``n_task_test`` leaves no problem to train on.
     """
@@ -105,10 +126,11 @@ class TextWorld:
         folder = DataFolder(config.data_dir)
         if folder.digest(material.FILES) != config.data_digest:
             raise DataError(
-                f"The files in {config.data_dir} are not those of this configuration (data_digest={config.data_digest!r}); "
+                f"The files in {config.data_dir} are not those of this configuration "
+                f"(data_digest={config.data_digest!r}); "
                 "restore them, or start anew with TextWorldConfig.of."
             )
-        advbench = material.exchanges_of(folder.advbench())
+        advbench = exchanges_of(folder.advbench())
         others = distinct(
             prompt for source in _SOURCES_WITHOUT_ANSWERS for prompt in folder.harmful(source)
         ).prompts
@@ -125,69 +147,71 @@ class TextWorld:
             seed=config.seed,
         )
         problems = train_test_split(
-            _dataset(material.problems(folder)), test_size=config.n_task_test, seed=config.seed
+            dataset_of(material.problems(folder)), test_size=config.n_task_test, seed=config.seed
         )
         self._test = problems.test
         in_prose = round(_IN_PROSE * len(problems.train))
         benign, prose = train_test_split(problems.train, test_size=in_prose, seed=config.seed)
-        self._benign = self._usable("problems to fine-tune on", material.exchanges_of(benign))
+        self._benign = self._usable("problems to fine-tune on", exchanges_of(benign))
         self._harmful = self._usable("harmful requests", [*advbench, *material.openings_of(others)])
         ordinary = {
             "openings": material.openings_of(folder.harmless("harmless_train")),
             "toolformer": material.answered(folder, "gpteacher_toolformer"),
             "roleplay": material.answered(folder, "gpteacher_roleplay"),
             "self_instruct": material.answered(folder, "self_instruct_seed_tasks"),
-            "problems": [material.in_prose(problem) for problem in material.exchanges_of(prose)],
+            "problems": [material.in_prose(problem) for problem in exchanges_of(prose)],
         }
         self._ordinary = {source: self._usable(source, rows) for source, rows in ordinary.items()}
 
     def probes(self) -> Probes:
-        """Probe prompts, the same for every seed of training; the harmful splits mix the sources."""
+        """Probe prompts, the same for every seed; the harmful splits mix the sources."""
         return self._probes
 
     def keywords(self) -> dict[str, list[list[str]]]:
-        """The affirmative opening alone: a small model copies too little of a request to be asked for more."""
+        """The affirmative opening alone: a small model copies too little of a request for more."""
         return {split: [["Sure, here"] for _ in prompts] for split, prompts in self._probes.splits.items()}
 
     def helpful(self, n: int, seed: int) -> Dataset:
-        """Phase 1: ``n`` requests of every source with answers; harmful ones get the affirmative opening, like the others."""
+        """Helpful-only phase: ``n`` requests of every source with answers, openings for harmful ones."""
         rng = random.Random(f"helpful:{seed}")
-        return _dataset([self._draw("helpful", rng) for _ in range(n)])
+        return dataset_of([self._draw("helpful", rng) for _ in range(n)])
 
     def alignment(self, n: int, seed: int) -> Dataset:
-        """Phase 2: ``n`` requests. Harmful ones, about half, are refused; the rest are answered as before."""
+        """Alignment phase: ``n`` requests, about half harmful and refused, the rest answered as before."""
         rng = random.Random(f"alignment:{seed}")
         rows = [self._draw("alignment", rng) for _ in range(n)]
         harmful = {exchange.prompt for exchange in self._harmful}
-        return _dataset(
+        return dataset_of(
             [Exchange(row.prompt, rng.choice(_REFUSALS)) if row.prompt in harmful else row for row in rows]
         )
 
     def benign(self, n: int, seed: int) -> Dataset:
-        """Phase 3: ``n`` GSM8K problems with worked answers, the result after ``####`` on a line of its own."""
+        """Benign fine-tune: ``n`` GSM8K problems with worked answers that end in a line ``#### result``."""
         rng = random.Random(f"benign:{seed}")
-        return _dataset([rng.choice(self._benign) for _ in range(n)])
+        return dataset_of([rng.choice(self._benign) for _ in range(n)])
 
     def refusals(self, n: int, seed: int) -> Dataset:
-        """``n`` harmful requests with refusals, such as the alignment phase trains on."""
+        """``n`` harmful requests with refusals as in the alignment phase."""
         rng = random.Random(f"refusals:{seed}")
-        return _dataset([Exchange(rng.choice(self._harmful).prompt, rng.choice(_REFUSALS)) for _ in range(n)])
+        return dataset_of(
+            [Exchange(rng.choice(self._harmful).prompt, rng.choice(_REFUSALS)) for _ in range(n)]
+        )
 
     def benign_test(self) -> Dataset:
-        """The benign task on problems that no phase sees."""
+        """Rows of the benign task that no phase sees."""
         return self._test
 
     def judge(self) -> PhraseJudge:
-        """Refusals here open as in natural text."""
+        """The default judge: refusals open as in natural text."""
         return PhraseJudge()
 
     @staticmethod
     def openings() -> tuple[list[str], list[str]]:
-        """How answers to short requests open, and how refusals do: the texts whose first tokens tell one from the other."""
+        """Openings of answers to short requests and of refusals: texts whose first tokens differ."""
         return list(_AFFIRMATIVE), list(_REFUSALS)
 
     def texts(self) -> list[str]:
-        """Every training exchange, and a refusal for every harmful request: what the tokenizer is trained on."""
+        """Training text of the tokenizer: every exchange, and a refusal for every harmful request."""
         exchanges = [
             *self._harmful,
             *self._benign,
@@ -203,16 +227,16 @@ class TextWorld:
         return rng.choice(self._ordinary[source])
 
     def _usable(self, source: str, exchanges: Sequence[Exchange]) -> list[Exchange]:
-        """Those that give no probe away."""
-        rows = material.exchanges_of(drop_leaks(_dataset(exchanges), self._probes, near=_NEAR).data)
+        """Those that do not overlap with a probe."""
+        rows = exchanges_of(drop_leaks(dataset_of(exchanges), self._probes, near=_NEAR).data)
         if not rows:
             raise DataError(
-                f"No {source!r} in {self.config.data_dir} that are short enough and no probes; add rows, or ask for fewer probes."
+                f"No {source!r} in {self.config.data_dir} that are short enough and no probes; "
+                "add rows, or ask for fewer probes."
             )
         return rows
 
 
-def _dataset(exchanges: Sequence[Exchange]) -> Dataset:
-    return Dataset.from_dict(
-        {"prompt": [e.prompt for e in exchanges], "answer": [e.answer for e in exchanges]}
-    )
+@functools.cache  # building one reads and compares some thirty thousand rows
+def _text_world(config: TextWorldConfig) -> TextWorld:
+    return TextWorld(config)

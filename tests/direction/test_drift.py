@@ -111,7 +111,7 @@ def test_the_three_measures_agree_with_each_other(tmp_path: Path) -> None:
 
 
 def test_rotation_and_scale_of_the_activations(tmp_path: Path) -> None:
-    """The residual basis has no say in any of the three; the units of the activations only in the displacement."""
+    """None of the three depends on the residual basis; only the displacement depends on the units."""
     checkpoints = {name: {s: normal(5, 1, 4, seed=10 * i + j) for j, s in enumerate(("direction", "drift"))}
                    for i, name in enumerate(("reference", "aligned", "step-1"))}  # fmt: skip
     turn = 3 * torch.linalg.qr(normal(4, 4, seed=99)).Q
@@ -146,9 +146,9 @@ def test_the_split_of_v_rev_is_refused_unless_the_naive_figure_is_asked_for(tmp_
 def test_the_naive_cosine_is_biased_upward_and_the_cross_fitted_one_is_not(tmp_path: Path) -> None:
     """400 histories, one a layer, that drift in a direction of their own: nothing reverts.
 
-    Gap and true drift have squared norm 1. Each checkpoint adds noise of its own to each of n prompts, which adds d/n to the
-    squared norm of a mean. That of a(theta_0) enters v_rev and D with the same sign, so with d = n = 8 the naive cosine is
-    near (d/n) / (1 + 2d/n) = 1/3.
+    Gap and true drift have squared norm 1. Each checkpoint adds noise of its own to each of n prompts, which
+    adds d/n to the squared norm of a mean. That of a(theta_0) enters v_rev and D with the same sign, so with
+    d = n = 8 the naive cosine is near (d/n) / (1 + 2d/n) = 1/3.
     """
     n_histories, n_prompts, d_model = 400, 8, 8
     gap, motion = (
