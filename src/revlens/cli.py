@@ -16,7 +16,9 @@ from revlens.errors import ConfigError, RevlensError
 
 if TYPE_CHECKING:
     from revlens.experiment import Claim, ExperimentConfig, Layout
-    from revlens.study import StudyLayout
+    from revlens.figures import Report
+    from revlens.results import Tables
+    from revlens.study import StudyConfig, StudyLayout
 
 _VERBS = {
     "reproduce": "everything: all stages, results, figures and the report",
@@ -214,8 +216,7 @@ def _where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]
 
 
 def _study(args: argparse.Namespace, console: Console) -> None:
-    from revlens.figures import draw, drawable_study, write_study_report
-    from revlens.storage import listed_file
+    from revlens.figures import REPORTS
     from revlens.study import StudyConfig, StudyLayout, load_config, made_by, run_study, tabulate_and_save
 
     experiment, layout = _config(args), StudyLayout(args.out)
@@ -226,9 +227,7 @@ def _study(args: argparse.Namespace, console: Console) -> None:
     run_study(config, args.out, console=console, **_where(args, experiment))
     with console.status("tabulating and drawing"):
         config, tables, claims = tabulate_and_save(args.out)
-        problem = draw({name: plot(tables) for name, plot in drawable_study(tables).items()}, layout.figures)
-        with listed_file(layout.report) as partial:
-            write_study_report(partial, config, tables, claims, made_by(config))
+        problem = _draw(REPORTS["guards"], layout, config, tables, claims, made_by(config))
     _print_claims(claims, console)
     if problem:
         console.print(problem, markup=False)
@@ -253,43 +252,46 @@ def _print_claims(claims: Sequence[Claim], console: Console) -> None:
 
 def _report(out: Path, console: Console) -> None:
     from revlens.experiment import ExperimentConfig, Layout, Results, assess_all
-    from revlens.figures import draw, drawable, write_report
-    from revlens.storage import listed_file
+    from revlens.figures import REPORTS
 
     layout = Layout(out)
     config, results = ExperimentConfig.load(layout.config), Results.load(layout.results)
     provenance = json.loads((layout.results / "provenance.json").read_text())
     with console.status("drawing figures"):
-        problem = draw({name: plot(results) for name, plot in drawable(results).items()}, layout.figures)
-        with listed_file(layout.report) as partial:
-            write_report(partial, config, results, assess_all(results), provenance)
+        problem = _draw(REPORTS["arms"], layout, config, results, assess_all(results), provenance)
     if problem:
         console.print(problem, markup=False)
     _print_places(layout, console)
 
 
-def _verify(out: Path, console: Console) -> int:
-    from revlens.experiment import Layout, Verification, verify
-    from revlens.figures import verify_figures, verify_study_figures
-    from revlens.study import StudyLayout, verify_study
+def _draw(
+    report: Report[Any, Any],
+    layout: Layout | StudyLayout,
+    config: ExperimentConfig | StudyConfig,
+    tables: Tables,
+    claims: Sequence[Claim],
+    provenance: dict[str, Any],
+) -> str | None:
+    """Draw the figures and write the report; returns why there are no static images, if there are none."""
+    from revlens.figures import draw, draw_all, write_report
+    from revlens.storage import listed_file
 
-    verification: Verification[Any] = Verification((), {})
-    has_study = StudyLayout(out).root.is_dir()
+    problem = draw(draw_all(report, tables), layout.figures)
+    with listed_file(layout.report) as partial:
+        write_report(partial, report, config, tables, claims, provenance)
+    return problem
+
+
+def _verify(out: Path, console: Console) -> int:
+    from revlens.audit import verify
+    from revlens.experiment import Layout
+    from revlens.study import StudyLayout
+
+    if StudyLayout(out).root.is_dir() and not Layout(out).results.is_dir():
+        note = f"{out} holds no results of its experiment: only its study is compared."
+        console.print(note, markup=False, soft_wrap=True)
     with console.status("verifying"):
-        if (
-            has_study and not Layout(out).results.is_dir()
-        ):  # a study needs no more of its experiment than v_rev
-            console.print(
-                f"{out} holds no results of its experiment: only its study is compared.",
-                markup=False,
-                soft_wrap=True,
-            )
-        else:
-            experiment = verify(out)
-            verification = experiment.and_also(verify_figures(out, experiment.results))
-        if has_study:
-            study = verify_study(out)
-            verification = verification.and_also(study).and_also(verify_study_figures(out, study.results))
+        verification = verify(out)
     for difference in verification.differences:
         console.print(str(difference), markup=False, highlight=False, soft_wrap=True)
     console.print(verification.summary(), markup=False, highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from revlens.experiment.claims import OVER_REFUSAL as OVER_REFUSAL
 from revlens.experiment.claims import PERPLEXITY_FACTOR as PERPLEXITY_FACTOR
 from revlens.experiment.claims import Claim as Claim
 from revlens.experiment.claims import assess as assess
+from revlens.experiment.claims import to_records as to_records
 from revlens.experiment.config import CONFIG_TYPES as CONFIG_TYPES
 from revlens.experiment.config import ExperimentConfig as ExperimentConfig
 from revlens.experiment.config import quick as quick
@@ -39,9 +40,4 @@ from revlens.experiment.source import read_openings as read_openings
 from revlens.experiment.stages import STAGES as STAGES
 from revlens.experiment.stages import n_ticks as n_ticks
 from revlens.experiment.stages import run_start as run_start
-from revlens.experiment.verify import Difference as Difference
-from revlens.experiment.verify import Verification as Verification
-from revlens.experiment.verify import compare_files as compare_files
-from revlens.experiment.verify import compare_results as compare_results
-from revlens.experiment.verify import verify as verify
 from revlens.results import Layout as Layout

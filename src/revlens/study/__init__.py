@@ -21,6 +21,7 @@ from revlens.study.summaries import chosen_on_other_seeds as chosen_on_other_see
 from revlens.study.summaries import cumulative_reversion as cumulative_reversion
 from revlens.study.summaries import mean_of as mean_of
 from revlens.study.summaries import settings as settings
+from revlens.study.tables import RUN_COLUMNS as RUN_COLUMNS
 from revlens.study.tables import STUDY_TABLES as STUDY_TABLES
 from revlens.study.tables import StudyTables as StudyTables
-from revlens.study.verify import verify_study as verify_study
+from revlens.study.tables import tabulate as tabulate

@@ -35,8 +35,8 @@ def cache_key(*parts: object) -> str:
 
 @functools.cache
 def source_digest() -> str:
-    """SHA-256 (hex) over revlens' source files, but for those that only draw: guards reach into every other room."""
+    """SHA-256 (hex) over revlens' source files, but for those that only draw or audit: guards reach into every other room."""
     package = Path(revlens.__file__).parent
-    drawing = {package / "figures", package / "cli.py"}
+    drawing = {package / "figures", package / "audit", package / "cli.py"}
     sources = sorted(path for path in package.rglob("*.py") if not drawing & {path, *path.parents})
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
