@@ -1,4 +1,4 @@
-"""The configuration of an experiment, and the key that ties its outputs to it and to the code that made them."""
+"""The configuration of an experiment, and the key that ties its output to it and to the code."""
 
 from __future__ import annotations
 

@@ -12,8 +12,7 @@ class Difference:
     """Something that is not as it must be.
 
     Attributes:
-        place: what was compared: a file, with row and column or field where it has them, a checksum, a key or a
-            folder of activations.
+        place: what was compared: a file (with row and column, or field), a checksum, a key or activations.
         what: what is wrong there, with the stored and the recomputed value where there are two.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from revlens.activations import Activations
@@ -38,12 +38,12 @@ def _is_apart(path: Path) -> bool:
     return path.parent.name == "activations" or path.name == LOCK or is_scratch
 
 
-def compare_activations(folders: Iterable[Path]) -> Verification:
+def compare_activations(folders: Sequence[Path]) -> Verification:
     """Compare every shard of folders of activations with its checksum."""
-    differences, n = [], 0
-    for n, folder in enumerate(folders, start=1):
+    differences: list[Difference] = []
+    for folder in folders:
         try:
             Activations.open(folder).verify()
         except ResultsError as error:
             differences.append(Difference("activations", str(error)))
-    return Verification(tuple(differences), {"activation folders": n})
+    return Verification(tuple(differences), {"activation folders": len(folders)})

@@ -59,7 +59,8 @@ def _load_study(out: Path) -> StudyConfig:
 
 
 def _activations(config: ExperimentConfig, layout: Layout) -> Verification:
-    return compare_activations(layout.activations(seed, arm) for seed in config.seeds for arm in config.arms)
+    folders = [layout.activations(seed, arm) for seed in config.seeds for arm in config.arms]
+    return compare_activations(folders)
 
 
 def _records(config: StudyConfig, layout: StudyLayout) -> Verification:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from revlens.audit.configuration import compare_configuration
 from revlens.audit.difference import Difference, Verification
@@ -18,7 +19,7 @@ from revlens.results import Layout
 
 
 def verify(out: Path) -> Verification:
-    """Compare every stored byte with its checksum, then every table, claim and figure with what is computed now.
+    """Compare every stored byte with its checksum, and every table, claim and figure with a new computation.
 
     Nothing is written.
 
@@ -37,7 +38,7 @@ def verify(out: Path) -> Verification:
     return found
 
 
-def _verify_plan(plan: Plan, report: Report, out: Path, *, is_ours: bool) -> Verification:
+def _verify_plan(plan: Plan, report: Report[Any, Any], out: Path, *, is_ours: bool) -> Verification:
     """What one plan has left in a folder; bytes only, where other code or another experiment made it."""
     layout = plan.layout(out)
     found = compare_files(*plan.files(layout))
