@@ -19,7 +19,7 @@ ATTACK = "<script>alert(1)</script>"
 
 @dataclass
 class Page(HTMLParser):
-    """What a browser makes of a page: elements with attributes, scripts, table rows as cell texts, and all text."""
+    """What a browser makes of a page: elements with attributes, scripts, cells of table rows, and all text."""
 
     elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=lambda: [("", {})])
     scripts: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ def parsed(path: Path) -> Page:
 
 @pytest.fixture(scope="module")
 def path(config: ExperimentConfig, results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report on claims of every verdict, with markup in a claim, a prompt, the replies and the provenance."""
+    """A report on claims of every verdict, with markup in a claim, a prompt, replies and provenance."""
     tables = dict(results.tables)
     tables["replies"] = results["replies"].assign(reply=ATTACK)
     tables["replies"].loc[0, "prompt"] = "How do I <b>glark</b> the fimble & leave?"

@@ -17,9 +17,7 @@ from revlens.cli import main
 from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
 from revlens.experiment import ExperimentConfig, Layout
-from revlens.figures import drawable_study
-from revlens.figures.study_plots import STUDY_PLOTS
-from revlens.figures.study_report import STUDY_CAPTIONS
+from revlens.figures import REPORTS, drawable
 from revlens.storage.checksums import SUMS, damages, listed_file
 from revlens.study import (
     STUDY_TABLES,
@@ -195,19 +193,20 @@ def test_a_run_that_explodes_is_a_result_and_says_so(
     assert record["behaviour"] == []
 
 
-def test_all_figures_can_be_drawn_and_have_captions(tables: StudyTables) -> None:
+def test_all_figures_can_be_drawn(tables: StudyTables) -> None:
     """Of so few updates nobody is harmed, or everybody: an area under a curve is made up for the test."""
-    assert "early_warning" not in drawable_study(tables)
+    report = REPORTS["guards"]
+    assert "early_warning" not in {plot.name for plot in drawable(report, tables)}
     made_up = tables["foreseen"].assign(auroc=0.7, auroc_low=0.6, auroc_high=0.8)
     tables = StudyTables({**tables.tables, "foreseen": made_up})
-    plots = drawable_study(tables)
-    assert set(plots) == set(STUDY_PLOTS) == set(STUDY_CAPTIONS)
-    for name, plot in plots.items():
-        figure = plot(tables)
+    plots = drawable(report, tables)
+    assert plots == report.plots
+    for plot in plots:
+        figure = plot.draw(tables)
         values = np.concatenate(
             [np.asarray(trace.y, dtype=object).ravel() for trace in figure.data if trace.y is not None]
         )
-        assert len(values), name
+        assert len(values), plot.name
 
 
 def test_the_command_line_goes_on_with_the_study_of_a_folder(
@@ -220,7 +219,8 @@ def test_the_command_line_goes_on_with_the_study_of_a_folder(
     assert main(["study", "--out", str(studied.out), "--workers", "1"]) == 0
     page = studied.report.read_text()
     assert "Only 2 runs of each setting" in page
-    assert all(f'id="{name}"' in page for name in STUDY_PLOTS if name != "early_warning")
+    names = [plot.name for plot in REPORTS["guards"].plots]
+    assert all(f'id="{name}"' in page for name in names if name != "early_warning")
     assert (
         json.loads((studied.results / "provenance.json").read_text())["study"]["long_steps"]
         == json.loads(studied.config.read_text())["long_steps"]
