@@ -19,7 +19,7 @@ ATTACK = "<script>alert(1)</script>"
 
 @dataclass
 class Page(HTMLParser):
-    """What a browser makes of a page: elements with attributes, scripts, cells of table rows, and all text."""
+    """What a browser makes of a page: elements with attributes, scripts, cells of rows, and all text."""
 
     elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=lambda: [("", {})])
     scripts: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""`revlens verify`: an untouched output passes; every changed byte, cell, claim and figure is found and named."""
+"""`revlens verify`: an untouched output passes; it names every changed byte, cell, claim and figure."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
     assert main(["verify", "--out", str(finished)]) == 0
     said = capsys.readouterr().out
     assert re.search(
-        r"Compared: \d+ files, 2 activation folders, 13 tables, \d+ cells, \d+ claims, \d+ figures, 1 reports",
+        r"Compared: \d+ files, 2 activation folders, 13 tables, \d+ cells, \d+ claims, \d+ figures, "
+        "1 reports",
         said,
     )
     assert "Differences: none." in said
@@ -83,7 +84,11 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
 
 
 def falsify(layout: Layout | StudyLayout, *, gone: str, figure: str) -> str:
-    """Change the first claim, a figure and the report, take a table away, and make all checksums right; gives the claim's key."""
+    """Change the first claim, a figure and the report, delete a table, and make all checksums right.
+
+    Returns:
+        The key of the claim.
+    """
     claims = json.loads((layout.results / "claims.json").read_text())
     claims[0]["estimate"]["value"], claims[0]["verdict"] = 0.43, "supported"
     write_text(layout.results / "claims.json", json.dumps(claims, indent=2) + "\n")
@@ -156,8 +161,10 @@ def audited(out: Path) -> str:
 
 
 def flips_found(finished: Path, out: Path, rounds: int) -> int:
-    """Flip a bit in every file of an output at once, and see each named; configuration, key and manifests, which say what the
-    rest should be, one by one."""
+    """Flip a bit in every file of an output at once, and see each named.
+
+    Configuration, key and manifests say what the rest must be: their bits are flipped one by one.
+    """
     choice, n = random.Random(rounds), 0
     for _ in range(rounds):
         shutil.copytree(finished, out)

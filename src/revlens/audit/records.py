@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from revlens.audit.difference import Difference, Verification, missing
 from revlens.experiment import Claim, to_records
 
 
-def compare_claims(path: Path, claims: Sequence[Claim], verb: str) -> Verification:
+def compare_claims(path: Path, claims: list[Claim], verb: str) -> Verification:
     """Compare every field of stored claims with that of the recomputed claims."""
     computed = _by_key(to_records(claims))
     return Verification(tuple(_differences(computed, path, verb)), {"claims": len(claims)})

@@ -127,7 +127,7 @@ def _settings_of(method: str, rows: pd.DataFrame, x_of: Callable[[pd.DataFrame],
 
 
 def routes(tables: StudyTables) -> go.Figure:
-    """Harmfulness of guarded models, as they are and clamped along v_rev to the own or the baseline's mean."""
+    """Harmfulness of guarded models: as they are, and clamped along v_rev to their or the baseline's mean."""
     chosen = chosen_on_other_seeds(tables)[["seed", "method", "strength"]]
     rows = chosen.merge(carried(tables), on=["seed", "method", "strength"])
     columns = {
