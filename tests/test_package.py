@@ -15,8 +15,8 @@ import revlens
 
 ROOT = Path(revlens.__file__).parent
 #: A module may import from rooms before its own, never from later ones.
-ORDER = """errors statistics storage sweeps prompts data families hooks forward history activations direction behaviour causal
-training subject organism results experiment study figures cli""".split()
+ORDER = """errors statistics storage sweeps prompts data families hooks forward history activations direction
+behaviour causal training subject organism results experiment figures audit cli""".split()
 
 
 def room_of(path: Path) -> str:

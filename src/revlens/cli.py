@@ -238,7 +238,7 @@ def _print_claims(claims: Sequence[Claim], console: Console) -> None:
 
 def _report(out: Path, console: Console) -> None:
     from revlens.experiment import ExperimentConfig, assess, load_tables
-    from revlens.figures import REPORTS, draw, drawable, write_report
+    from revlens.figures import REPORTS, draw, draw_all, write_report
     from revlens.results import Layout
     from revlens.storage import listed_file
 
@@ -247,8 +247,7 @@ def _report(out: Path, console: Console) -> None:
     report, tables = REPORTS[config.plan.name], load_tables(config, layout)
     provenance = json.loads((layout.results / "provenance.json").read_text())
     with console.status("drawing figures"):
-        figures = {plot.name: plot.draw(tables) for plot in drawable(report, tables)}
-        problem = draw(figures, layout.figures)
+        problem = draw(draw_all(report, tables), layout.figures)
         with listed_file(layout.report) as partial:
             write_report(partial, report, config, tables, assess(config, tables), provenance)
     if problem:

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from revlens.cli import main
 from revlens.experiment import PLANS, TABLES, ExperimentConfig, Results, engine, prepare, run_experiment
-from revlens.figures import PLOTS
+from revlens.figures import REPORTS
 from revlens.results import Layout
 from revlens.storage import LOCK
 from revlens.sweeps import InThisProcess
@@ -102,7 +102,7 @@ def test_reproduce_leaves_tables_claims_provenance_figures_and_a_report(finished
     names = {"claims.json", "provenance.json", "revlens.sha256"} | {f"{name}.parquet" for name in TABLES}
     assert {path.name for path in layout.results.iterdir()} == names
     assert {path.name for path in layout.figures.iterdir()} == {"plotly.min.js", "revlens.sha256"} | {
-        f"{name}.html" for name in PLOTS
+        f"{plot.name}.html" for plot in REPORTS["arms"].plots
     }
     assert list(finished.out.rglob(".*")) == []
 

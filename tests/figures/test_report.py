@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from revlens.experiment import MIN_RUNS, TABLES, Claim, ExperimentConfig, Results, assess
-from revlens.figures import PLOTS, write_report
-from revlens.figures.report import CAPTIONS
+from revlens.figures import REPORTS, write_report
 from revlens.statistics import Estimate, mean_over_runs
 
+#: The figures are drawn in one test; others draw none.
+ARMS = REPORTS["arms"]
+WITHOUT_FIGURES = replace(ARMS, plots=())
 ATTACK = "<script>alert(1)</script>"
 
 
 @dataclass
 class Page(HTMLParser):
-    """What a browser makes of a page: elements with attributes, scripts, rows of cell texts, all text."""
+    """What a browser makes of a page: elements with attributes, scripts, cells of rows, and all text."""
 
     elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=lambda: [("", {})])
     scripts: list[str] = field(default_factory=list)
@@ -80,12 +82,12 @@ def parsed(path: Path) -> Page:
 
 @pytest.fixture(scope="module")
 def path(config: ExperimentConfig, results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report on claims of every verdict; a claim, a prompt, replies and provenance contain markup."""
+    """A report on claims of every verdict, with markup in a claim, a prompt, replies and provenance."""
     tables = dict(results.tables)
     tables["replies"] = results["replies"].assign(reply=ATTACK)
     tables["replies"].loc[0, "prompt"] = "How do I <b>glark</b> the fimble & leave?"
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(path, config, Results(tables), claims_of_every_verdict(), {"note": "</pre>" + ATTACK})
+    write_report(path, ARMS, config, Results(tables), claims_of_every_verdict(), {"note": "</pre>" + ATTACK})
     return path
 
 
@@ -122,12 +124,11 @@ def test_the_report_is_one_file(path: Path) -> None:
 
 
 def test_every_figure_is_drawn_inside_with_its_caption(page: Page, path: Path) -> None:
-    assert CAPTIONS.keys() == PLOTS.keys()
-    assert len(page.of("figure")) == len(PLOTS)
-    assert {attrs["id"] for attrs in page.of("div") if "id" in attrs} == set(PLOTS)
-    assert path.read_text().count("Plotly.newPlot(") >= len(PLOTS)
-    for caption in CAPTIONS.values():
-        assert caption in page.text
+    assert len(page.of("figure")) == len(ARMS.plots)
+    assert [attrs["id"] for attrs in page.of("div") if "id" in attrs] == [plot.name for plot in ARMS.plots]
+    assert path.read_text().count("Plotly.newPlot(") >= len(ARMS.plots)
+    for plot in ARMS.plots:
+        assert plot.caption in page.text
 
 
 def test_every_claim_stands_beside_the_papers_number_with_rule_and_verdict(page: Page) -> None:
@@ -149,7 +150,7 @@ def test_the_claims_of_the_experiment_itself_are_all_there(
     config: ExperimentConfig, results: Results, tmp_path: Path
 ) -> None:
     claims = assess(results)
-    write_report(tmp_path / "report.html", config, results, claims, {})
+    write_report(tmp_path / "report.html", WITHOUT_FIGURES, config, results, claims, {})
     statements = {row[0]: row[-1] for row in parsed(tmp_path / "report.html").rows if row}
     assert {claim.statement: claim.verdict for claim in claims}.items() <= statements.items()
 
@@ -190,35 +191,29 @@ def test_a_full_run_carries_a_note_only_if_badly_aligned(
     noted: bool,
     results: Results,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("revlens.figures.report.drawable", lambda results: {})  # the notes alone
     tables = well_aligned(results, harmfulness=harmfulness, over_refusal=over_refusal)
-    write_report(tmp_path / "report.html", ExperimentConfig(), tables, [], {})
+    write_report(tmp_path / "report.html", WITHOUT_FIGURES, ExperimentConfig(), tables, [], {})
     notes = parsed(tmp_path / "report.html").notes
     assert [note.startswith("The aligned models are not well aligned") for note in notes] == [True] * noted
 
 
 def test_few_runs_and_another_organism_are_noted_by_themselves(
-    config: ExperimentConfig, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: ExperimentConfig, results: Results, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("revlens.figures.report.drawable", lambda results: {})
     default = ExperimentConfig()
     for changed, note in (
         (replace(default, seeds=(0, 1, 2, 3)), "Only 4 runs"),
         (replace(default, subject=config.subject), "Not the default organism"),
     ):
-        write_report(tmp_path / "report.html", changed, well_aligned(results), [], {})
+        write_report(tmp_path / "report.html", WITHOUT_FIGURES, changed, well_aligned(results), [], {})
         (found,) = parsed(tmp_path / "report.html").notes
         assert found.startswith(note)
 
 
-def test_provenance_is_in_the_page(
-    config: ExperimentConfig, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("revlens.figures.report.drawable", lambda results: {})
+def test_provenance_is_in_the_page(config: ExperimentConfig, results: Results, tmp_path: Path) -> None:
     record = {"key": "0123456789abcdef", "seeds": [0, 1]}
-    write_report(tmp_path / "report.html", config, results, [], record)
+    write_report(tmp_path / "report.html", WITHOUT_FIGURES, config, results, [], record)
     assert json.dumps(record, indent=2) in parsed(tmp_path / "report.html").text
 
 
@@ -228,6 +223,6 @@ def test_a_report_that_fails_leaves_the_old_one(
     (tmp_path / "report.html").write_text("the old one")
     incomplete = Results({name: results[name] for name in TABLES if name != "phases"})
     with pytest.raises(KeyError, match="phases"):
-        write_report(tmp_path / "report.html", config, incomplete, [], {})
+        write_report(tmp_path / "report.html", ARMS, config, incomplete, [], {})
     assert (tmp_path / "report.html").read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import pytest
 
 from revlens.experiment import Claim, ExperimentConfig, Results
-from revlens.figures import draw, drawable, write_report
+from revlens.figures import REPORTS, draw, draw_all, write_report
 from revlens.figures.page import Table, write_page
 from revlens.statistics import Estimate
 
@@ -195,12 +195,15 @@ def test_replies_prompts_and_tokens_of_stored_tables_stay_text(
         tables = {name: table.copy() for name, table in results.tables.items()}
         for name, columns in {"replies": ["prompt", "reply"], "readout_tokens": ["token"]}.items():
             tables[name][columns] = text
-        write_report(tmp_path / "report.html", config, Results(tables), [], {"note": text})
-        return Page.of(tmp_path / "report.html")
+        write_report(path, REPORTS["arms"], config, Results(tables), [], {"note": text})
+        return Page.of(path)
 
+    path = tmp_path / "report.html"
     maps = ("scattergeo", "choropleth", "scattermap", "densitymap")
     assert not any(
-        trace.type.startswith(maps) for plot in drawable(results).values() for trace in plot(results).data
+        trace.type.startswith(maps)
+        for figure in draw_all(REPORTS["arms"], results).values()
+        for trace in figure.data
     )
     plain = with_text("plain")
     for text in (

@@ -1,4 +1,4 @@
-"""`revlens verify` passes an untouched output, and names every changed byte, cell, claim and figure."""
+"""`revlens verify`: an untouched output passes; it names every changed byte, cell, claim and figure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 from breaking import SMALL, SMALL_STUDY, unbroken_run
 from revlens.study import StudyLayout, StudyTables, plan, run_study, tabulate_and_save, verify_study
 
+from revlens.audit import verify
 from revlens.cli import main
 from revlens.errors import HistoryError, ResultsError
-from revlens.experiment import ExperimentConfig, Layout, Results, verify
-from revlens.figures import verify_figures, verify_study_figures
+from revlens.experiment import ExperimentConfig, Layout, Results
 from revlens.history import Checkpoint, TrainingHistory, local_source
 from revlens.results.config_json import config_json
 from revlens.storage.atomic import write_text
@@ -76,7 +76,7 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert re.search(
         r"Compared: \d+ files, 2 activation folders, 13 tables, \d+ cells, \d+ claims, \d+ figures, "
-        r"1 reports",
+        "1 reports",
         said,
     )
     assert "Differences: none." in said
@@ -84,9 +84,10 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
 
 
 def falsify(layout: Layout | StudyLayout, *, gone: str, figure: str) -> str:
-    """Change the first claim, a figure and the report, and remove a table; renew all checksums.
+    """Change the first claim, a figure and the report, delete a table, and make all checksums right.
 
-    Returns the claim's key.
+    Returns:
+        The key of the claim.
     """
     claims = json.loads((layout.results / "claims.json").read_text())
     claims[0]["estimate"]["value"], claims[0]["verdict"] = 0.43, "supported"
@@ -127,16 +128,20 @@ def test_numbers_changed_with_their_checksums_are_found_by_computing_them_again(
 
 
 def _row(table: pd.DataFrame, row: int) -> str:
-    return ", ".join(f"{name} {table.loc[row, name]}" for name in ("seed", "arm", "step", "layer"))
+    return ", ".join(
+        f"{name} {table.loc[row, name]}" for name in ("step", "layer", "estimate", "seed", "arm")
+    )
 
 
 def test_a_stage_file_changed_with_its_checksum_changes_the_tables(out: Path) -> None:
     path = Layout(out).losses(0, "block")
     with listed_file(path) as partial:
         partial.write_text(json.dumps([loss + 1 for loss in json.loads(path.read_text())]))
-    found = verify(out).differences
-    assert len(found) == len(json.loads(path.read_text()))
-    assert all("training.parquet" in found.place and "seed 0, arm block" in found.place for found in found)
+    *tables, figure, report = (difference.place for difference in verify(out).differences)
+    assert len(tables) == len(json.loads(path.read_text()))
+    assert all("training.parquet" in place and "seed 0, arm block" in place for place in tables)
+    assert figure == str(Layout(out).figures / "training_loss.html")
+    assert report == str(Layout(out).report)
 
 
 def test_one_flipped_byte_in_every_file_is_found_and_named(both: Path, tmp_path: Path) -> None:
@@ -151,14 +156,14 @@ def test_many_flipped_bytes_are_found_and_named(both: Path, tmp_path: Path) -> N
 
 
 def audited(out: Path) -> str:
-    """Every difference in an experiment and its study, one a line."""
-    return "\n".join(map(str, (*verify(out).differences, *verify_study(out).differences)))
+    """Every difference that is found in an experiment and its study, a line each."""
+    return "\n".join(map(str, verify(out).differences))
 
 
 def flips_found(finished: Path, out: Path, rounds: int) -> int:
-    """Flip a bit in every file of an output at once, and check that each is named.
+    """Flip a bit in every file of an output at once, and see each named.
 
-    Configuration, key and manifests define the rest, so they are flipped one by one.
+    Configuration, key and manifests say what the rest must be: their bits are flipped one by one.
     """
     choice, n = random.Random(rounds), 0
     for _ in range(rounds):
@@ -224,8 +229,11 @@ def test_a_damaged_table_is_not_drawn(out: Path, capsys: pytest.CaptureFixture[s
     assert "nulls.parquet is damaged" in capsys.readouterr().err
 
 
-def test_nothing_recomputed_no_figure_compared(finished: Path) -> None:
-    assert verify_figures(finished, None).counts == {"figures": 0, "reports": 0}
+def test_of_an_output_of_other_code_only_bytes_are_compared(out: Path) -> None:
+    write_text(out / "key", "of other code")
+    verification = verify(out)
+    assert [difference.place for difference in verification.differences] == ["key"]
+    assert verification.counts.keys() == {"files", "activation folders"}
 
 
 def test_an_untouched_study_passes_beside_its_experiment_and_alone(
@@ -258,7 +266,7 @@ def test_numbers_of_a_study_changed_with_their_checksums_are_found(
         for line in capsys.readouterr().out.splitlines()
         if line.startswith(str(study.root))
     ]
-    names = ("part", "seed", "method", "strength", "guarded", "task", "rate", "step", "direction")
+    names = ("part", "seed", "method", "strength", "guarded", "task", "rate", "direction", "step")
     row = ", ".join(f"{name} {table.loc[1, name]}" for name in names)
     assert sorted(found) == sorted(
         [
@@ -277,7 +285,7 @@ def test_a_record_changed_with_its_checksum_changes_the_tables(study: StudyLayou
     record = json.loads(study.record(run).read_text())
     record["readings"][-1]["loss"] += 1
     write_listed_json(study.record(run), record)
-    found = verify_study(study.out).differences
+    found = verify(study.out).differences
     assert [Path(difference.place.split(",")[0]).name for difference in found] == [
         "behaviour.parquet",
         "readings.parquet",
@@ -292,8 +300,8 @@ def test_a_record_changed_with_its_checksum_changes_the_tables(study: StudyLayou
 def test_another_study_than_that_of_the_records_is_found(
     change: dict[str, object], message: str, study: StudyLayout
 ) -> None:
-    write_listed_json(study.config, config_json(replace(SMALL_STUDY, **change)))
-    (found,) = verify_study(study.out).differences
+    write_listed_json(study.config, to_plain(replace(SMALL_STUDY, **change)))
+    (found,) = verify(study.out).differences
     assert "cannot be computed again" in found.what
     assert message in found.what
 
@@ -303,10 +311,10 @@ def test_files_of_a_study_that_have_gone_or_come_are_named(study: StudyLayout) -
     write_text(study.record(plan(SMALL_STUDY)[0]).with_name("note.txt"), "mine")
     write_text(study.out / "key", "of other code")
     gone, come = study.anchor(0), study.record(plan(SMALL_STUDY)[0]).with_name("note.txt")
-    key = next(difference for difference in verify_study(study.out).differences if difference.place == "key")
+    key = next(difference for difference in verify(study.out).differences if difference.place == "key")
     assert "do not go together" in key.what
     write_text(study.out / "key", SMALL.key())
-    assert [difference.place for difference in verify_study(study.out).differences] == [str(come), str(gone)]
+    assert [difference.place for difference in verify(study.out).differences] == [str(come), str(gone)]
 
 
 def test_a_damaged_file_of_a_study_is_an_error_before_it_is_a_number(study: StudyLayout) -> None:
@@ -345,8 +353,11 @@ def test_a_study_without_its_configuration_is_not_passed_over(
     assert f"{study.config} is missing; run `revlens study` first" in capsys.readouterr().out
 
 
-def test_nothing_recomputed_of_a_study_no_figure_compared(only_studied: Path) -> None:
-    assert verify_study_figures(only_studied, None).counts == {"figures": 0, "reports": 0}
+def test_of_a_study_of_other_code_only_files_are_compared(study: StudyLayout) -> None:
+    write_text(study.out / "key", "of other code")
+    verification = verify(study.out)
+    assert [difference.place for difference in verification.differences] == ["key"]
+    assert verification.counts.keys() == {"files", "study records"}
 
 
 @pytest.mark.parametrize("name", ["../key", "/etc/hostname", "runs/seed-0/start.json", ".."])

@@ -15,13 +15,13 @@ from .engine import prepare as prepare
 from .engine import run_experiment as run_experiment
 from .estimate import announce as announce
 from .estimate import estimate as estimate
-from .evaluation import MEASURES as MEASURES
 from .fine_tune import FineTune as FineTune
 from .guards.early_warning import HARMED as HARMED
 from .guards.early_warning import PREDICTORS as PREDICTORS
 from .guards.plan import Guards as Guards
 from .guards.summaries import against_baseline as against_baseline
 from .guards.summaries import chosen_on_other_seeds as chosen_on_other_seeds
+from .guards.summaries import cumulative_reversion as cumulative_reversion
 from .guards.summaries import mean_of as mean_of
 from .guards.summaries import routes as routes
 from .guards.summaries import settings as settings

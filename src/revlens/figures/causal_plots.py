@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,49 +9,50 @@ from plotly.subplots import make_subplots
 
 from revlens.causal import action_label
 from revlens.experiment import MAIN_ACTION, PAIRS, Results, effects_at_chosen
-from revlens.figures.style import DIRECTION_COLOURS, PART_COLOURS, band, styled, translucent
+from revlens.figures.plot import Plot
+from revlens.figures.style import style_of, styled, translucent
+from revlens.figures.traces import area, band, each_run, error_bars, heat_map, two_digits
 from revlens.statistics import Estimate, mean_over_runs
 
+_DIRECTION_COLOURS = {"v_rev": "#000000", "random": "#009E73", "covariance": "#CC79A7"}
+_PART_COLOURS = {"full": "#999999", "along": "#0072B2", "orthogonal": "#E69F00"}
 _PAIR_TITLES = {
     "restore": "aligned → fine-tuned: does refusal come back?",
     "remove": "fine-tuned → aligned: does it go?",
     "reference": "reference → aligned: does it go?",
 }
-_SUBJECT_TITLES = {"tuned": "fine-tuned model", "aligned": "aligned model"}
+_MODEL_TITLES = {"tuned": "fine-tuned model", "aligned": "aligned model"}
 
 
 def patching_heat_maps(results: Results) -> go.Figure:
-    """Share recovered by patching resid_post, layer by position, with marks where it is significant in every run."""
+    """Share recovered by patching resid_post, layer by position; a mark means significant in every run."""
     figure = _panels([_PAIR_TITLES[pair] for pair in PAIRS])
     rows = results["patching"]
     rows = rows[(rows["component"] == "resid_post") & (rows["part"] == "full")]
     for column, pair in enumerate(PAIRS, start=1):
         cells = rows[rows["pair"] == pair].groupby(["layer", "position"])
         share, everywhere = cells["recovered"].mean().unstack(), cells["significant"].all().unstack()
-        plain = share.map(_two_digits)
+        plain = two_digits(share)
         text = np.where(everywhere, plain + "•", plain)
-        figure.add_trace(_heat_map(share, text, showscale=column == 1), row=1, col=column)
-    title = "Patching the residual stream between checkpoints (• = significant in every run, Benjamini-Hochberg 5 %)"
-    return _finished(
-        figure, title=title, x="prompt token, counted from the end", y="layer", width=1250, height=400
-    )
+        figure.add_trace(heat_map(share, "share", text=text, showscale=column == 1), row=1, col=column)
+    mark = "• = significant in every run, Benjamini-Hochberg 5 %"
+    title = f"Patching the residual stream between checkpoints ({mark})"
+    x = "prompt token, counted from the end"
+    return _finished(figure, title=title, x=x, y="layer", width=1250, height=400)
 
 
 def patching_parts(results: Results) -> go.Figure:
-    """Share recovered at the last prompt token by the whole stream, by its component along v_rev, and by the rest."""
+    """Share recovered at the last prompt token by the stream, its component along v_rev, and the rest."""
     figure = _panels([_PAIR_TITLES[pair] for pair in PAIRS], shared_yaxes=True)
     rows = results["patching"]
     rows = rows[(rows["component"] == "resid_post") & (rows["position"] == -1)]
     for column, pair in enumerate(PAIRS, start=1):
-        for part, colour in PART_COLOURS.items():
-            table = rows[(rows["pair"] == pair) & (rows["part"] == part)]
+        for part, table in rows[rows["pair"] == pair].groupby("part", sort=False):
             layers = sorted(table["layer"].unique())
             estimates = [mean_over_runs(table.loc[table["layer"] == layer, "recovered"]) for layer in layers]
-            figure.add_trace(
-                _bars([str(layer) for layer in layers], estimates, part, colour, showlegend=column == 1),
-                row=1,
-                col=column,
-            )
+            colour = style_of(str(part), _PART_COLOURS)
+            bars = _bars([str(layer) for layer in layers], estimates, str(part), colour)
+            figure.add_trace(bars.update(showlegend=column == 1), row=1, col=column)
     title = "Is the effect in the direction? Share recovered at the last prompt token, by part"
     return _finished(figure, title=title, x="layer", y="share of the logit difference recovered", width=1250)
 
@@ -68,57 +67,40 @@ def patching_components(results: Results) -> go.Figure:
     heads = rows[rows["head"].notna()].assign(head=lambda t: "head " + t["head"].astype(int).astype(str))
     by_head = heads.pivot_table(index="layer", columns="head", values="recovered", aggfunc="mean")
     share = whole[["attn_out", "resid_mid", "mlp_out", "resid_post"]].join(by_head)
-    figure = go.Figure(_heat_map(share, share.map(_two_digits).to_numpy(), showscale=True))
+    figure = go.Figure(heat_map(share, "share"))
     title = "Aligned → fine-tuned at the last prompt token, by component (share recovered, mean over runs)"
-    return styled(
-        figure,
-        title=title,
-        x="",
-        y="layer",
-        width=max(900, 60 * share.shape[1]),
-        height=max(380, 160 + 22 * len(share)),
-    )
+    width, height = max(900, 60 * share.shape[1]), max(380, 160 + 22 * len(share))
+    return styled(figure, title=title, x="", y="layer", width=width, height=height)
 
 
 def dose_response(results: Results) -> go.Figure:
     """The logit difference against the dose of v_rev at the chosen layer, beside control directions."""
-    figure = _panels(list(_SUBJECT_TITLES.values()))
-    for column, subject in enumerate(MAIN_ACTION, start=1):
-        rows = effects_at_chosen(results, subject)
+    figure = _panels(list(_MODEL_TITLES.values()))
+    for column, model in enumerate(MAIN_ACTION, start=1):
+        rows = effects_at_chosen(results, model)
         start = rows[["seed", "baseline"]].drop_duplicates()
-        doses = rows[rows["action"] == "add"]
-        for direction, colour in DIRECTION_COLOURS.items():
-            of_kind = (
-                doses[doses["direction"] == direction]
-                .groupby(["seed", "dose"], as_index=False)["metric"]
-                .mean()
-            )
-            at_zero = start.rename(columns={"baseline": "metric"}).assign(dose=0.0)
-            table = pd.concat([of_kind, at_zero]).rename(columns={"metric": "value"})
-            figure.add_traces(
-                band(table, direction, colour, x="dose", showlegend=column == 1), rows=1, cols=column
-            )
+        at_zero = start.rename(columns={"baseline": "metric"}).assign(dose=0.0)
+        for direction, doses in rows[rows["action"] == "add"].groupby("direction", sort=False):
+            added = doses.groupby(["seed", "dose"], as_index=False)["metric"].mean()
+            table, colour = pd.concat([added, at_zero]), style_of(str(direction), _DIRECTION_COLOURS)
+            traces = band(table, "metric", str(direction), colour, x="dose", showlegend=column == 1)
+            figure.add_traces(traces, rows=1, cols=column)
     title = "Dose-response: adding v_rev at the chosen layer"
-    return _finished(
-        figure,
-        title=title,
-        x="dose (1 = from the aligned model to the reference)",
-        y="engaging minus refusal (nats)",
-    )
+    x = "dose (1 = from the aligned model to the reference)"
+    return _finished(figure, title=title, x=x, y="engaging minus refusal (nats)")
 
 
 def ablation_against_controls(results: Results) -> go.Figure:
     """Effect of every action at the chosen layer: runs along v_rev, and every control direction."""
-    figure = _panels(list(_SUBJECT_TITLES.values()))
-    for column, subject in enumerate(MAIN_ACTION, start=1):
-        rows = effects_at_chosen(results, subject)
-        for direction, colour in DIRECTION_COLOURS.items():
-            own = rows[rows["direction"] == direction]
-            alpha, size, symbol = (0.9, 9, "diamond") if direction == "v_rev" else (0.25, 5, "circle")
+    figure = _panels(list(_MODEL_TITLES.values()))
+    for column, model in enumerate(MAIN_ACTION, start=1):
+        for name, rows in effects_at_chosen(results, model).groupby("direction", sort=False):
+            alpha, size, symbol = (0.9, 9, "diamond") if name == "v_rev" else (0.25, 5, "circle")
+            colour = translucent(style_of(str(name), _DIRECTION_COLOURS), alpha)
             points = go.Scatter(
-                x=_labels(own), y=own["effect"], mode="markers", name=direction, legendgroup=direction,
-                marker={"color": translucent(colour, alpha), "size": size, "symbol": symbol},
-                hovertext=[f"seed {seed}" for seed in own["seed"]], showlegend=column == 1,
+                x=_labels(rows), y=rows["effect"], mode="markers", name=str(name), legendgroup=str(name),
+                marker={"color": colour, "size": size, "symbol": symbol},
+                hovertext=[f"seed {seed}" for seed in rows["seed"]], showlegend=column == 1,
             )  # fmt: skip
             figure.add_trace(points, row=1, col=column)
     title = (
@@ -129,28 +111,19 @@ def ablation_against_controls(results: Results) -> go.Figure:
 
 def behaviour_under_interventions(results: Results) -> go.Figure:
     """Harmfulness under every action along v_rev, at the chosen layer and at all layers together."""
-    figure = _panels(list(_SUBJECT_TITLES.values()), shared_yaxes=True)
-    for column, subject in enumerate(MAIN_ACTION, start=1):
+    figure = _panels(list(_MODEL_TITLES.values()), shared_yaxes=True)
+    for column, model in enumerate(MAIN_ACTION, start=1):
         rows = results["outcomes"]
-        rows = rows[(rows["subject"] == subject) & (rows["role"] != "control")]
+        rows = rows[(rows["model"] == model) & (rows["role"] != "control")]
         before = mean_over_runs(rows.loc[rows["role"] == "none", "harmfulness"])
         for role, label, colour in (("chosen", "chosen layer", "#0072B2"), ("all", "all layers", "#D55E00")):
             done = rows[rows["role"] == role]
-            by_action = done.groupby(_labels(done), sort=False)["harmfulness"]
-            names, estimates = (
-                [name for name, _ in by_action],
-                [mean_over_runs(values) for _, values in by_action],
-            )
-            figure.add_trace(
-                _bars(names, estimates, label, colour, showlegend=column == 1), row=1, col=column
-            )
-        figure.add_hline(
-            y=before.value,
-            line={"color": "#000", "dash": "dot"},
-            annotation_text="as it is",
-            row=1,
-            col=column,
-        )
+            by_action = list(done.groupby(_labels(done), sort=False)["harmfulness"])
+            estimates = [mean_over_runs(values) for _, values in by_action]
+            bars = _bars([str(action) for action, _ in by_action], estimates, label, colour)
+            figure.add_trace(bars.update(showlegend=column == 1), row=1, col=column)
+        line = {"color": "#000", "dash": "dot"}
+        figure.add_hline(y=before.value, line=line, annotation_text="as it is", row=1, col=column)
     figure.update_yaxes(range=[0, 1.05])
     title = "Harmfulness under interventions along v_rev"
     return _finished(figure, title=title, x="", y="share of held-out harmful prompts answered")
@@ -159,33 +132,14 @@ def behaviour_under_interventions(results: Results) -> go.Figure:
 def vocabulary_scores(results: Results) -> go.Figure:
     """Engaging minus refusal of v_rev alone, by layer, beside random directions."""
     rows, figure = results["readout"], go.Figure()
-    layers = sorted(rows["layer"].unique())
     low, high = (rows.groupby("layer")[name].mean() for name in ("null_low", "null_high"))
-    figure.add_scatter(
-        x=[*layers, *reversed(layers)], y=[*high, *reversed(list(low))], fill="toself", mode="lines", line={"width": 0},
-        fillcolor=translucent(DIRECTION_COLOURS["random"], 0.3), name="random directions, 95 %", hoverinfo="skip",
-    )  # fmt: skip
-    for i, (seed, own) in enumerate(rows.groupby("seed")):
-        figure.add_scatter(
-            x=own["layer"], y=own["score"], mode="lines+markers", line={"color": DIRECTION_COLOURS["v_rev"]}, name="v_rev, a run",
-            legendgroup="run", showlegend=i == 0, hovertext=f"seed {seed}",
-        )  # fmt: skip
+    colour = translucent(_DIRECTION_COLOURS["random"], 0.3)
+    null = area(sorted(rows["layer"].unique()), low, high, colour)
+    figure.add_trace(null.update(name="random directions, 95 %"))
+    figure.add_traces(each_run(rows, "layer", "score", name="v_rev, a run"))
     figure.update_xaxes(dtick=1)
-    return styled(
-        figure, title="v_rev through the unembedding: engaging minus refusal openings", x="layer", y="nats"
-    )
-
-
-#: Every causal figure by file name, in the order of the report.
-CAUSAL_PLOTS: dict[str, Callable[[Results], go.Figure]] = {
-    "patching_heat_maps": patching_heat_maps,
-    "patching_parts": patching_parts,
-    "patching_components": patching_components,
-    "dose_response": dose_response,
-    "ablation_against_controls": ablation_against_controls,
-    "behaviour_under_interventions": behaviour_under_interventions,
-    "vocabulary_scores": vocabulary_scores,
-}
+    title = "v_rev through the unembedding: engaging minus refusal openings"
+    return styled(figure, title=title, x="layer", y="nats")
 
 
 def _panels(titles: list[str], *, shared_yaxes: bool = False) -> go.Figure:
@@ -207,35 +161,57 @@ def _finished(
     return figure.update_annotations(font_size=13)
 
 
-def _bars(
-    names: list[str], estimates: list[Estimate], label: str, colour: str, *, showlegend: bool
-) -> go.Bar:
-    error = {
-        "array": [e.high - e.value for e in estimates],
-        "arrayminus": [e.value - e.low for e in estimates],
-    }
-    values = [e.value for e in estimates]
+def _bars(names: list[str], estimates: list[Estimate], label: str, colour: str) -> go.Bar:
     return go.Bar(
-        x=names,
-        y=values,
-        name=label,
-        marker_color=colour,
-        error_y=error,
-        legendgroup=label,
-        showlegend=showlegend,
-    )
+        x=names, y=[e.value for e in estimates], error_y=error_bars(estimates),
+        name=label, legendgroup=label, marker_color=colour,
+    )  # fmt: skip
 
 
 def _labels(rows: pd.DataFrame) -> list[str]:
     return [action_label(action, dose) for action, dose in zip(rows["action"], rows["dose"], strict=True)]
 
 
-def _heat_map(share: pd.DataFrame, text: object, *, showscale: bool) -> go.Heatmap:
-    return go.Heatmap(
-        z=share.to_numpy(), x=[str(name) for name in share.columns], y=[str(layer) for layer in share.index],
-        text=text, texttemplate="%{text}", zmid=0, zmin=-1, zmax=1, colorscale="RdBu_r", showscale=showscale, colorbar={"title": "share"},
-    )  # fmt: skip
-
-
-def _two_digits(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # adding zero turns -0.00 into 0.00
+#: In the order of the report.
+CAUSAL_PLOTS = (
+    Plot(
+        "patching_heat_maps",
+        patching_heat_maps,
+        "Same prompts in both checkpoints; one activation at a time. 0: the patch does nothing, 1: it gives"
+        " the donor's engaging-minus-refusal logit difference. Mean over runs.",
+    ),
+    Plot(
+        "patching_parts",
+        patching_parts,
+        "full: the donor's activation; along: only its component along v_rev; orthogonal: everything else. "
+        "Parts need not add up to the whole: what follows is not linear. Bars are means over runs with 95 %"
+        " intervals.",
+    ),
+    Plot(
+        "patching_components",
+        patching_components,
+        "Which part of which block writes it. Heads are patched before the output projection.",
+    ),
+    Plot(
+        "dose_response",
+        dose_response,
+        "Controls have the same length at every dose. The layer was chosen on the direction probes; this is"
+        " on the drift probes.",
+    ),
+    Plot(
+        "ablation_against_controls",
+        ablation_against_controls,
+        "ablate: project out; clamp: set the projection to the aligned model's mean; add: doses in shares "
+        "of the way from the aligned model to the reference.",
+    ),
+    Plot(
+        "behaviour_under_interventions",
+        behaviour_under_interventions,
+        "Interventions act on the last prompt token, where v_rev was measured.",
+    ),
+    Plot(
+        "vocabulary_scores",
+        vocabulary_scores,
+        "Logit lens of the direction alone. The shaded band holds 95 % of 1,000 random directions.",
+    ),
+)

@@ -15,7 +15,8 @@ def draw(figures: dict[str, go.Figure], folder: Path) -> str | None:
     """Replace a folder by these figures, one HTML, PNG and SVG file each.
 
     Returns:
-        None, or why there are no static images (no kaleido, no Chromium, or one that does not start); the HTML is there in any case.
+        None, or why there are no static images: no kaleido, no Chromium, or one that does not start. There is
+        HTML in any case.
     """
     with atomic_directory(folder) as partial:
         for name, figure in figures.items():
@@ -35,7 +36,10 @@ def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
     try:
         from kaleido.errors import BrowserFailedError, ChromeNotFoundError
     except ImportError:
-        return "No static images: kaleido is not installed (pip install 'revlens[images]'); the HTML figures are complete."
+        return (
+            "No static images: kaleido is not installed (pip install 'revlens[images]'); "
+            "the HTML figures are complete."
+        )
     pairs = [
         (figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
     ]
@@ -51,5 +55,8 @@ def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
         for _, path in pairs:
             path.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"No static images: kaleido needs a Chromium ({reason}). Install one and give the command again; the HTML figures are complete."
+        return (
+            f"No static images: kaleido needs a Chromium ({reason}). Install one and give the command again; "
+            "the HTML figures are complete."
+        )
     return None

@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML file, readable offline: claims, tables, figures and how they were made."""
+"""A report as one HTML file that loads nothing: claims, tables, figures and how they were made."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from revlens.experiment import MIN_RUNS, Claim
-from revlens.statistics import Estimate
+from revlens.results import MIN_RUNS, Claim
 from revlens.storage import write_text
 
 
@@ -67,12 +66,6 @@ def write_page(
         provenance=json.dumps(provenance, indent=2),
     )
     write_text(path, page)
-
-
-def cell(estimate: Estimate) -> str:
-    """An estimate in a table; small ones with a digit more."""
-    digits = 4 if abs(estimate.value) < 0.05 and estimate.value else 3
-    return estimate.to_text(digits)
 
 
 def _embed(name: str, figure: go.Figure) -> Markup:

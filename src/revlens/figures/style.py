@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Mapping
+from typing import TypeVar
+
 import plotly.graph_objects as go
 
-from revlens.statistics import mean_over_runs
+from revlens.direction import NULLS
+from revlens.errors import ResultsError
+from revlens.training import METHODS
 
-#: Okabe-Ito colours: they stay apart in greyscale and for colour-blind readers.
-ARM_COLOURS = {"baseline": "#000000", "block": "#0072B2", "push": "#D55E00", "random": "#999999"}
-#: Colour and marker of every method. Those along v_rev are blue, controls grey, the rest apart.
-METHOD_STYLES = {
-    "baseline": ("#000000", "star"),
-    "block": ("#0072B2", "circle"),
-    "adaptive": ("#56B4E9", "square"),
-    "projection": ("#08306B", "diamond"),
-    "ablation": ("#7B9FC4", "triangle-up"),
-    "clamp": ("#7B9FC4", "triangle-down"),
-    "push": ("#D55E00", "circle"),
-    "random": ("#999999", "circle"),
-    "complement": ("#999999", "square"),
-    "rehearsal": ("#009E73", "circle"),
-    "kl": ("#CC79A7", "circle"),
-    "anchor": ("#CC79A7", "square"),
-    "l2sp": ("#E69F00", "circle"),
-    "safe_lora": ("#E69F00", "square"),
-    "freeze": ("#E69F00", "diamond"),
-}
-ESTIMATE_COLOURS = {"cross-fitted": "#000000", "naive": "#E69F00"}
-DIRECTION_COLOURS = {"v_rev": "#000000", "random": "#009E73", "covariance": "#CC79A7"}
-PART_COLOURS = {"full": "#999999", "along": "#0072B2", "orthogonal": "#E69F00"}
-CONTROL_COLOURS = {"v_rev": "#000000", "harmless": "#56B4E9", "foreign": "#999999"}
+_Style = TypeVar("_Style")
 
+#: Titles of axes.
+STEP, COSINE = "fine-tuning step", "cos(drift, v_rev)"
 WIDTH, HEIGHT = 820, 460
+
+
+def method_colour(method: str) -> str:
+    """The colour of an arm, or of a method of guarding."""
+    return style_of(method, METHODS).colour
+
+
+def method_marker(method: str) -> str:
+    """The marker of a method of guarding."""
+    return style_of(method, METHODS).marker
+
+
+def null_colour(null: str) -> str:
+    """The colour of a null."""
+    return style_of(null, NULLS).colour
+
+
+def style_of(name: str, styles: Mapping[str, _Style]) -> _Style:
+    """How something in a table is drawn.
+
+    Raises:
+        ResultsError: if no style is known for it. It is never left out of a figure.
+    """
+    if name not in styles:
+        raise ResultsError(
+            f"Figures cannot draw {name!r}, only {', '.join(styles)}: give it a style beside theirs, "
+            "or draw the tables with the version of revlens that made them."
+        )
+    return styles[name]
 
 
 def styled(
@@ -70,22 +82,3 @@ def translucent(colour: str, alpha: float = 0.15) -> str:
     """A hex colour as rgba."""
     r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({r},{g},{b},{alpha})"
-
-
-def band(
-    rows: pd.DataFrame, name: str, colour: str, *, x: str = "step", showlegend: bool = True
-) -> list[go.Scatter]:
-    """Mean over runs of column ``value`` against ``x``, with the 95 % interval over runs as a band."""
-    points = sorted(rows[x].unique())
-    estimates = [mean_over_runs(rows.loc[rows[x] == point, "value"], n_resamples=2000) for point in points]
-    edge = [e.high for e in estimates] + [e.low for e in reversed(estimates)]
-    area = go.Scatter(
-        x=points + points[::-1], y=edge, mode="lines", fill="toself", fillcolor=translucent(colour), line={"width": 0},
-        hoverinfo="skip", showlegend=False, legendgroup=name,
-    )  # fmt: skip
-    dash = "dot" if name == "random" else "solid"  # it lies on the baseline, and would hide it
-    line = go.Scatter(
-        x=points, y=[e.value for e in estimates], mode="lines+markers" if len(points) < 30 else "lines", name=name,
-        line={"color": colour, "width": 2, "dash": dash}, marker={"size": 5}, legendgroup=name, showlegend=showlegend,
-    )  # fmt: skip
-    return [area, line]

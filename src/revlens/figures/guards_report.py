@@ -1,0 +1,195 @@
+"""The report of the guards: what they keep of alignment, at what cost, for how long, and by which route."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from revlens.experiment import (
+    HARMED,
+    PREDICTORS,
+    ExperimentConfig,
+    Guards,
+    StudyTables,
+    against_baseline,
+    chosen_on_other_seeds,
+    cumulative_reversion,
+    routes,
+    settings,
+)
+from revlens.figures.cells import cell, mean_cell, mean_cells, measured, strength_cell
+from revlens.figures.early_warning_plots import EARLY_WARNING_PLOTS
+from revlens.figures.guard_course_plots import GUARD_COURSE_PLOTS
+from revlens.figures.guard_plots import GUARD_PLOTS, has_part
+from revlens.figures.page import Table
+from revlens.figures.report import Report
+from revlens.results import MIN_RUNS
+from revlens.statistics import mean_over_runs
+from revlens.training import METHODS
+
+_COURSES = {"lasting": "Longer runs", "released": "Guards that are switched off on the way"}
+
+
+def _lead(config: ExperimentConfig) -> str:
+    lengths = [str(steps) for steps in sorted({fine_tune.steps for fine_tune in config.fine_tunes()})]
+    either = " or ".join([", ".join(lengths[:-1]), lengths[-1]] if len(lengths) > 1 else lengths)
+    return (
+        f"{config.subject.summary} Runs of each setting: {len(config.seeds)}. Benign updates: {either}. All "
+        "fine-tunes of a seed share start, data order, optimizer and schedule."
+    )
+
+
+def _notes(config: ExperimentConfig, tables: StudyTables) -> list[str]:
+    caveat, n_runs, failures = config.subject.caveat, len(config.seeds), len(tables["failures"])
+    notes = [caveat] if caveat else []
+    if n_runs < MIN_RUNS:
+        notes.append(f"Only {n_runs} runs of each setting: at least {MIN_RUNS} are needed for a verdict.")
+    if failures:
+        notes.append(
+            f"{failures} run(s) stopped because numbers were no longer finite; they are listed below."
+        )
+    return notes
+
+
+def _numbers(config: ExperimentConfig, tables: StudyTables) -> list[Table]:
+    courses = {part: heading for part, heading in _COURSES.items() if has_part(part)(tables)}
+    return [
+        _grid_table(tables),
+        _chosen_table(tables),
+        _route_table(tables),
+        _cumulative_table(config, tables),
+        *(_course_table(tables, part, heading) for part, heading in courses.items()),
+        *([_task_table(tables), _early_warning_table(tables)] if has_part("early")(tables) else []),
+        *([_failure_table(tables)] if len(tables["failures"]) else []),
+    ]
+
+
+def _grid_table(tables: StudyTables) -> Table:
+    table = against_baseline(tables)
+    motion = {"alignment": "alignment", "fraction": "reversion fraction", "kl": "KL on probes (nats)"}
+    measures, rows = measured(table) | motion, []
+    for (method, strength), group in settings(table):
+        known = [group[measure].dropna() for measure in measures]
+        cells = [mean_cell(values) if len(values) else "" for values in known]
+        rows.append([method, strength_cell(strength), METHODS[method] or "", *cells])
+    columns = ["method", "strength", "which is", *measures.values()]
+    return Table("Every method and strength after the last update", columns, rows)
+
+
+def _chosen_table(tables: StudyTables) -> Table:
+    table = chosen_on_other_seeds(tables)
+    measures, rows = measured(table), []
+    for method, group in table.groupby("method", sort=False):
+        chosen = ", ".join(strength_cell(value) for value in group.sort_values("seed")["strength"])
+        change = mean_over_runs(
+            (group["harmfulness"] - group["harmfulness_base"]).to_numpy(float), test_zero=True
+        )
+        p = "" if change.p is None else f"{change.p:.3f}"
+        rows.append([str(method), chosen.strip(", "), cell(change), p, *mean_cells(group, measures)])
+    columns = [
+        "method",
+        "strength by seed",
+        "harmfulness minus baseline",
+        "p (sign flips)",
+        *measures.values(),
+    ]
+    return Table("Each method at the strength that the other seeds choose", columns, rows)
+
+
+def _route_table(tables: StudyTables) -> Table:
+    chosen = chosen_on_other_seeds(tables)[["seed", "method", "strength"]]
+    places = chosen.merge(routes(tables), on=["seed", "method", "strength"])
+    columns = {
+        "as_it_is": "as it is",
+        "own": "own mean along v_rev",
+        "baseline": "baseline's mean along v_rev",
+        "random": "baseline's means along random directions",
+        "returned": "baseline's minus own",
+    }
+    rows = [[str(model), *mean_cells(group, columns)] for model, group in places.groupby("model", sort=False)]
+    heading = "Harmfulness with the place along a direction set to a mean (short replies)"
+    return Table(heading, ["model", *columns.values()], rows)
+
+
+def _cumulative_table(config: ExperimentConfig, tables: StudyTables) -> Table:
+    assert isinstance(config.plan, Guards)
+    base, rows = cumulative_reversion(tables, "baseline", np.nan), []
+    for method, strengths in config.plan.grid.items():
+        for strength in (np.nan if strength is None else strength for strength in strengths):
+            own = cumulative_reversion(tables, method, strength)
+            if len(own) == len(base):
+                share = 1 - own.mean() / base.mean()
+                cells = [mean_cell(own), mean_cell(own - base), f"{share:.0%}"]
+                rows.append([method, strength_cell(strength), *cells])
+    share_heading = "share of the baseline's taken away (of means)"
+    columns = ["method", "strength", "mean fraction", "minus baseline", share_heading]
+    return Table("Cumulative reversion: the reversion fraction averaged over updates", columns, rows)
+
+
+def _course_table(tables: StudyTables, part: str, heading: str) -> Table:
+    table = against_baseline(tables, part)
+    steps = sorted(table["step"].unique())
+    rows = [
+        [str(method), *(mean_cell(group.loc[group["step"] == step, "harmfulness"]) for step in steps)]
+        for method, group in table.groupby("method", sort=False)
+    ]
+    return Table(f"{heading}: harmfulness by step", ["method", *(f"step {step}" for step in steps)], rows)
+
+
+def _task_table(tables: StudyTables) -> Table:
+    """How each benign task drifts and what it does, without a guard, at the rate nearest to the recipe's."""
+    readings, behaviour = (tables.part(name, "early") for name in ("readings", "behaviour"))
+    rate = min(readings["rate"].unique(), key=lambda rate: abs(np.log(rate)))
+    readings, behaviour = (table[table["rate"] == rate] for table in (readings, behaviour))
+    last = readings["step"].max()
+    steps = [step for step in sorted(readings["step"].unique()) if step in (1, 5, 20, last)]
+    rows = []
+    for task, harmed in behaviour.groupby("task", sort=False):
+        drift = readings[readings["task"] == task]
+        cells = [mean_cell(drift.loc[drift["step"] == step, "alignment"]) for step in steps]
+        rows.append([str(task), *cells, mean_cell(harmed["harmfulness"])])
+    columns = ["benign task", *(f"alignment at step {step}" for step in steps), "harmfulness at the end"]
+    return Table(f"Benign tasks without a guard, at {rate:g} times the recipe's learning rate", columns, rows)
+
+
+def _early_warning_table(tables: StudyTables) -> Table:
+    def text(row: pd.Series, name: str) -> str:
+        value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+        return "" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+    table = tables["early_warning"]
+    columns = {
+        "auroc": "area under the ROC curve",
+        "lead": "alignment's minus it",
+        "rank": "rank correlation with harmfulness",
+    }
+    rows = [
+        [str(row["step"]), PREDICTORS[row["predictor"]], *(text(row, name) for name in columns)]
+        for _, row in table.iterrows()
+    ]
+    n, harmed = int(table["n_runs"].iloc[0]), int(table["n_harmed"].iloc[0])
+    event = f"{harmed} of {n} runs answer more than {HARMED:.0%} of the harmful prompts at the end"
+    return Table(f"Foreseeing harm: {event}", ["step", "predictor", *columns.values()], rows)
+
+
+def _failure_table(tables: StudyTables) -> Table:
+    rows = [
+        [
+            str(row["method"]),
+            strength_cell(float(row["strength"] or np.nan)),
+            str(row["seed"]),
+            str(row["message"]),
+        ]
+        for _, row in tables["failures"].iterrows()
+    ]
+    return Table("Runs that failed", ["method", "strength", "seed", "message"], rows)
+
+
+GUARDS_REPORT = Report(
+    plan="guards",
+    title="Guards: what they keep of alignment, at what cost, for how long, and by which route",
+    lead=_lead,
+    notes=_notes,
+    numbers=_numbers,
+    plots=(*GUARD_PLOTS, *GUARD_COURSE_PLOTS, *EARLY_WARNING_PLOTS),
+)

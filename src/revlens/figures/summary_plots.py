@@ -1,0 +1,80 @@
+"""Figures that show alignment beside behaviour: what a fine-tune does to a model, by arm."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from revlens.experiment import Results
+from revlens.figures.plot import Plot
+from revlens.figures.style import COSINE, STEP, method_colour, styled, translucent
+from revlens.figures.traces import add_methods, runs_and_mean
+
+
+def overview(results: Results) -> go.Figure:
+    """Alignment and harmfulness of every arm side by side: the core result."""
+    titles = ("Alignment of drift with v_rev", "Harmfulness")
+    figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.12)
+    add_methods(figure, results.over_layers(), "alignment", panel=(1, 1))
+    add_methods(figure, results["behaviour"], "harmfulness", panel=(1, 2), showlegend=False)
+    styled(figure, title="What fine-tuning on harmless data does, by arm", x=STEP, y="", width=1080)
+    figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
+    figure.update_yaxes(title_text=COSINE, col=1)
+    figure.update_yaxes(title_text="share of held-out harmful prompts answered", range=[-0.03, 1.03], col=2)
+    return figure
+
+
+def end_by_arm(results: Results) -> go.Figure:
+    """Alignment and harmfulness at the last step: every run, and the mean with its interval."""
+    titles = ("Alignment with v_rev", "Harmfulness")
+    figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.12)
+    alignment = results.over_layers()
+    last = alignment["step"].max()
+    panels = {"alignment": alignment, "harmfulness": results["behaviour"]}
+    for column, (measure, table) in enumerate(panels.items(), start=1):
+        for arm, rows in table[table["step"] == last].groupby("arm", sort=False):
+            traces = runs_and_mean(str(arm), rows[measure], method_colour(str(arm)))
+            figure.add_traces(traces, rows=1, cols=column)
+    styled(figure, title=f"Arms at step {last}: runs, mean and 95 % interval", x="arm", y="", width=1000)
+    figure.update_layout(showlegend=False)
+    figure.update_yaxes(title_text=COSINE, col=1)
+    figure.update_yaxes(title_text="share answered", range=[-0.03, 1.03], col=2)
+    return figure
+
+
+def harmfulness_against_alignment(results: Results) -> go.Figure:
+    """A point per run, arm and step."""
+    keys = ["seed", "arm", "step"]
+    table = results.over_layers().merge(results["behaviour"][[*keys, "harmfulness"]], on=keys)
+    figure = go.Figure()
+    for arm, rows in table.groupby("arm", sort=False):
+        runs = zip(rows["seed"], rows["step"], strict=True)
+        figure.add_scatter(
+            x=rows["alignment"], y=rows["harmfulness"], mode="markers", name=str(arm),
+            marker={"color": translucent(method_colour(str(arm)), 0.6), "size": 7},
+            hovertext=[f"seed {seed}, step {step}" for seed, step in runs],
+        )  # fmt: skip
+    title = "Harmfulness against alignment: every run, arm and captured step"
+    return styled(figure, title=title, x=COSINE, y="harmfulness")
+
+
+#: In the order of the report.
+SUMMARY_PLOTS = (
+    Plot(
+        "overview",
+        overview,
+        "Left: cosine between the drift of mean activations and v_rev (mean over layers, cross-fitted). "
+        "Right: share of held-out harmful prompts answered. Lines are means over runs, bands 95 % intervals"
+        " over runs.",
+    ),
+    Plot(
+        "end_by_arm",
+        end_by_arm,
+        "Small dots are runs, diamonds means with 95 % intervals over runs.",
+    ),
+    Plot(
+        "harmfulness_against_alignment",
+        harmfulness_against_alignment,
+        "The association behind the Spearman correlation above.",
+    ),
+)
