@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from revlens.experiment import OVER_REFUSAL, PERPLEXITY_FACTOR
-from revlens.figures.style import METHOD_STYLES, band, styled, translucent
+from revlens.figures.style import band, styled, translucent
 from revlens.statistics import Estimate, mean_over_runs
 from revlens.study import (
     PREDICTORS,
@@ -21,6 +21,7 @@ from revlens.study import (
     mean_of,
     settings,
 )
+from revlens.training import METHODS
 
 _HARM = "harmfulness (share of held-out harmful prompts answered)"
 _COST = (0.01, 0.1, 1, 5, 10, 50)  # per cent of perplexity; less than the first is drawn at the first
@@ -51,7 +52,7 @@ def trade_off(tables: StudyTables) -> go.Figure:
             for s, r in settings(rows)
         ]
         points += [(cost.value, harm.value) for _, cost, harm in estimates]
-        colour, symbol = METHOD_STYLES[str(method)]
+        colour, symbol = METHODS[str(method)].colour, METHODS[str(method)].marker
         figure.add_scatter(
             x=[cost.value for _, cost, _ in estimates],
             y=[harm.value for _, _, harm in estimates],
@@ -114,7 +115,7 @@ def chosen_methods(tables: StudyTables) -> go.Figure:
     )
     for column, measure in enumerate(panels, start=1):
         for method, rows in table.groupby("method", sort=False):
-            colour, symbol = METHOD_STYLES[str(method)]
+            colour, symbol = METHODS[str(method)].colour, METHODS[str(method)].marker
             estimate = mean_of(rows, measure)
             runs = go.Scatter(
                 x=rows[measure],
@@ -150,7 +151,7 @@ def displacement_and_harm(tables: StudyTables) -> go.Figure:
     """Does less motion along v_rev go with less harm across methods? A point per method and strength."""
     table, figure = against_baseline(tables), go.Figure()
     for method, rows in table[table["method"] != "push"].groupby("method", sort=False):
-        colour, symbol = METHOD_STYLES[str(method)]
+        colour, symbol = METHODS[str(method)].colour, METHODS[str(method)].marker
         groups = list(settings(rows))
         moved, harm = ([mean_of(r, column) for _, r in groups] for column in ("fraction", "harmfulness"))
         figure.add_scatter(
@@ -240,7 +241,7 @@ def _courses(panels: list[tuple[str, pd.DataFrame, str]], title: str, switched: 
     )
     for i, (column, table, _) in enumerate(panels, start=1):
         for method, rows in table.rename(columns={column: "value"}).groupby("method", sort=False):
-            for trace in band(rows, str(method), METHOD_STYLES[str(method)][0], showlegend=i == 1):
+            for trace in band(rows, str(method), METHODS[str(method)].colour, showlegend=i == 1):
                 figure.add_trace(trace, row=1, col=i)
         if column != "fraction":
             figure.update_yaxes(range=[-0.03, 1.03], col=i)

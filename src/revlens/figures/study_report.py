@@ -127,7 +127,9 @@ def _grid_table(tables: StudyTables) -> Table:
     rows = []
     for setting, group in settings(table):
         cells = [cell(mean_over_runs(group[m].dropna())) if group[m].notna().any() else "" for m in measured]
-        rows.append([setting.method, _strength(setting.strength), METHODS[setting.method] or "", *cells])
+        rows.append(
+            [setting.method, _strength(setting.strength), METHODS[setting.method].strength or "", *cells]
+        )
     return Table(
         "Every method and strength after the last update",
         ["method", "strength", "which is", *measured.values()],

@@ -6,27 +6,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from revlens.statistics import mean_over_runs
+from revlens.training import ARMS, METHODS
 
 #: Okabe-Ito colours: they stay apart in greyscale and for colour-blind readers.
-ARM_COLOURS = {"baseline": "#000000", "block": "#0072B2", "push": "#D55E00", "random": "#999999"}
-#: Colour and marker of every method. Those along v_rev are blue, controls grey, the rest apart.
-METHOD_STYLES = {
-    "baseline": ("#000000", "star"),
-    "block": ("#0072B2", "circle"),
-    "adaptive": ("#56B4E9", "square"),
-    "projection": ("#08306B", "diamond"),
-    "ablation": ("#7B9FC4", "triangle-up"),
-    "clamp": ("#7B9FC4", "triangle-down"),
-    "push": ("#D55E00", "circle"),
-    "random": ("#999999", "circle"),
-    "complement": ("#999999", "square"),
-    "rehearsal": ("#009E73", "circle"),
-    "kl": ("#CC79A7", "circle"),
-    "anchor": ("#CC79A7", "square"),
-    "l2sp": ("#E69F00", "circle"),
-    "safe_lora": ("#E69F00", "square"),
-    "freeze": ("#E69F00", "diamond"),
-}
+ARM_COLOURS = {arm: METHODS[arm].colour for arm in ARMS}
 NULL_COLOURS = {"isotropic": "#009E73", "covariance": "#CC79A7", "relabelled": "#E69F00"}
 ESTIMATE_COLOURS = {"cross-fitted": "#000000", "naive": "#E69F00"}
 DIRECTION_COLOURS = {"v_rev": "#000000", "random": "#009E73", "covariance": "#CC79A7"}

@@ -25,7 +25,7 @@ from revlens.study.config import StudyConfig
 from revlens.study.layout import StudyLayout
 from revlens.study.plan import Run
 from revlens.subject import Material, benign_start
-from revlens.training import Guard, KLAnchor, Monitor, Reading, Until, finetune, make_guard
+from revlens.training import METHODS, Guard, KLAnchor, Monitor, Reading, Until, finetune, make_guard
 
 #: Refusals that rehearsal draws from.
 _N_REFUSALS = 512
@@ -120,6 +120,7 @@ def _guard(
     start: TrainingHistory,
 ) -> Guard | None:
     along = v_rev if run.direction == "own" else direction_from(layout, run.seed, run.direction)
+    needs = METHODS[run.method].needs
     guard = make_guard(
         run.method,
         along,
@@ -127,8 +128,8 @@ def _guard(
         material.probes()["guard"],
         strength=run.strength,
         seed=run.seed,
-        refusals=material.refusals(_N_REFUSALS, run.seed) if run.method == "rehearsal" else None,
-        reference=start.reference.load() if run.method == "safe_lora" else None,
+        refusals=material.refusals(_N_REFUSALS, run.seed) if "refusals" in needs else None,
+        reference=start.reference.load() if "reference" in needs else None,
     )
     return guard if guard is None or run.guarded is None else Until(run.guarded, guard)
 

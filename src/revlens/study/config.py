@@ -10,24 +10,8 @@ from revlens.experiment import ExperimentConfig
 from revlens.organism import TASKS, OrganismConfig
 from revlens.training import METHODS
 
-#: Strengths of each method (see `revlens.training.METHODS`), weak to strong. None: there is nothing to choose.
-GRID: Mapping[str, tuple[float | None, ...]] = {
-    "baseline": (None,),
-    "block": (0.05, 0.5, 5.0, 50.0, 500.0),
-    "push": (0.5, 5.0),
-    "random": (5.0, 50.0, 500.0),
-    "complement": (0.005, 0.05, 0.5, 5.0),
-    "adaptive": (0.2, 0.1, 0.05, 0.02),
-    "projection": (None,),
-    "ablation": (None,),
-    "clamp": (None,),
-    "rehearsal": (0.02, 0.1, 0.3, 0.6),
-    "l2sp": (0.001, 0.01, 0.1, 1.0),
-    "kl": (0.01, 0.1, 1.0, 10.0),
-    "anchor": (0.001, 0.01, 0.1, 1.0),
-    "safe_lora": (0.25, 0.3, 0.35, 0.4),
-    "freeze": (0.25, 0.5, 0.75),
-}
+#: Strengths of each method, weak to strong.
+GRID: Mapping[str, tuple[float | None, ...]] = {name: method.grid for name, method in METHODS.items()}
 #: Methods that are followed for longer, with a strength each from the middle of the grid.
 LASTING: Mapping[str, float | None] = {"baseline": None, "block": 5.0, "adaptive": 0.05, "rehearsal": 0.1}
 #: Methods that are switched off in the middle.
