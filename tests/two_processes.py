@@ -1,4 +1,4 @@
-"""What each of several processes does in tests/training/test_two_processes.py: in a module of its own, so that they can import it."""
+"""What each process does in tests/training/test_two_processes.py, in a module that they can import."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def finetuned(setting: Setting, arm: str, on_step: Callable[[int, float], None])
 
 
 class ShardingTrainer(Trainer):
-    """accelerate leaves FSDP2 out on a machine without accelerators; from here on, it runs its own code for it."""
+    """Has accelerate run its code for FSDP2, which it leaves out on a machine without accelerators."""
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -112,7 +112,7 @@ def unchanged(guard: Guard) -> Guard:
 def trained_by_trainer(
     setting: Setting, arm: str, *, sharded: bool = False, exchange: Callable[[Guard], Guard] = unchanged
 ) -> tuple[nn.Module, Tensor]:
-    """Plain gradient descent, whose updates are not signs of gradients; also the displacement after each update."""
+    """A model after plain gradient descent, whose updates are not signs of gradients; and displacements."""
     path = setting.history.aligned.path
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager"),
@@ -130,9 +130,10 @@ def trained_by_trainer(
 
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     settings: dict[str, Any] = {
-        "max_steps": 2, "learning_rate": 0.05, "per_device_train_batch_size": 4 // n_processes, "lr_scheduler_type": "constant",
-        "optim": "sgd", "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no",
-        "dataloader_pin_memory": False, "remove_unused_columns": False, "seed": 0, "train_sampling_strategy": "sequential",
+        "max_steps": 2, "learning_rate": 0.05, "per_device_train_batch_size": 4 // n_processes,
+        "lr_scheduler_type": "constant", "optim": "sgd", "report_to": [], "save_strategy": "no",
+        "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no", "dataloader_pin_memory": False,
+        "remove_unused_columns": False, "seed": 0, "train_sampling_strategy": "sequential",
     }  # fmt: skip
     if n_processes > 1:
         settings["ddp_backend"] = "gloo"
@@ -162,7 +163,8 @@ def trained_by_trainer(
 def environment(rank: int, port: int) -> dict[str, str]:
     """What ``accelerate launch`` gives a process of two; accelerate reads it as early as it is imported."""
     return {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
 
@@ -222,7 +224,7 @@ class BreakInOneProcess(Guard):
 
 
 def refusals(setting: Setting, rank: int) -> list[str]:
-    """What is said about weights that differ, too few rows, and a loss that is not finite in one of the processes."""
+    """The errors on weights that differ, too few rows, and a loss that is not finite in one process."""
     said: list[str] = []
 
     def attempt(config: FinetuneConfig, guard: Guard | None = None, shift: float = 0.0) -> None:
@@ -248,7 +250,7 @@ class Alien(Guard):
 
 
 def refusals_of_shards(setting: Setting) -> list[str]:
-    """What is said under FSDP2 about a guard that needs whole weights, one without a gradient, and a bridge in `finetune`."""
+    """The errors under FSDP2 on a guard that needs whole weights, one without a gradient, and a bridge."""
     bridge = setting.history.aligned.load()
     fully_shard(bridge.original_model)
     said: list[str] = []

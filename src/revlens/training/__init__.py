@@ -4,7 +4,7 @@ from revlens.training.answer_loss import Around as Around
 from revlens.training.answer_loss import task_loss as task_loss
 from revlens.training.answer_loss import unaltered as unaltered
 from revlens.training.callback import ReversionCallback as ReversionCallback
-from revlens.training.config import FinetuneConfig as FinetuneConfig
+from revlens.training.finetune_config import FinetuneConfig as FinetuneConfig
 from revlens.training.guard import Guard as Guard
 from revlens.training.loop import finetune as finetune
 from revlens.training.methods import ARMS as ARMS

@@ -23,7 +23,7 @@ from revlens.training.across_processes import (
 )
 from revlens.training.answer_loss import answer_loss
 from revlens.training.chat_data import ChatBatch, batches, count_answer_tokens, micro_batches
-from revlens.training.config import FinetuneConfig
+from revlens.training.finetune_config import FinetuneConfig
 from revlens.training.guard import Guard, trained_parameters
 from revlens.training.nonfinite import describe_nonfinite
 

@@ -224,7 +224,7 @@ _METHODS = (
     Method(
         name="adaptive",
         summary="keeps the reversion fraction of every layer within a budget, by dual ascent",
-        source="augmented Lagrangian: Nocedal & Wright, Numerical Optimization, 2nd ed., section 17.3",
+        source="Nocedal & Wright 2006, Numerical Optimization, section 17.3",
         strength="budget of the reversion fraction",
         grid=(0.2, 0.1, 0.05, 0.02),
         small_grid=(0.1, 0.05, 0.02),
