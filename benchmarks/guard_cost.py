@@ -1,7 +1,8 @@
-"""What each guard costs: step time and peak memory relative to plain fine-tuning, beside the floor that its extra tokens set.
+"""What each guard costs: step time and peak memory relative to plain fine-tuning, beside its tokens' floor.
 
-A model with random weights, the organism's benign task and guard probes. Methods take turns, so that whatever else the
-machine does falls on all of them. The floor counts a token's backward pass as two forward passes.
+It uses a model with random weights, the organism's benign task and its guard probes. Methods take turns, so
+that whatever else the machine does falls on all of them. The floor is what a guard's extra tokens cost at
+least; it counts a token's backward pass as two forward passes.
 
     python benchmarks/guard_cost.py [--quick] [--threads N] [--repeats N]
 """
@@ -42,8 +43,7 @@ from revlens.training import (
     make_guard,
 )
 
-STRENGTHS = {"adaptive": 0.05, "rehearsal": 0.2, "safe_lora": 0.5, "freeze": 0.5}
-#: Beside `METHODS`: block at every fourth update, projection of one layer, and the monitor with its own defaults.
+#: Beside `METHODS`: block at every fourth update, projection of one layer, and the monitor's defaults.
 EXTRA = ("block, every 4th", "projection, 1 layer", "monitor")
 N_WARM = 2
 
@@ -59,7 +59,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of each update after the first few; units of work (a token forward: 1) of the task and of all."""
+    """Seconds of each update after the first few; units of work (a token forward: 1), the task's and all."""
 
     seconds: list[float]
     task_units: float
@@ -71,7 +71,7 @@ QUICK = Work(ModelConfig(d_model=64, n_layers=3, n_heads=2, d_mlp=128), steps=6)
 
 
 class Bench:
-    """Everything that the methods share."""
+    """What the methods share."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -100,13 +100,13 @@ class Bench:
                 "answer": ["I can't help."] * len(self.probes["behaviour"]),
             }
         )
-        strength = STRENGTHS.get(arm, 1.0) if METHODS[arm] else None
+        grid = METHODS[arm].grid
         guard = make_guard(
             arm,
             self.v_rev,
             model,
             self.probes["guard"],
-            strength=strength,
+            strength=grid[len(grid) // 2],
             seed=0,
             refusals=refusals,
             reference=self.model(1),
@@ -138,7 +138,10 @@ class Bench:
 
 
 class Counter:
-    """Counts the tokens that a model embeds: of the task (in batches of the task's size), of guards, and without gradient."""
+    """Counts the tokens that a model embeds: the task's, the guard's, and those without gradient.
+
+    Batches of the task's size are the task's.
+    """
 
     def __init__(self, model: TransformerBridge, task_rows: int) -> None:
         self.task_rows = task_rows
@@ -155,7 +158,7 @@ class Counter:
 
 
 def peak_memory(work: Work, method: str, send: Callable[[float], None]) -> None:
-    """MiB that a fine-tune takes at most beyond what is there before it; in a process of its own."""
+    """MiB that a fine-tune takes at most beyond what is in use before it; in a process of its own."""
     torch.set_num_threads(1)
     disable_progress_bars()
     bench = Bench(work)
@@ -170,7 +173,7 @@ def peak_memory(work: Work, method: str, send: Callable[[float], None]) -> None:
 
 
 def _status(field: str) -> float:
-    """KiB, of this process (Linux)."""
+    """A field of this process's status, in KiB (Linux)."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return float(line.split()[1])
 
@@ -194,20 +197,18 @@ def main() -> None:
             costs[method].append(bench.run(method))
     memory = {method: measured_apart(work, method) for method in methods}
 
-    # Whole runs are compared, so that what is done at some updates only counts by its share; the best repeat has least noise.
+    # A mean over updates, so that work at some of them counts by its share; the best repeat has least noise.
     seconds = {method: min(statistics.fmean(cost.seconds) for cost in costs[method]) for method in methods}
     task_units = costs["baseline"][0].task_units
     print(
-        f"{work.model}, {work.batch_size} rows and {len(bench.probes['guard'])} guard probes per update; {default_device()}, ",
-        end="",
+        f"{work.model}, {work.batch_size} rows and {len(bench.probes['guard'])} guard probes per update; "
+        f"{default_device()}, {args.threads} thread(s), plain step {1e3 * seconds['baseline']:.1f} ms\n"
     )
-    print(f"{args.threads} thread(s), plain step {1e3 * seconds['baseline']:.1f} ms\n")
     print("| method | step time | floor | time / floor | peak memory |\n| --- | --- | --- | --- | --- |")
     for method in methods:
         ratio, floor = seconds[method] / seconds["baseline"], costs[method][0].all_units / task_units
-        print(
-            f"| {method} | {ratio:.2f} | {floor:.2f} | {ratio / floor:.2f} | {memory[method] / memory['baseline']:.2f} |"
-        )
+        use = memory[method] / memory["baseline"]
+        print(f"| {method} | {ratio:.2f} | {floor:.2f} | {ratio / floor:.2f} | {use:.2f} |")
 
 
 def measured_apart(work: Work, method: str) -> float:

@@ -13,14 +13,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from breaking import SMALL, SMALL_STUDY, unbroken_run
-from revlens.study import StudyLayout, StudyTables, plan, run_study, tabulate_and_save, verify_study
+from revlens.study import StudyLayout, StudyTables, plan, run_study, tabulate_and_save
 
 from revlens.audit import verify
 from revlens.cli import main
 from revlens.errors import HistoryError, ResultsError
 from revlens.experiment import ExperimentConfig, Layout, Results
 from revlens.history import Checkpoint, TrainingHistory, local_source
-from revlens.results.config_json import config_json
 from revlens.storage.atomic import write_text
 from revlens.storage.checksums import SUMS, damage, damages, listed_file, seal, write_listed_json
 from revlens.storage.locks import LOCK

@@ -46,9 +46,8 @@ from revlens.training import (
 )
 from revlens.training.chat_data import collate, encode_examples
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
-)  # peft's and the Trainer's own
+# peft and the Trainer themselves use what transformers deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 ROWS = {
     "prompt": [f"{word}?" for word in ("A", "B", "Now what", "Why", "Who", "D", "E", "F")],
@@ -56,9 +55,6 @@ ROWS = {
 }
 DATA = Dataset.from_dict(ROWS)
 STEPS = 4
-STRENGTHS = {
-    "adaptive": 1e-3, "projection": None, "ablation": None, "clamp": None, "rehearsal": 0.3, "safe_lora": 0.5, "freeze": 0.5,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +88,10 @@ def train(model: Any, tokenizer: Any, out: Path, *callbacks: TrainerCallback, **
         }
 
     defaults: dict[str, Any] = {
-        "max_steps": STEPS, "learning_rate": 3e-3, "per_device_train_batch_size": 8, "lr_scheduler_type": "constant",
-        "optim": "adamw_torch", "report_to": [], "save_strategy": "no", "logging_steps": 1, "use_cpu": True, "disable_tqdm": True,
-        "dataloader_pin_memory": False, "remove_unused_columns": False, "seed": 0,
+        "max_steps": STEPS, "learning_rate": 3e-3, "per_device_train_batch_size": 8,
+        "lr_scheduler_type": "constant", "optim": "adamw_torch", "report_to": [], "save_strategy": "no",
+        "logging_steps": 1, "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False,
+        "remove_unused_columns": False, "seed": 0,
     }  # fmt: skip
     trainer = Trainer(
         model=model,
@@ -122,7 +119,7 @@ def guard_of(
     history: TrainingHistory,
     tokenizer: Any,
 ) -> Guard | None:
-    is_hf = hasattr(model, "config")
+    is_hf, grid = hasattr(model, "config"), METHODS[arm].grid
     reference = (
         AutoModelForCausalLM.from_pretrained(history.reference.path) if is_hf else history.reference.load()
     )
@@ -131,7 +128,7 @@ def guard_of(
         v_rev,
         model,
         probes["guard"],
-        strength=STRENGTHS.get(arm, 5.0),
+        strength={"adaptive": 1e-3}.get(arm, grid[len(grid) // 2]),  # a budget that four updates exceed
         seed=0,
         refusals=DATA,
         reference=reference,
@@ -159,7 +156,7 @@ def test_a_trainer_makes_the_updates_of_the_own_loop(
     with torch.no_grad():
         ours, start = bridge(tokens), history.aligned.load()(tokens)
         theirs = model.eval()(tokens).logits
-    # Adam's first steps are signs of gradients, some of which are near zero: small differences of rounding show.
+    # Adam's first steps are signs of gradients, some of which are near zero, so that rounding shows.
     assert (theirs - ours).abs().mean() < 0.02 * (ours - start).abs().mean()
 
 
@@ -336,11 +333,11 @@ def test_readings_are_what_a_capture_measures(
     monitor_of: Make,
     tmp_path: Path,
 ) -> None:
-    told: list[Reading] = []
-    monitor = monitor_of(model, every=2, on_reading=told.append)
+    received: list[Reading] = []
+    monitor = monitor_of(model, every=2, on_reading=received.append)
     trainer = train(model, tokenizer, tmp_path, ReversionCallback(monitor=monitor))
     assert [reading.step for reading in monitor.readings] == [1, 3]
-    assert told == monitor.readings
+    assert received == monitor.readings
     assert monitor.threshold == isotropic_quantile(16)
     monitor.read(model, 9)
     start, end = (
@@ -439,14 +436,14 @@ def test_sharding_by_anything_but_fsdp2_is_refused(model: Any, monkeypatch: pyte
 def test_every_kth_update_in_a_trainer(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     class Counting(Guard):
         def __init__(self) -> None:
-            self.told: list[str] = []
+            self.calls: list[str] = []
 
         def before_update(self, model: nn.Module) -> None:
-            self.told.append("before")
+            self.calls.append("before")
 
         def after_update(self, model: nn.Module) -> None:
-            self.told.append("after")
+            self.calls.append("after")
 
     guard = Counting()
     train(model, tokenizer, tmp_path, ReversionCallback(Every(3, guard)))
-    assert guard.told == ["before", "after", "before", "after"]
+    assert guard.calls == ["before", "after", "before", "after"]

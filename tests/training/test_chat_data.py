@@ -51,25 +51,6 @@ def test_an_example_is_the_chat_prompt_and_the_answer_with_its_end(aligned: Tran
     assert [aligned.tokenizer.decode(e.answer) for e in examples] == ["Here.<|end|>", "<|end|>"]
 
 
-def test_padding_on_the_right_does_not_change_the_loss(aligned: TransformerBridge, world: World) -> None:
-    examples = encode_examples(aligned.tokenizer, world.helpful(12, seed=0))
-    assert len({len(e.prompt) + len(e.answer) for e in examples}) > 3
-    pad_id, n_tokens = pad_id_of(aligned.tokenizer), [len(e.answer) for e in examples]
-    with torch.no_grad():
-        together = answer_loss(aligned, collate(examples, pad_id)).item()
-        alone = [answer_loss(aligned, collate([e], pad_id)).item() for e in examples]
-    assert together == pytest.approx(
-        sum(a * n for a, n in zip(alone, n_tokens, strict=True)) / sum(n_tokens), rel=1e-5
-    )
-
-
-def test_the_loss_does_not_depend_on_what_the_padding_is(aligned: TransformerBridge, world: World) -> None:
-    examples = encode_examples(aligned.tokenizer, world.helpful(6, seed=0))
-    with torch.no_grad():
-        one, other = (answer_loss(aligned, collate(examples, pad_id)) for pad_id in (0, 17))
-    torch.testing.assert_close(one, other)
-
-
 @pytest.mark.parametrize("sort_window", [1, 2, 5])
 @pytest.mark.parametrize("batch_size", [1, 3, 12])
 def test_a_pass_visits_every_row_once(aligned: TransformerBridge, batch_size: int, sort_window: int) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
+from revlens.history import TrainingHistory
 from revlens.training import Every, Guard, Until
+from training.fine_tunes import trained, weights
 
 MOMENTS = ("begin", "around_task", "term", "before_update", "after_update", "end")
 
@@ -41,3 +44,7 @@ def test_it_acts_where_it_has_a_method_of_its_own_or_the_guard_within_it_has(
 
 def test_messages_name_the_guard_within_another() -> None:
     assert str(Until(3, Every(2, Ending()))) == "Until(Every(Ending))"
+
+
+def test_a_guard_without_any_moment_of_its_own_is_the_baseline(history: TrainingHistory) -> None:
+    assert torch.equal(weights(trained(history, Guard())), weights(trained(history, None)))

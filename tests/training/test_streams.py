@@ -8,23 +8,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from families import FAMILIES, PROMPTS, load_hugging_face, save_family
 from revlens.activations import Sites, read_prompts
-from revlens.errors import GuardError
 from revlens.history import boot
-from revlens.training.streams import (
-    decoder_layers,
-    edit_streams,
-    logits_of,
-    probe_batch,
-    read_logits,
-    read_streams,
-    shape_of,
-    tokenizer_of,
-)
+from revlens.training.model_parts import decoder_layers, probe_batch
+from revlens.training.streams import edit_streams, logits_of, read_logits, read_streams
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -40,7 +31,6 @@ def llama_dir(tmp_path: Path) -> Path:
 @torch.no_grad()
 def test_streams_are_those_of_the_bridge(saved: Path) -> None:
     bridge, model, tokenizer = boot(saved), load_hugging_face(saved), AutoTokenizer.from_pretrained(saved)
-    assert shape_of(model) == shape_of(bridge) == (3, 16)
     batch = probe_batch(model, PROMPTS, tokenizer)
     expected = read_prompts(bridge, PROMPTS, Sites(layers=(0, 2)))
     torch.testing.assert_close(read_streams(model, batch, (0, 2)), expected, rtol=1e-4, atol=1e-5)
@@ -111,9 +101,8 @@ def test_reading_is_without_dropout_and_leaves_every_mode_as_it_was(tmp_path: Pa
     assert [module.training for module in model.modules()] == modes
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
-)  # peft's own use of transformers
+# peft itself uses what transformers deprecates.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @torch.no_grad()
 def test_an_adapter_is_read_with_its_base(llama_dir: Path) -> None:
     base, tokenizer = load_hugging_face(llama_dir), AutoTokenizer.from_pretrained(llama_dir)
@@ -129,19 +118,3 @@ def test_an_adapter_is_read_with_its_base(llama_dir: Path) -> None:
     torch.testing.assert_close(
         read_streams(model.merge_and_unload(), batch, (2,)), moved, rtol=1e-4, atol=1e-5
     )
-
-
-def test_what_cannot_be_guarded_is_told(llama_dir: Path) -> None:
-    model = load_hugging_face(llama_dir)
-    with pytest.raises(GuardError, match="LlamaForCausalLM carries no tokenizer; pass it as tokenizer="):
-        tokenizer_of(model, None)
-    with pytest.raises(GuardError, match="needs a TransformerBridge or a Hugging Face model, got a Linear"):
-        shape_of(nn.Linear(2, 2))
-    with pytest.raises(GuardError, match="No prompts: the guard would do nothing"):
-        probe_batch(model, [], None)
-    assert isinstance(model.base_model, nn.Module)
-    model.base_model.twin = nn.ModuleList(nn.Identity() for _ in range(3))
-    with pytest.raises(
-        GuardError, match="LlamaForCausalLM has 2 lists of 3 layers in its decoder; expected one"
-    ):
-        decoder_layers(model)

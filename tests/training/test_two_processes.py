@@ -27,8 +27,8 @@ from two_processes import (
     work,
 )
 
-#: Two processes add the same float32 numbers up in another order; relative to the motion of the weights. Found: 5e-7 to 4e-6. A guard moves
-#: them by 0.03 or more.
+#: Two processes add up the same float32 numbers in another order. Relative to the motion of the weights this
+#: moves them by 5e-7 to 4e-6, and a guard by 0.03 or more.
 ROUNDING = 2e-5
 
 

@@ -51,15 +51,15 @@ def guard_of(
     """
     seed, material = fine_tune.seed, config.subject.material()
     own = fine_tune.direction == "own"
-    method = fine_tune.method
+    needs = METHODS[fine_tune.method].needs
     guard = make_guard(
-        method,
+        fine_tune.method,
         own_v_rev(layout, seed) if own else other_v_rev(layout, seed, fine_tune.direction),
         aligned,
         material.probes()["guard"],
         strength=fine_tune.strength,
         seed=seed,
-        refusals=material.refusals(_N_REFUSALS, seed) if method == "rehearsal" else None,
-        reference=config.subject.start(seed).reference.load() if method == "safe_lora" else None,
+        refusals=material.refusals(_N_REFUSALS, seed) if "refusals" in needs else None,
+        reference=config.subject.start(seed).reference.load() if "reference" in needs else None,
     )
     return guard if guard is None or fine_tune.until is None else Until(fine_tune.until, guard)

@@ -1,4 +1,4 @@
-"""One update by several processes: each takes some of the batch's rows, and every process ends with the same weights, bit for bit."""
+"""One update by several processes: each takes some rows of the batch, and all end with equal weights."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ from revlens.storage import n_launched
 from revlens.training.chat_data import ChatBatch
 from revlens.training.guard import Guard, trained_parameters
 
-#: Where every process holds all weights and gradients.
+#: Kinds of launch under which every process holds all weights and gradients.
 _REPLICATED = (
-    DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_NPU, DistributedType.MULTI_XPU
+    DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU,
+    DistributedType.MULTI_NPU, DistributedType.MULTI_XPU,
 )  # fmt: skip
-_BUCKET = 2**25  # elements that are sent at once
+#: About how many elements one message holds.
+_BUCKET = 2**25
 
 
 def check_replicated(accelerator: Accelerator, model: nn.Module) -> None:
-    """Refuse what shards weights or gradients, and processes that were launched together but would train each by itself.
+    """Refuse sharded weights or gradients, and processes of one launch that would train each by itself.
 
     Raises:
-        ConfigError: under FSDP, DeepSpeed, Megatron or the like; or if accelerate sees fewer processes than were launched.
+        ConfigError: under FSDP, DeepSpeed, Megatron or the like; or if accelerate sees fewer processes than
+            were launched.
     """
     if accelerator.num_processes < n_launched():
         raise ConfigError(
-            f"accelerate sees {accelerator.num_processes} of the {n_launched()} processes that were launched. On a machine without GPUs, "
-            "set ACCELERATE_USE_CPU=true in their environment."
+            f"accelerate sees {accelerator.num_processes} of the {n_launched()} launched processes. "
+            "On a machine without GPUs, set ACCELERATE_USE_CPU=true in their environment."
         )
     if accelerator.distributed_type not in _REPLICATED or is_sharded(model):
         sharding = "fully_shard" if is_sharded(model) else accelerator.distributed_type.value
         raise ConfigError(
-            f"finetune needs all weights in every process; {sharding} shards them. Launch with --multi_gpu, and train an adapter if the "
-            "optimizer's state does not fit; or train the Hugging Face model in a Trainer with FSDP2 and a ReversionCallback."
+            f"finetune needs all weights in every process; {sharding} shards them. Launch with --multi_gpu, "
+            "and train an adapter if the optimizer's state does not fit; or train the Hugging Face model in "
+            "a Trainer with FSDP2 and a ReversionCallback."
         )
 
 
-def rows_of(batch: ChatBatch, process: int, n_processes: int) -> ChatBatch:
-    """The rows of a batch that a process takes: about as many as the others, padded like the whole batch.
+def rows_of_process(batch: ChatBatch, process: int, n_processes: int) -> ChatBatch:
+    """A process's share of a batch's rows, about as many as the others take, padded like the whole batch.
 
     Raises:
         ConfigError: if there are fewer rows than processes.
@@ -60,7 +64,7 @@ def check_same_start(trained: Sequence[Tensor], accelerator: Accelerator) -> Non
     """Compare the weights of all processes with those of the first.
 
     Raises:
-        ConfigError: if they differ, in every process.
+        ConfigError: in every process, if they differ in any.
     """
     if accelerator.num_processes == 1:
         return
@@ -70,14 +74,15 @@ def check_same_start(trained: Sequence[Tensor], accelerator: Accelerator) -> Non
         first = own.clone()
         distributed.broadcast(first, src=0)
         differ += not own.equal(first)
-    if summed([differ], accelerator)[0]:
+    if sum_over_processes([differ], accelerator)[0]:
         raise ConfigError(
-            "Processes start from different weights. Draw new ones, such as an adapter's, with the same seed in all of them."
+            "Processes start from different weights. "
+            "Draw new ones, such as an adapter's, with the same seed in all of them."
         )
 
 
-def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
-    """Sums over processes."""
+def sum_over_processes(values: Sequence[float], accelerator: Accelerator) -> list[float]:
+    """Each value, summed over processes."""
     if accelerator.num_processes == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
@@ -86,11 +91,11 @@ def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
 
 
 @torch.no_grad()
-def add_up_gradients(trained: Sequence[Tensor], accelerator: Accelerator) -> None:
-    """Replace every gradient by its sum over processes; a parameter that has none in any process keeps none."""
+def sum_gradients(trained: Sequence[Tensor], accelerator: Accelerator) -> None:
+    """Replace every gradient by its sum over processes; a parameter without one in any process keeps none."""
     if accelerator.num_processes == 1:
         return
-    # An expert that no token of these rows was sent to has a gradient in other processes only.
+    # An expert to which no token of these rows goes has a gradient in other processes only.
     has_gradient = torch.tensor(
         [parameter.grad is not None for parameter in trained], dtype=torch.float32, device=accelerator.device
     )
@@ -104,12 +109,12 @@ def add_up_gradients(trained: Sequence[Tensor], accelerator: Accelerator) -> Non
 
 
 @torch.no_grad()
-def keep_together(model: nn.Module, guard: Guard, moment: str) -> None:
-    """After a guard has changed weights itself, give every process those of the first: devices may round differently.
+def broadcast_trained(model: nn.Module, guard: Guard, moment: str) -> None:
+    """After a guard has changed weights, give every process the first's: devices may round differently.
 
     Args:
-        model: whose trained parameters the guard may have changed.
-        guard: see `Guard.acts_at`.
+        model: its trained parameters are broadcast.
+        guard: nothing happens unless it acts at this moment, see `Guard.acts_at`.
         moment: ``after_update`` or ``end``.
     """
     if distributed.is_available() and distributed.is_initialized() and guard.acts_at(moment):
@@ -117,7 +122,7 @@ def keep_together(model: nn.Module, guard: Guard, moment: str) -> None:
 
 
 def _in_buckets(tensors: Sequence[Tensor], collective: Callable[[Tensor], object]) -> None:
-    """Change tensors in place by a collective operation, many at once: a message has a price of its own."""
+    """Change tensors in place by a collective operation, many in one message."""
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.flatten() for tensor in bucket])
         collective(flat)
@@ -126,7 +131,7 @@ def _in_buckets(tensors: Sequence[Tensor], collective: Callable[[Tensor], object
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one dtype, up to about `_BUCKET` elements."""
+    """Consecutive tensors of one dtype, up to about `_BUCKET` elements."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         if bucket and (bucket[0].dtype != tensor.dtype or sum(other.numel() for other in bucket) > _BUCKET):

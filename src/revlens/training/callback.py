@@ -1,4 +1,4 @@
-"""Guard and monitor for a `transformers.Trainer`, and for trainers made of it, such as TRL's."""
+"""Guard and monitor for a `transformers.Trainer`, and for subclasses of it such as TRL's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from revlens.errors import GuardError, NonFiniteError
 from revlens.forward import is_sharded, reshard
-from revlens.training.across_processes import keep_together
+from revlens.training.across_processes import broadcast_trained
 from revlens.training.guard import Guard, trained_parameters
 from revlens.training.monitor import Monitor
 
@@ -21,38 +21,43 @@ from revlens.training.monitor import Monitor
 class ReversionCallback(TrainerCallback):
     """Adds a guard, a monitor or both to a Trainer.
 
-    The model stays the plain Hugging Face model (or peft's) that it is: what the Trainer saves has the names it always has.
-    At every update, not at every batch of gradient accumulation:
+    The model stays the plain Hugging Face model (or peft's) that it is, so the Trainer saves the names that
+    it always saves. What happens at every update, which may be several batches of gradient accumulation:
 
-    1. before the first batch, the gradient of the guard's term is put where the task's gradients will be added to it. So
-       the two are clipped together, accumulation leaves the term's weight alone, and the Trainer's logged loss is the task's.
-       With fp16 it carries the gradient scaler's factor, as the task's does.
-    2. around the batches, the guard's context is open. It is closed during evaluation.
-    3. before and after the optimizer's step, the guard may change the update itself.
+    1. Before the first batch, the gradient of the guard's term goes where the task's gradients add to it. So
+       the two are clipped together, accumulation leaves the term's weight alone, and the Trainer logs the
+       task's loss. With fp16 the term has the gradient scaler's factor, as the task has.
+    2. Around the batches, the guard's context is open. It is closed during evaluation.
+    3. Before and after the optimizer's step, the guard may change the update itself.
 
-    In distributed data parallel training every process computes the same term on the same probes; averaging leaves it as it is. What a
-    guard does to weights it does in every process, and all are then given those of the first. Under FSDP2 (torch's `fully_shard`) the same
-    holds for guards that only add a term or open a context; one that acts before or after the optimizer's step or at the end is refused,
-    since no process holds weights and gradients whole.
-    The guard ends with the training: `SafeLoRA` projects the final weights, so save the model after ``train()``, as one does; the
-    Trainer's own checkpoints are not projected. Build guard and monitor from the aligned model, before any update or resumption.
+    In distributed data parallel training every process computes the same term on the same probes, and the
+    average is that term. Where a guard changes weights, it does so in every process, and all then receive
+    those of the first. Under FSDP2 (torch's `fully_shard`) no process holds weights and gradients whole: a
+    guard that only adds a term or opens a context acts as in data parallel training, and one that acts before
+    or after the optimizer's step or at the end is refused.
 
-    Pass the callback when the Trainer is made (``callbacks=[...]``) if the guard is `FreezeLayers`: the Trainer then knows from the
-    start which parameters are trained.
+    The guard ends with the training: `SafeLoRA` projects the final weights, so save the model after
+    ``train()``; the Trainer's own checkpoints are not projected. Make guard and monitor from the aligned
+    model, before any update or resumption.
+
+    If the guard is `FreezeLayers`, pass the callback to the Trainer's constructor (``callbacks=[...]``), so
+    that the Trainer knows from the start which parameters it trains.
 
     Args:
-        guard: an objective.
-        monitor: reads the motion, and may stop the training. Readings go to the Trainer's logs, under the names of `Reading.means`.
+        guard: any guard.
+        monitor: reads the motion, and may stop the training. The Trainer logs its readings, under the names
+            of `Reading.means`.
 
     Raises:
-        GuardError: if neither is given; when training starts, if weights are sharded by anything but accelerate's FSDP2 (DeepSpeed, FSDP1,
-            transformers' ``distributed_config``), or by that and the guard acts on them itself.
+        GuardError: if neither is given. When training starts, if anything but accelerate's FSDP2 (DeepSpeed,
+            FSDP1, transformers' ``distributed_config``) shards the weights, or FSDP2 does and the guard acts
+            on them itself.
     """
 
     def __init__(self, guard: Guard | None = None, monitor: Monitor | None = None) -> None:
         if guard is None and monitor is None:
             raise GuardError(
-                "A ReversionCallback without guard and monitor would do nothing; give it at least one of them."
+                "A ReversionCallback without guard and monitor would do nothing; give it one or both."
             )
         self.guard = guard or Guard()
         self.monitor = monitor
@@ -62,13 +67,13 @@ class ReversionCallback(TrainerCallback):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The guard begins, if the callback was given to the Trainer when it was made."""
+        """Begin the guard, if the Trainer's constructor has the callback."""
         self._begin(kwargs["model"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The guard begins, if it has not."""
+        """Begin the guard, if it has not begun."""
         launched_sharded = any(
             parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED")
         )
@@ -77,8 +82,9 @@ class ReversionCallback(TrainerCallback):
             self._check_sharded()
         elif args.deepspeed or args.fsdp or launched_sharded or loaded_sharded:
             raise GuardError(
-                "Weights are to be sharded, and not as FSDP2 by accelerate, the one way that ReversionCallback supports. Load the model "
-                'whole and use FSDP2 (fsdp=True, fsdp_config={"version": 2}, on GPUs), or DDP.'
+                "Weights are to be sharded, and not as FSDP2 by accelerate, the one way that "
+                "ReversionCallback supports. Load the model whole and use FSDP2 "
+                '(fsdp=True, fsdp_config={"version": 2}, on GPUs), or DDP.'
             )
         self._begin(kwargs["model"])
 
@@ -88,8 +94,9 @@ class ReversionCallback(TrainerCallback):
         ]
         if moments:
             raise GuardError(
-                f"{self.guard} acts on the model itself ({', '.join(moments)}), of which under FSDP2 no process holds weights or gradients "
-                "whole. Use a guard that adds a term, such as Block, or DDP (with an adapter if the optimizer's state does not fit)."
+                f"{self.guard} acts on the model itself ({', '.join(moments)}), of which no process holds "
+                "weights or gradients whole under FSDP2. Use a guard that adds a term, such as Block, or DDP "
+                "(with an adapter if the optimizer's state does not fit)."
             )
 
     def _begin(self, model: nn.Module) -> None:
@@ -100,8 +107,8 @@ class ReversionCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The term's gradient, and the context around the task."""
-        reshard(kwargs["model"])  # the Trainer may have evaluated
+        """Add the term's gradient, and open the context around the task."""
+        reshard(kwargs["model"])  # an evaluation may have gathered the weights
         self._add_gradient(kwargs["model"], state.global_step + 1, _loss_scale(kwargs["optimizer"]))
         self._around_task.enter_context(self.guard.around_task(kwargs["model"]))
 
@@ -111,7 +118,8 @@ class ReversionCallback(TrainerCallback):
             return
         if not term.isfinite():
             raise NonFiniteError(
-                f"The term of {self.guard} is {term.item()} before update {step}; lower the learning rate or its strength."
+                f"The term of {self.guard} is {term.item()} before update {step}; "
+                "lower the learning rate or its strength."
             )
         if not (term.requires_grad and _add_gradient_of(scale * term, model)):
             raise GuardError(
@@ -121,31 +129,31 @@ class ReversionCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The task's passes are over."""
+        """Close the context around the task; the guard may look at the gradients."""
         self._around_task.close()
         self.guard.before_update(kwargs["model"])
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The optimizer has changed the weights."""
+        """The guard may change the update that the optimizer has made."""
         self.guard.after_update(kwargs["model"])
-        keep_together(kwargs["model"], self.guard, "after_update")
+        broadcast_trained(kwargs["model"], self.guard, "after_update")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A reading, where one is due."""
+        """Take a reading, if one is due."""
         if self.monitor is not None and self.monitor.is_due(state.global_step):
             reading = self.monitor.read(kwargs["model"], state.global_step)
-            reshard(kwargs["model"])  # left as it was
+            reshard(kwargs["model"])  # the reading has gathered the weights
             if self.monitor.action == "stop" and self.monitor.exceeds(reading):
                 control.should_training_stop = True
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The latest reading joins the Trainer's logs: its history, and loggers that come after this callback."""
+        """Add the latest reading to the Trainer's history, and to the logs of callbacks after this one."""
         if self.monitor is not None and self.monitor.readings:
             means = self.monitor.readings[-1].means()
             kwargs["logs"].update(means)
@@ -154,22 +162,22 @@ class ReversionCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The guard ends; the callback may serve another training."""
+        """End the guard; the callback may serve another training."""
         self._around_task.close()
         self.guard.end(kwargs["model"])
-        keep_together(kwargs["model"], self.guard, "end")
+        broadcast_trained(kwargs["model"], self.guard, "end")
         self._has_begun = False
 
 
 def _add_gradient_of(term: Float[Tensor, ""], model: nn.Module) -> bool:
-    """Add a term's gradient to those of the trained parameters, and tell whether any of them has one."""
+    """Add a term's gradient to those of the trained parameters; returns whether any of them has one."""
     if is_sharded(model):
-        term.backward()  # FSDP2's hooks average the gradients and share them out; autograd.grad would find none on a shard
+        # FSDP2's hooks average and scatter the gradients; autograd.grad would find none on a shard.
+        term.backward()
         return any(parameter.grad is not None for parameter in trained_parameters(model).values())
     trained = list(trained_parameters(model).values())
-    gradients = torch.autograd.grad(
-        term, trained, allow_unused=True
-    )  # past DDP's hooks, which wait for the task's
+    # This bypasses DDP's hooks, which wait for the task's gradients.
+    gradients = torch.autograd.grad(term, trained, allow_unused=True)
     for parameter, gradient in zip(trained, gradients, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

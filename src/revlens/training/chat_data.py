@@ -51,7 +51,7 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, data: Dataset) -> list[E
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
-    """Pad on the right: under causal attention, padding after the answer changes nothing before it."""
+    """Pad on the right: under causal attention, padding changes nothing before it."""
     width = max(len(e.prompt) + len(e.answer) for e in examples)
     tokens = torch.full((len(examples), width), pad_id, dtype=torch.long)
     labels = torch.full_like(tokens, IGNORE)
@@ -65,13 +65,13 @@ def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
 def batches(
     tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int, sort_window: int = 1
 ) -> Iterator[ChatBatch]:
-    """Endless batches: each pass goes through the rows in a new order, fixed by ``seed``, and leaves out what fills no batch.
+    """Endless batches: each pass takes the rows in a new order, fixed by ``seed``, and drops a partial batch.
 
-    With a ``sort_window`` above 1, so many batches at a time are made from their rows sorted by length, which saves padding,
-    and come in a random order.
+    With a ``sort_window`` above 1, the rows of that many batches at a time are sorted by length, which saves
+    padding, and their batches come in a random order.
 
     Raises:
-        ConfigError: see `encode_examples`; also if there are fewer rows than one batch.
+        ConfigError: if there are fewer rows than one batch; also see `encode_examples`.
     """
     examples = encode_examples(tokenizer, data)
     if len(examples) < batch_size:
@@ -92,12 +92,18 @@ def batches(
 
 
 def count_answer_tokens(batch: ChatBatch) -> int:
-    """Tokens that the loss is on."""
+    """How many tokens the loss is on."""
     return int((batch.labels != IGNORE).sum())
 
 
 def micro_batches(batch: ChatBatch, size: int | None, n_tokens: int) -> Iterator[tuple[ChatBatch, float]]:
-    """Parts of at most ``size`` rows, each with its share of the ``n_tokens`` answer tokens: the weight of its mean loss."""
+    """Parts of at most ``size`` rows, all at once if None, each with the weight of its mean loss.
+
+    Args:
+        batch: whole rows.
+        size: rows a part.
+        n_tokens: answer tokens of the update; the weight is the part's share of them.
+    """
     rows = len(batch.tokens)
     for start in range(0, rows, size or rows):
         part = ChatBatch(*(tensor[start : start + (size or rows)] for tensor in batch))

@@ -1,4 +1,4 @@
-"""What a guard may do in a fine-tune: the moments at which the loop, or the Trainer callback, calls it."""
+"""The base of all guards: the moments of a fine-tune at which the loop or a Trainer calls one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 
 class Guard:
-    """Base of all objectives: every moment of an update, each without effect unless an objective overrides it.
+    """A guard, by the moments at which it acts: each method does nothing unless a subclass overrides it.
 
-    The model is a `TransformerBridge` in `revlens.training.finetune` and a Hugging Face model, with or without an adapter,
-    in `revlens.training.ReversionCallback`.
+    The model is a `TransformerBridge` in `revlens.training.finetune`, and a Hugging Face model with or
+    without an adapter in `revlens.training.ReversionCallback`.
     """
 
     def __str__(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         return type(self).__name__
 
     def acts_at(self, moment: str) -> bool:
-        """Whether it does anything at a moment, given as the name of its method: here, whether that is overridden."""
+        """Whether it does anything at a moment (the name of a method): whether its class overrides that."""
         return getattr(type(self), moment) is not getattr(Guard, moment)
 
     def begin(self, model: nn.Module) -> None:
@@ -31,20 +31,20 @@ class Guard:
         return nullcontext()
 
     def term(self, model: nn.Module) -> Float[Tensor, ""] | None:
-        """What is added to the task loss at the model's present weights, with a gradient; None to add nothing at this update.
+        """What is added to the loss at the model's present weights, with a gradient; None to add nothing.
 
-        Called once at every update.
+        It is called once at every update.
         """
         return None
 
     def before_update(self, model: nn.Module) -> None:
-        """When the gradients are complete and clipped, before the optimizer uses them."""
+        """After the gradients are complete and clipped, before the optimizer uses them."""
 
     def after_update(self, model: nn.Module) -> None:
-        """When the optimizer has changed the weights."""
+        """After the optimizer has changed the weights."""
 
     def end(self, model: nn.Module) -> None:
-        """After the last update, before the model is looked at or saved."""
+        """After the last update, before anything reads or saves the model."""
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,4 +1,4 @@
-"""A monitor of reversion during training, at the price of one forward pass over a few probes now and then."""
+"""A monitor of reversion during training, which costs one forward pass over a few probes now and then."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from revlens.direction import ReversionDirection, isotropic_quantile
 from revlens.errors import ConfigError, GuardError
 from revlens.training.motion import ProbeMotion
 
-#: What a monitor may do when the threshold is exceeded: go on, end the training after the update, or raise an error.
-ACTIONS = ("log", "stop", "raise")
+_ACTIONS = ("log", "stop", "raise")
 
 
 class Reading(NamedTuple):
-    """Motion since the aligned model after an update, by layer.
+    """Motion since the aligned model, after an update, by layer.
 
     Attributes:
         step: the update's number, from 1.
-        alignment: cos(D_l, v_rev_l); NaN where nothing has moved.
+        alignment: cos(D_l, v_rev_l); NaN at a layer that has not moved.
         displacement: p_l, in activation units.
-        fraction: p_l over the length of a full reversion.
+        fraction: reversion fraction, p_l over the length of a full reversion.
         drift_norm: ||D_l||, in activation units.
     """
 
@@ -37,7 +36,7 @@ class Reading(NamedTuple):
     drift_norm: Float[Tensor, " layer"]
 
     def means(self) -> dict[str, float]:
-        """Means over layers, as they are logged."""
+        """Means over layers, under the names that logs have."""
         return {
             "reversion_alignment": float(self.alignment.mean()),
             "reversion_displacement": float(self.displacement.mean()),
@@ -48,15 +47,16 @@ class Reading(NamedTuple):
 
 @dataclass
 class Monitor:
-    """Reads alignment, displacement and reversion fraction while a model is trained, and may stop the training.
+    """Reads alignment, displacement and reversion fraction while a model trains, and may stop the training.
 
     Attributes:
-        motion: on which probes (those of the split ``drift``: neither v_rev's own nor the guard's), along v_rev.
-        threshold: the mean alignment over layers above which ``action`` is taken.
+        motion: on which probes (those of the split ``drift``: neither v_rev's own nor the guard's), along
+            v_rev.
+        threshold: the mean alignment over layers above which ``action`` takes place.
         every: updates from one reading to the next; the first is after the first update.
-        action: one of `ACTIONS`.
-        on_reading: called with every reading, for one's own logger.
-        readings: all of them.
+        action: ``log`` goes on, ``stop`` ends the training after the update, ``raise`` raises an error.
+        on_reading: called with every reading, for a logger of yours.
+        readings: all readings so far.
 
     Raises:
         ConfigError: if ``every`` is below 1, or the action is unknown.
@@ -72,8 +72,8 @@ class Monitor:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ConfigError(f"every={self.every} must be at least 1.")
-        if self.action not in ACTIONS:
-            raise ConfigError(f"Unknown action {self.action!r}; expected one of {', '.join(ACTIONS)}.")
+        if self.action not in _ACTIONS:
+            raise ConfigError(f"Unknown action {self.action!r}; expected one of {', '.join(_ACTIONS)}.")
 
     @classmethod
     def along(
@@ -102,13 +102,14 @@ class Monitor:
 
         Raises:
             GuardError, ProbeError, NonFiniteError: see `ProbeMotion.along`.
+            ConfigError: see the class.
         """
         threshold = isotropic_quantile(v_rev.unit.shape[1]) if threshold is None else threshold
         motion = ProbeMotion.along(v_rev, aligned, prompts, tokenizer=tokenizer)
         return cls(motion, threshold, every, action, on_reading)
 
     def is_due(self, step: int) -> bool:
-        """Whether a reading is taken after this update."""
+        """Whether this update has a reading."""
         return (step - 1) % self.every == 0
 
     @torch.no_grad()
@@ -127,8 +128,9 @@ class Monitor:
         self.on_reading(reading)
         if self.action == "raise" and self.exceeds(reading):
             raise GuardError(
-                f"The mean alignment of the drift with v_rev is {float(reading.alignment.mean()):.3f} after update {step}, above "
-                f"{self.threshold:.3f}: the model reverts. Train with a guard, or stop here."
+                f"The mean alignment of the drift with v_rev is {float(reading.alignment.mean()):.3f} after "
+                f"update {step}, above {self.threshold:.3f}: the model reverts. "
+                "Train with a guard, or stop here."
             )
         return reading
 

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from revlens.direction import ReversionDirection
-from revlens.errors import GuardError, NonFiniteError, ProbeError
+from revlens.errors import GuardError, NonFiniteError
 from revlens.prompts import Batch
-from revlens.training.streams import probe_batch, read_streams, shape_of
+from revlens.training.model_parts import probe_batch, shape_of
+from revlens.training.streams import read_streams, require_gradient
 
 
 @dataclass(frozen=True)
 class ProbeMotion:
-    """Drift D_l of the mean probe activation since the aligned model, and its displacement p_l along a direction.
+    """Drift D_l of the mean probe activation since the aligned model, and displacement p_l along a direction.
 
     Attributes:
         batch: the guard probes, tokenized.
@@ -54,20 +55,20 @@ class ProbeMotion:
             tokenizer: of a Hugging Face model; a bridge has its own.
 
         Raises:
-            GuardError: if v_rev and the model differ in width or layers, v_rev lacks a chosen layer, or there is no tokenizer.
+            GuardError: if v_rev is of another width than the model, has a layer that the model lacks or lacks
+                a chosen layer, or if there is no tokenizer.
             ProbeError: if there is no prompt.
             NonFiniteError: if an activation is not finite.
         """
         n_layers, d_model = shape_of(aligned)
         if v_rev.unit.shape[1] != d_model or max(v_rev.layers) >= n_layers:
             raise GuardError(
-                f"v_rev is for layers {v_rev.layers} of width {v_rev.unit.shape[1]}; the model has {n_layers} layers of width {d_model}."
+                f"v_rev is for layers {v_rev.layers} of width {v_rev.unit.shape[1]}; "
+                f"the model has {n_layers} layers of width {d_model}."
             )
         layers = v_rev.layers if layers is None else layers
         if not layers or list(layers) != [layer for layer in v_rev.layers if layer in layers]:
             raise GuardError(f"layers={layers} must be some of v_rev's, in their order: {v_rev.layers}.")
-        if not prompts:
-            raise ProbeError("No prompts to guard: give the guard split of the probes.")
         rows = [v_rev.layers.index(layer) for layer in layers]
         device = next(aligned.parameters()).device
         batch = probe_batch(aligned, prompts, tokenizer)
@@ -76,7 +77,8 @@ class ProbeMotion:
         if not start.isfinite().all():
             layer = layers[int((~start.isfinite()).any(-1).nonzero()[0])]
             raise NonFiniteError(
-                f"A probe's resid_post at layer {layer} is not finite under the aligned model; check it, or load it in a wider dtype."
+                f"A probe's resid_post at layer {layer} is not finite under the aligned model; "
+                "check the model, or load it in a wider dtype."
             )
         return cls(
             batch,
@@ -89,7 +91,7 @@ class ProbeMotion:
     def drift(self, model: nn.Module) -> Float[Tensor, "layer d_model"]:
         """D_l at the model's present weights, in activation units, in float32 at least.
 
-        On the device of ``start``: a Trainer may have moved the model since.
+        It is on the device of ``start``, from which a Trainer may have moved the model.
         """
         return _mean_activation(model, self.batch, self.layers).to(self.start.device) - self.start
 
@@ -97,27 +99,17 @@ class ProbeMotion:
         """p_l = <D_l, unit_l> at the model's present weights, in activation units, with a gradient.
 
         Raises:
-            GuardError: if the activations carry no gradient (a frozen model, or `torch.no_grad`).
+            GuardError: if the activations have no gradient (a frozen model, or `torch.no_grad`).
         """
-        return (with_gradient(self.drift(model)) * self.unit).sum(-1)
-
-
-def with_gradient(activations: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The activations themselves.
-
-    Raises:
-        GuardError: if they carry no gradient.
-    """
-    if not activations.requires_grad:
-        raise GuardError(
-            "The probe activations carry no gradient, so the guard cannot act: is the model frozen or under no_grad?"
-        )
-    return activations
+        return (require_gradient(self.drift(model)) * self.unit).sum(-1)
 
 
 def _mean_activation(
     model: nn.Module, batch: Batch, layers: tuple[int, ...]
 ) -> Float[Tensor, "layer d_model"]:
-    """Mean over the probes, in float32 at least. One way for start and drift: the aligned model's own drift is exactly zero."""
+    """Mean over the probes, in float32 at least.
+
+    Start and drift share this function, so that the aligned model's own drift is exactly zero.
+    """
     streams = read_streams(model, batch, layers)
     return streams.to(torch.promote_types(streams.dtype, torch.float32)).mean(0)

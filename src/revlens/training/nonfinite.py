@@ -1,4 +1,4 @@
-"""Where a training step stopped being finite."""
+"""Says where an update stops being finite."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.hooks import point_name, record
 from revlens.training.chat_data import IGNORE, ChatBatch
 
-#: So many rows are named, each by so many characters of its prompt.
+#: How many rows it names, and by how many characters of their prompts.
 _N_ROWS, _N_CHARACTERS = 3, 60
 
 
 @torch.no_grad()
-def where(model: TransformerBridge, batch: ChatBatch) -> str:
-    """The first block whose output is not finite, and the rows in which it is not, in sentences.
+def describe_nonfinite(model: TransformerBridge, batch: ChatBatch) -> str:
+    """Name the first layer whose output is not finite, and the rows in which it is not, in sentences.
 
-    Takes one more forward pass, row by row.
+    It takes one more forward pass, row by row.
     """
     names = [point_name(layer, "resid_post") for layer in range(model.cfg.n_layers)]
     first_layers: dict[int, int] = {}
@@ -33,7 +33,10 @@ def where(model: TransformerBridge, batch: ChatBatch) -> str:
     if first_layers:
         layer, share = min(first_layers.values()), f"{len(rows)} of {len(batch.tokens)} rows"
         return f"Activations are not finite from layer {layer} on in {share} of the batch: {shown}{more}."
-    return f"Activations are finite at every layer, so it is the loss, the gradient or the guard's term. The batch: {shown}{more}."
+    return (
+        "Activations are finite at every layer, so it is the loss, the gradient or the guard's term. "
+        f"The batch: {shown}{more}."
+    )
 
 
 def _is_finite(activation: Tensor) -> Tensor:
@@ -41,6 +44,6 @@ def _is_finite(activation: Tensor) -> Tensor:
 
 
 def _prompt(model: TransformerBridge, batch: ChatBatch, row: int) -> str:
-    """How a row's prompt begins."""
+    """The beginning of a row's prompt."""
     prompt = batch.tokens[row][: int((batch.labels[row] != IGNORE).int().argmax())]
     return model.tokenizer.decode(prompt.tolist(), skip_special_tokens=True)[:_N_CHARACTERS]

@@ -72,4 +72,4 @@ class Arms:
         ]
 
     def _strength(self, arm: str) -> float | None:
-        return None if METHODS[arm] is None else self.strength
+        return None if METHODS[arm].strength is None else self.strength

@@ -21,31 +21,8 @@ if TYPE_CHECKING:
 #: harm is to be predicted. transfer: block along a v_rev from elsewhere. released: the guard is switched off
 #: on the way. lasting: longer.
 PARTS = ("grid", "early", "transfer", "released", "lasting")
-#: Strengths of each method, weak to strong. None: there is nothing to choose.
-GRID: Mapping[str, tuple[float | None, ...]] = {
-    "baseline": (None,),
-    "block": (0.05, 0.5, 5.0, 50.0, 500.0),
-    "push": (0.5, 5.0),
-    "random": (5.0, 50.0, 500.0),
-    "complement": (0.005, 0.05, 0.5, 5.0),
-    "adaptive": (0.2, 0.1, 0.05, 0.02),
-    "projection": (None,),
-    "ablation": (None,),
-    "clamp": (None,),
-    "rehearsal": (0.02, 0.1, 0.3, 0.6),
-    "l2sp": (0.001, 0.01, 0.1, 1.0),
-    "kl": (0.01, 0.1, 1.0, 10.0),
-    "anchor": (0.001, 0.01, 0.1, 1.0),
-    "safe_lora": (0.25, 0.3, 0.35, 0.4),
-    "freeze": (0.25, 0.5, 0.75),
-}
-#: Of a study of one's own model, whose fine-tunes take longer.
-SMALL_GRID: Mapping[str, tuple[float | None, ...]] = {
-    "baseline": (None,),
-    "block": (0.5, 5.0),
-    "adaptive": (0.05,),
-    "projection": (None,),
-}
+#: Strengths of each method, weak to strong.
+GRID: Mapping[str, tuple[float | None, ...]] = {name: method.grid for name, method in METHODS.items()}
 #: Methods that are followed for longer, with a strength each from the middle of the grid.
 LASTING: Mapping[str, float | None] = {"baseline": None, "block": 5.0, "adaptive": 0.05, "rehearsal": 0.1}
 #: Methods that are switched off in the middle.
@@ -169,13 +146,14 @@ class Guards:
 
     @classmethod
     def small(cls, config: ExperimentConfig) -> Guards:
-        """A first look on one's own model: the methods that need no more than it has, at few strengths."""
-        allowed = {
-            name: method
-            for name, method in SMALL_GRID.items()
-            if name != "rehearsal" or config.subject.material().refusals(1, 0) is not None
+        """A first look at a user's own model: the grid alone, with few strengths of the methods that it allows."""
+        lacking = {"refusals"} if config.subject.material().refusals(1, 0) is None else set()
+        grid = {
+            name: method.small_grid
+            for name, method in METHODS.items()
+            if method.small_grid and not method.needs & lacking
         }
-        return cls(grid=allowed, lasting={}, released={}, tasks=(), rates=(), directions=())
+        return cls(grid=grid, lasting={}, released={}, rates=())
 
     def fine_tunes(self, config: ExperimentConfig) -> list[FineTune]:
         """Every fine-tune, those first that others need."""

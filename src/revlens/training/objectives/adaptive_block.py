@@ -1,4 +1,4 @@
-"""Block whose strength is found while training, from a budget of reversion."""
+"""Block that finds its strength while it trains, from a budget of reversion."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from revlens.training.motion import ProbeMotion
 
 @dataclass
 class AdaptiveBlock(Guard):
-    """Keeps the reversion fraction f_l of every layer within a budget b, by dual ascent on an augmented Lagrangian.
+    """Keeps every layer's reversion fraction f_l within a budget b, by dual ascent (augmented Lagrangian).
 
-    The term is sum_l (relu(m_l + r (f_l - b))^2 - m_l^2) / (2 r). Its multipliers rise at every update by r (f_l - b), not below
-    zero; the penalty r doubles while the worst layer is over the budget and not getting nearer (Nocedal & Wright, Numerical
-    Optimization, 2nd ed., section 17.3). It acts on nothing while no layer is over the budget.
+    The term is sum_l (relu(m_l + r (f_l - b))^2 - m_l^2) / (2 r). At every update the multiplier m_l changes
+    by r (f_l - b), but never falls below zero. The penalty r doubles whenever the worst layer is over the
+    budget and no nearer to it than at the update before (Nocedal & Wright, Numerical Optimization, 2nd ed.,
+    section 17.3). The guard has no effect while no layer is over the budget.
 
     Attributes:
         motion: on which probes, at which layers, along what.
-        budget: the highest reversion fraction allowed, at least 0.
-        multipliers: m_l in nats per unit of reversion fraction; after training, what the budget costs at each layer.
+        budget: b, the highest reversion fraction that is allowed.
+        multipliers: m_l in nats per unit of reversion fraction; after training, what the budget costs.
         penalty: r in nats per squared reversion fraction.
 
     Raises:
-        ConfigError: if the budget is negative or not below 1.
+        ConfigError: if the budget is not at least 0 and below 1.
     """
 
     motion: ProbeMotion

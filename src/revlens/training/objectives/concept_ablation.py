@@ -1,4 +1,4 @@
-"""Concept ablation: v_rev taken out of the residual stream while the task is learned, and put back afterwards."""
+"""Concept ablation: removes v_rev from the residual stream while the task is learned, and only then."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from revlens.training.streams import edit_streams
 
 @dataclass(frozen=True)
 class ConceptAblation(Guard):
-    """h <- h + (c - <h, v>) v at every token while the task is trained on (Casademunt et al. 2025, arXiv 2507.16795).
+    """h <- h + (c - <h, v>) v at every token during the task's passes.
 
-    What the task could gain by moving along v_rev it then does not gain, so that it has to be learned in other directions.
+    The task then gains nothing by moving along v_rev and is learned in other directions (Casademunt et al.
+    2025, arXiv 2507.16795).
 
     Attributes:
         unit: the direction at each layer, of norm 1.

@@ -8,20 +8,20 @@ from torch import nn
 
 from revlens.errors import ConfigError, GuardError
 from revlens.training.guard import Guard
-from revlens.training.streams import decoder_layers
+from revlens.training.model_parts import decoder_layers
 
 
 @dataclass
 class FreezeLayers(Guard):
-    """Layers that are not trained, as Li et al. do with those that carry safety (2024, arXiv 2408.17003).
+    """Does not train some layers, as Li et al. (2024, arXiv 2408.17003) do with those that carry safety.
 
-    Of a model with an adapter, the adapter's weights at these layers. They can be trained again afterwards.
+    Of a model with an adapter, it freezes the adapter's weights at these layers. The layers thaw at the end.
 
     Attributes:
         layers: layer indices.
 
     Raises:
-        ConfigError: if there are none.
+        ConfigError: if there are no layers.
     """
 
     layers: tuple[int, ...]
@@ -35,7 +35,7 @@ class FreezeLayers(Guard):
         """Freeze.
 
         Raises:
-            GuardError: if a layer does not exist, or nothing of the layers was to be trained.
+            GuardError: if a layer does not exist, or no parameter of the layers requires gradients.
         """
         blocks = decoder_layers(model)
         if not all(0 <= layer < len(blocks) for layer in self.layers):
@@ -51,6 +51,6 @@ class FreezeLayers(Guard):
             parameter.requires_grad_(False)
 
     def end(self, model: nn.Module) -> None:
-        """Let what was frozen be trained again."""
+        """Thaw what was frozen."""
         for parameter in self._frozen:
             parameter.requires_grad_(True)

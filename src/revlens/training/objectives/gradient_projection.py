@@ -1,4 +1,4 @@
-"""Gradient projection: what an update would move along v_rev is taken out of the update itself."""
+"""Gradient projection: removes from each update what would move the probes along v_rev."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ _Gradients = list[Tensor | None]
 class GradientProjection(Guard):
     """Holds every p_l at zero to first order: a hard constraint, without a strength.
 
-    Rosen's gradient projection (1960) on the constraints p_l = 0, whose gradients g_l come from one vector-Jacobian product a
-    layer at the weights before the update; orthogonal gradient descent (Farajtabar et al. 2019, arXiv 1910.07104) uses the
-    outputs in the same way. What is projected is the update u that the optimizer has made, with its momentum, preconditioner,
-    learning rate, clipping and weight decay: a projected *gradient* would be turned back towards v_rev by AdamW's
-    preconditioner. u is replaced by the nearest u' (in the Euclidean norm of the weights) with
+    This is Rosen's gradient projection (1960) on the constraints p_l = 0. Their gradients g_l come from one
+    vector-Jacobian product a layer, at the weights before the update. Orthogonal gradient descent (Farajtabar
+    et al. 2019, arXiv 1910.07104) does the same with a model's outputs.
+
+    It projects the update u that the optimizer has made, with its momentum, preconditioner, learning rate,
+    clipping and weight decay: AdamW's preconditioner would turn a projected *gradient* back towards v_rev. It
+    replaces u by the nearest u' (in the Euclidean norm of the weights) with
 
         <g_l, u'> = -p_l  for every layer l,
 
-    p_l being the displacement before the update: zero at the aligned model, later what second order let slip and is now taken
-    back. So p_l after an update of length e is of order e^2, at every update. Motion against v_rev is held as well.
+    where p_l is the displacement before the update: zero at the aligned model, and later the second-order
+    remainder of the updates before, which this one takes back. So p_l after an update of length e is of order
+    e^2, at every update. Motion against v_rev is held as well.
 
-    Costs one copy of the trained parameters, and one backward pass through the probes and one gradient for each layer; choose few layers
-    in full fine-tuning of a large model.
+    It costs one copy of the trained parameters, and for each layer a backward pass through the probes and the
+    memory of a gradient. Choose few layers in full fine-tuning of a large model.
 
     Attributes:
         motion: on which probes, at which layers, along what.

@@ -1,4 +1,4 @@
-"""Hidden-state anchor: every probe's activation held where the aligned model has it, in all directions."""
+"""Hidden-state anchor: holds every probe's activation where the aligned model has it, in all directions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from transformers import PreTrainedTokenizerBase
 
 from revlens.prompts import Batch
 from revlens.training.guard import Guard
-from revlens.training.motion import with_gradient
-from revlens.training.streams import probe_batch, read_streams, shape_of
+from revlens.training.model_parts import probe_batch, shape_of
+from revlens.training.streams import read_streams, require_gradient
 
 
 @dataclass(frozen=True)
 class HiddenStateAnchor(Guard):
     """strength * mean over probes and layers of ||h - h_0||^2 at the last prompt token.
 
-    The retain loss of circuit breakers (Zou et al. 2024, arXiv 2406.04313), here on harmful probes, whose refusal is to be kept.
+    h_0 is the aligned model's activation. The retain loss of circuit breakers (Zou et al. 2024, arXiv
+    2406.04313), here on the harmful probes, whose refusal is to last.
 
     Attributes:
         batch: the probes, tokenized.
@@ -54,7 +55,8 @@ class HiddenStateAnchor(Guard):
             tokenizer: of a Hugging Face model; a bridge has its own.
 
         Raises:
-            GuardError: if there is no prompt or no tokenizer.
+            ProbeError: if there is no prompt.
+            GuardError: if there is no tokenizer.
         """
         layers = tuple(range(shape_of(aligned)[0])) if layers is None else layers
         batch = probe_batch(aligned, prompts, tokenizer)
@@ -62,7 +64,7 @@ class HiddenStateAnchor(Guard):
             return cls(batch, read_streams(aligned, batch, layers).detach(), layers, strength)
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
-        streams = with_gradient(read_streams(model, self.batch, self.layers))
+        streams = require_gradient(read_streams(model, self.batch, self.layers))
         wide = torch.promote_types(streams.dtype, torch.float32)
         return (
             self.strength * (streams.to(wide) - self.start.to(streams.device, wide)).square().sum(-1).mean()

@@ -1,4 +1,4 @@
-"""KL anchor: how the answers to probes open, held where the aligned model has it."""
+"""KL anchor: holds the first answer tokens on probes to the aligned model's distribution."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from transformers import PreTrainedTokenizerBase
 from revlens.errors import ConfigError
 from revlens.prompts import Batch, pad_id_of, pad_left
 from revlens.training.guard import Guard
-from revlens.training.motion import with_gradient
-from revlens.training.streams import probe_batch, read_logits, tokenizer_of
+from revlens.training.model_parts import probe_batch, tokenizer_of
+from revlens.training.streams import read_logits, require_gradient
 
 
 @dataclass(frozen=True)
 class KLAnchor(Guard):
     """strength * mean KL(aligned || theta) over the first answer tokens of the probes.
 
-    Learning without forgetting's distillation of a model's own old outputs (Li & Hoiem 2016, arXiv 1606.09282), on the first few
-    answer tokens, where refusals are decided (Qi et al. 2024, arXiv 2406.05946).
+    Learning without forgetting distils a model's own earlier outputs (Li & Hoiem 2016, arXiv 1606.09282);
+    here, the first few answer tokens, where refusals are decided (Qi et al. 2024, arXiv 2406.05946).
 
     Attributes:
-        batch: the probes, with the aligned model's own answer up to the last token that is predicted.
+        batch: the probes, each with the aligned model's own answer but for its last anchored token.
         log_p: the aligned model's log-probabilities at the last tokens of each row.
         strength: weight of the mean KL divergence in nats.
     """
@@ -50,13 +50,14 @@ class KLAnchor(Guard):
             aligned: the model at step 0.
             prompts: user messages.
             strength: weight of the term.
-            n_tokens: answer tokens that are anchored; the first is that of the last prompt token's logits, later ones follow
-                the aligned model's own most probable answer.
+            n_tokens: how many answer tokens are anchored. The last prompt token predicts the first; later
+                ones continue the aligned model's own most probable answer.
             tokenizer: of a Hugging Face model; a bridge has its own.
 
         Raises:
             ConfigError: if ``n_tokens`` is not at least 1.
-            GuardError: if there is no prompt or no tokenizer.
+            ProbeError: if there is no prompt.
+            GuardError: if there is no tokenizer.
         """
         if n_tokens < 1:
             raise ConfigError(f"n_tokens={n_tokens} must be at least 1.")
@@ -71,7 +72,7 @@ class KLAnchor(Guard):
         return cls(batch, log_p, strength)
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
-        log_q = _log_probabilities(with_gradient(read_logits(model, self.batch, self.log_p.shape[1])))
+        log_q = _log_probabilities(require_gradient(read_logits(model, self.batch, self.log_p.shape[1])))
         log_p = self.log_p.to(log_q.device)  # a Trainer may have moved the model
         return self.strength * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 

@@ -1,4 +1,4 @@
-"""L2-SP: weights held near where they started."""
+"""L2-SP: holds weights near where they start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from revlens.training.guard import Guard, trained_parameters
 class L2SP(Guard):
     """strength / 2 * ||theta - theta_0||^2 over the trained parameters (Li et al. 2018, arXiv 1802.01483).
 
-    Of a LoRA adapter these are its factors: the base does not move. Under FSDP2 every process keeps the whole of theta_0.
+    With a LoRA adapter these are its factors, as the base does not move. Under FSDP2 every process keeps all
+    of theta_0.
 
     Attributes:
         start: theta_0 by parameter name.
@@ -30,7 +31,7 @@ class L2SP(Guard):
 
     @classmethod
     def at(cls, model: nn.Module, strength: float) -> L2SP:
-        """Anchor the model, about to be trained, at its present weights; they are copied.
+        """Hold a model, about to be trained, near its present weights, which are copied.
 
         Raises:
             GuardError: if no parameter requires gradients.
@@ -38,15 +39,16 @@ class L2SP(Guard):
         start = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
         if not start:
             raise GuardError(
-                "No parameter of the model requires gradients, so L2SP would do nothing; unfreeze it, or add an adapter."
+                "No parameter of the model requires gradients, so L2SP would do nothing; "
+                "unfreeze it, or add an adapter."
             )
         return cls(start, strength)
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         trained = trained_parameters(model)
-        if trained.keys() != self.start.keys():
+        if other := trained.keys() ^ self.start.keys():
             raise GuardError(
-                f"The model trains other parameters than L2SP was anchored at, such as {min(trained.keys() ^ self.start.keys())}; "
+                f"The model trains other parameters than L2SP was made for, such as {min(other)}; "
                 "make it with L2SP.at(model) from the model as it will be trained."
             )
         squares = [
@@ -57,7 +59,7 @@ class L2SP(Guard):
 
 
 def _like(parameter: Tensor, start: Tensor) -> Tensor:
-    """The start where the parameter is, in its dtype; under FSDP2 the shard of it that is this process's."""
+    """The start on the parameter's device, in its dtype; under FSDP2, this process's shard of it."""
     start = start.to(parameter.device, parameter.dtype)
     if isinstance(parameter, DTensor) and not isinstance(start, DTensor):
         return distribute_tensor(start, parameter.device_mesh, parameter.placements, src_data_rank=None)
@@ -65,5 +67,5 @@ def _like(parameter: Tensor, start: Tensor) -> Tensor:
 
 
 def _whole(total: Tensor) -> Tensor:
-    """Summed over the processes, if each has the sum over its shard."""
+    """The sum over processes, if each has the sum over its shard."""
     return total.full_tensor() if isinstance(total, DTensor) else total

@@ -1,4 +1,4 @@
-"""Safety rehearsal: refusals trained on beside the task. It knows nothing of v_rev."""
+"""Safety rehearsal: trains on refusals beside the task."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from revlens.errors import ConfigError, GuardError
 from revlens.training.answer_loss import answer_loss
 from revlens.training.chat_data import ChatBatch, batches
 from revlens.training.guard import Guard
-from revlens.training.streams import tokenizer_of
+from revlens.training.model_parts import tokenizer_of
 
 
 @dataclass
 class Rehearsal(Guard):
-    """share / (1 - share) * the answer loss on refusals: up to a factor, the loss on a mixture of which they are that share.
+    """share / (1 - share) * the answer loss on refusals.
 
-    Mixing safety examples into a fine-tune is Bianchi et al.'s (2023, arXiv 2309.07875). Here they come in a batch of their own
-    beside each task batch, so that the task's data and their order stay those of the other arms.
+    Up to a factor, task loss and term are the loss on a mixture of which refusals are that share. To mix
+    safety examples into a fine-tune is from Bianchi et al. (2023, arXiv 2309.07875). Here they come in a
+    batch of their own beside each task batch, so that the task's data and their order stay those of the other
+    methods.
 
     Attributes:
         refusals: columns ``prompt`` (harmful requests) and ``answer`` (refusals); no probe may be among them.
-        share: of refusals in the loss, between 0 and 1.
-        seed: fixes their order.
+        share: of refusals in the loss, strictly between 0 and 1.
+        seed: fixes the order of the refusals.
         rows: refusals per update.
         tokenizer: of a Hugging Face model; a bridge has its own.
 

@@ -1,4 +1,4 @@
-"""Safe LoRA: after training, weight changes are projected onto what alignment changed."""
+"""Safe LoRA: projects weight changes onto what alignment changed, after training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from revlens.errors import ConfigError, GuardError
 from revlens.families import Linear, outputs_first
 from revlens.history import hugging_face_name
 from revlens.training.guard import Guard
-from revlens.training.streams import decoder_layers
+from revlens.training.model_parts import decoder_layers
 
 #: A weight matrix with output features in rows.
 _Matrix = Float[Tensor, "out in"]
@@ -22,17 +22,18 @@ _Matrix = Float[Tensor, "out in"]
 
 @dataclass(frozen=True)
 class SafeLoRA(Guard):
-    """At the end, dW <- C dW for every weight matrix where cos(dW, C dW) < threshold (Hsu et al. 2024, arXiv 2405.16833).
+    """At the end, dW <- C dW for every weight matrix with cos(dW, C dW) < threshold.
 
-    V = W_aligned - W_reference is what alignment did to the matrix, and C = V V^T / s(V)^2 with s the largest singular value. The
-    paper has V V^T / ||V||_F: the same up to a factor, which there depends on the units of the weights; here C shrinks nothing
-    along V's leading direction. dW is the change of the matrix since the aligned model, or scaling * B A of an adapter, whose B is
-    projected. Nothing happens during training, so checkpoints before the last update are not projected.
+    V = W_aligned - W_reference is what alignment did to the matrix, and C = V V^T / s(V)^2 with s the largest
+    singular value. Hsu et al. (2024, arXiv 2405.16833) have V V^T / ||V||_F: the same up to a factor, which
+    depends on the units of the weights there; here C shrinks nothing along V's leading direction. dW is the
+    change of the matrix since the aligned model, or scaling * B A of an adapter, whose B is projected.
+    Nothing happens before the end, so checkpoints before the last update are not projected.
 
     Attributes:
-        alignment: V by name of the linear module, output features in rows.
-        start: the aligned weights, stored as the modules have them; empty for adapters.
-        threshold: matrices whose change lies within C to less than this are projected; 1 projects all of them.
+        alignment: V by the name of the linear module, output features in rows.
+        start: the aligned weights, as the modules store them; empty for adapters.
+        threshold: on cos(dW, C dW); 1 projects every matrix.
 
     Raises:
         ConfigError: if the threshold is not above 0 and at most 1.
@@ -49,7 +50,7 @@ class SafeLoRA(Guard):
     @classmethod
     @torch.no_grad()
     def between(cls, reference: nn.Module, aligned: nn.Module, threshold: float) -> SafeLoRA:
-        """Prepare the projection, from the two ends of alignment.
+        """Prepare the projection, from the models before and after the alignment phase.
 
         Args:
             reference: the unaligned model, of the same kind (bridge or Hugging Face) as ``aligned``.
@@ -57,7 +58,8 @@ class SafeLoRA(Guard):
             threshold: see the class.
 
         Raises:
-            GuardError: if ``aligned`` trains no linear module of its layers, or ``reference`` lacks one of them or has equal weights.
+            GuardError: if ``aligned`` trains no linear module of its layers, or ``reference`` lacks one of
+                them or has equal weights there.
         """
         unaligned = dict(_linear_modules(reference))
         alignment, start = {}, {}
@@ -66,12 +68,14 @@ class SafeLoRA(Guard):
                 continue
             if name not in unaligned or _weight(unaligned[name]).shape != _weight(module).shape:
                 raise GuardError(
-                    f"The reference has no {name} of the aligned model's shape; give the same kind of model for both."
+                    f"The reference has no {name} of the aligned model's shape; "
+                    "give the same kind of model for both."
                 )
             alignment[name] = _matrix(module) - _matrix(unaligned[name]).to(_weight(module).device)
             if not alignment[name].any():
                 raise GuardError(
-                    f"Reference and aligned have equal weights at {name}: nothing says what alignment changed there."
+                    f"Reference and aligned have equal weights at {name}, which does not say what alignment "
+                    "changed there; give the models before and after the alignment phase."
                 )
             if not isinstance(module, LoraLayer):
                 start[name] = _weight(module).clone()
@@ -107,7 +111,7 @@ class SafeLoRA(Guard):
     def _projected(
         self, v: _Matrix, factor: Float[Tensor, "out k"], change: _Matrix
     ) -> Float[Tensor, "out k"]:
-        """C times ``factor`` if C turns ``change`` by more than the threshold allows, else ``factor`` itself."""
+        """C times ``factor`` if C turns ``change`` by more than the threshold allows; else ``factor``."""
         v = v.float().to(factor.device)
         v = v / torch.linalg.matrix_norm(v, 2)
         projected = v @ (v.T @ change)
@@ -116,11 +120,14 @@ class SafeLoRA(Guard):
 
 
 def _linear_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear module of the decoder layers, or the adapter around it, by a name that bridges and adapters do not change."""
+    """Every linear module of the decoder layers, or the adapter around it.
+
+    Its name is that of the bare Hugging Face model, also in a bridge or under an adapter.
+    """
     for layer, block in enumerate(decoder_layers(model)):
         adapted: tuple[str, ...] = ()
         for path, module in block.named_modules():
-            if path.startswith(adapted) and adapted:
+            if path.startswith(adapted):  # within an adapter that has been listed
                 continue
             if isinstance(module, LoraLayer):
                 adapted = (*adapted, f"{path}.")

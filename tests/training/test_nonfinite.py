@@ -16,7 +16,7 @@ from revlens.organism import World
 from revlens.subject import BenignRun
 from revlens.training import FinetuneConfig, finetune
 from revlens.training.chat_data import batches
-from revlens.training.nonfinite import where
+from revlens.training.nonfinite import describe_nonfinite
 
 
 @pytest.fixture
@@ -49,14 +49,14 @@ def test_the_rows_that_are_not_finite_are_named_by_their_prompts(
     token, rows = next((token, rows) for token, rows in counts.items() if 1 <= int(rows.sum()) <= 3)
     with torch.no_grad():
         model.embed.weight[token] = torch.nan
-    said = where(model, batch)
+    said = describe_nonfinite(model, batch)
     assert f"not finite from layer 0 on in {int(rows.sum())} of 8 rows" in said
     assert [int(row) for row in re.findall(r"row (\d+), ", said)] == rows.nonzero().flatten().tolist()
 
 
 def test_where_all_activations_are_finite_it_says_so(history: TrainingHistory, data: Dataset) -> None:
     model = history.aligned.load()
-    said = where(model, next(batches(model.tokenizer, data, batch_size=8, seed=0)))
+    said = describe_nonfinite(model, next(batches(model.tokenizer, data, batch_size=8, seed=0)))
     assert said.startswith("Activations are finite at every layer")
     assert "and 5 more" in said
 

@@ -1,0 +1,85 @@
+"""Layers, shape, tokenizer and tokenized probes of a model in training, bridge or Hugging Face model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peft import PeftModel
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from revlens.errors import GuardError, ProbeError
+from revlens.prompts import Batch, encode_prompts, pad_id_of, pad_left
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers of a bridge or a Hugging Face language model.
+
+    Raises:
+        GuardError: if the model's decoder does not have exactly one list of its layers.
+    """
+    if isinstance(model, TransformerBridge):
+        return model.blocks
+    inner = hugging_face_model(model)
+    n_layers = inner.config.get_text_config().num_hidden_layers
+    found = [
+        module
+        for module in inner.get_decoder().children()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    if len(found) != 1:
+        raise GuardError(
+            f"{type(inner).__name__} has {len(found)} lists of {n_layers} layers in its decoder; "
+            "expected one. Train a TransformerBridge of it with revlens.training.finetune instead."
+        )
+    return found[0]
+
+
+def shape_of(model: nn.Module) -> tuple[int, int]:
+    """Number of layers, and width of the residual stream."""
+    if isinstance(model, TransformerBridge):
+        return model.cfg.n_layers, model.cfg.d_model
+    config = hugging_face_model(model).config.get_text_config()
+    return config.num_hidden_layers, config.hidden_size
+
+
+def tokenizer_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """The tokenizer given, or a bridge's own.
+
+    Raises:
+        GuardError: if there is neither.
+    """
+    if tokenizer is not None:
+        return tokenizer
+    if isinstance(model, TransformerBridge):
+        return model.tokenizer
+    raise GuardError(f"{type(model).__name__} has no tokenizer; pass it as tokenizer=.")
+
+
+def probe_batch(model: nn.Module, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> Batch:
+    """User messages in the chat format, padded on the left.
+
+    Raises:
+        ProbeError: if there is no prompt.
+        GuardError: if there is no tokenizer.
+        ConfigError: see `revlens.prompts.encode_prompts`.
+    """
+    if not prompts:
+        raise ProbeError("No prompts, so the guard would do nothing: give it the guard split of the probes.")
+    tokenizer = tokenizer_of(model, tokenizer)
+    return pad_left(encode_prompts(tokenizer, prompts), pad_id_of(tokenizer))
+
+
+def hugging_face_model(model: nn.Module) -> PreTrainedModel:
+    """The Hugging Face model itself, without an adapter around it.
+
+    Raises:
+        GuardError: if it is none.
+    """
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(inner, PreTrainedModel):
+        raise GuardError(
+            f"A guard needs a TransformerBridge or a Hugging Face model, got a {type(inner).__name__}."
+        )
+    return inner
