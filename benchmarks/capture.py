@@ -4,7 +4,7 @@ A Llama with random weights and a tokenizer trained on the prompts reads real pr
 system message. Every way gives the same numbers (asserted). Runs take turns, so that other load of the
 machine falls on all of them.
 
-    python benchmarks/capture.py --data-dir ../shared/data/prompts [--quick] [--threads N] [--repeats N]
+    python benchmarks/capture.py --data-dir DIR [--quick] [--threads N] [--repeats N]
         [--dtype bfloat16] [--device cuda]
 
 nnsight is no dependency; its row needs `pip install nnsight==0.8.1`.
