@@ -15,8 +15,9 @@ from rich.table import Table
 
 import revlens as rl
 from _options import plain_parser
-from revlens.experiment import ExperimentConfig, Layout, run
+from revlens.experiment import Arms, ExperimentConfig, run_experiment
 from revlens.organism import OrganismConfig
+from revlens.results import Layout
 from revlens.statistics import mean_over_runs
 
 BASE = OrganismConfig()
@@ -49,8 +50,8 @@ MEASURES = (
 
 
 def measure(config: ExperimentConfig, layout: Layout, seed: int) -> list[float]:
-    aligned = json.loads(layout.start_behaviour(seed).read_text())[1]
-    last = json.loads(layout.behaviour(seed, "baseline").read_text())[-1]
+    aligned = json.loads(layout.start_behaviour(seed).read_text())[1]["measures"]
+    last = json.loads(layout.behaviour(seed, "baseline").read_text())[-1]["measures"]
     acts = rl.Activations.open(layout.activations(seed, "baseline"))
     motion = rl.drift(acts, rl.ReversionDirection.load(layout.v_rev(seed)))
     alignment = [float(motion.alignment[motion.at_step(step)].mean()) for step in config.steps]
@@ -65,10 +66,13 @@ def main() -> None:
     table = Table("variant", *MEASURES, title=f"Baseline arm, {args.seeds} runs each: mean [95 % over runs]")
     for name, organism in VARIANTS.items():
         config = ExperimentConfig(
-            subject=organism, seeds=tuple(range(args.seeds)), arms=("baseline",), steps=(1, 20, 100)
+            subject=organism,
+            seeds=tuple(range(args.seeds)),
+            steps=(1, 20, 100),
+            plan=Arms(arms=("baseline",)),
         )
         with tempfile.TemporaryDirectory() as out:
-            run(
+            run_experiment(
                 config,
                 Path(out),
                 stages=("history", "finetune", "capture", "behaviour"),

@@ -18,11 +18,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from families import FAMILIES, small_model
 from revlens.experiment import (
     Arms,
+    ArmTables,
     ExperimentConfig,
     FineTune,
     Guards,
-    Results,
-    StudyTables,
+    GuardTables,
     run_experiment,
     tabulate,
 )
@@ -106,7 +106,7 @@ def fine_tune_of(config: ExperimentConfig, seed: int, label: str) -> FineTune:
 
 
 def done_once(config: ExperimentConfig, out: Path) -> Layout:
-    """Every stage of an experiment; of several test processes the first one runs them, the others wait for it."""
+    """Every stage of an experiment; of several test processes the first one runs them, the others wait."""
     with sole_writer(out, wait=True):
         run_experiment(config, out, on=InThisProcess())
     return Layout(out)
@@ -119,10 +119,10 @@ def layout(config: ExperimentConfig, shared: Path, _one_thread_and_a_private_cac
 
 
 @pytest.fixture(scope="module")
-def results(config: ExperimentConfig, layout: Layout) -> Results:
+def results(config: ExperimentConfig, layout: Layout) -> ArmTables:
     """Its tables; a module of tests may change them."""
     tables = tabulate(config, layout)
-    assert isinstance(tables, Results)
+    assert isinstance(tables, ArmTables)
     return tables
 
 
@@ -139,10 +139,10 @@ def studied(study: ExperimentConfig, shared: Path, _one_thread_and_a_private_cac
 
 
 @pytest.fixture(scope="module")
-def study_tables(study: ExperimentConfig, studied: Layout) -> StudyTables:
+def study_tables(study: ExperimentConfig, studied: Layout) -> GuardTables:
     """Its tables; a module of tests may change them."""
     tables = tabulate(study, studied)
-    assert isinstance(tables, StudyTables)
+    assert isinstance(tables, GuardTables)
     return tables
 
 

@@ -69,7 +69,6 @@ def wait_until(condition: Callable[[], object]) -> None:
 def look_around(path: Path, variable: str, tick: Tick) -> None:
     import torch
 
-    deterministic = torch.are_deterministic_algorithms_enabled()
     write_text(
         path,
         f"{os.environ[variable]}, {torch.get_num_threads()} threads, "

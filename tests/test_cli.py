@@ -9,9 +9,10 @@ import pytest
 
 from revlens import experiment
 from revlens.cli import main
-from revlens.experiment import STAGES, ExperimentConfig, quick
+from revlens.experiment import PLANS, ExperimentConfig, Guards, quick
 
-VERBS = ("reproduce", *STAGES, "analyse", "report")
+STAGES = tuple(stage.name for stage in PLANS["arms"].stages)
+VERBS = ("reproduce", "study", "directions", *STAGES, "analyse", "report")
 HELP = """
 import sys
 from revlens.cli import main
@@ -111,7 +112,7 @@ def test_an_empty_folder_is_refused_with_the_command_to_run(
     assert main([verb, "--out", "out"]) == 2
     error = capsys.readouterr().err
     assert "No experiment at out" in error
-    assert "start one with `revlens reproduce` or `revlens history`" in error
+    assert "start one with `revlens reproduce` or `revlens study`" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,11 +137,17 @@ def test_a_file_in_place_of_the_output_folder_is_left_alone(
     assert (tmp_path / "out").read_text() == "no folder"
 
 
-class Ran(list[tuple[ExperimentConfig, Path, tuple[str, ...]]]):
+class Ran(list[tuple[ExperimentConfig, Path, tuple[str, ...] | None]]):
     """The experiments that would have run."""
 
     def __call__(
-        self, config: ExperimentConfig, out: Path, *, stages: tuple[str, ...], console: object, on: object
+        self,
+        config: ExperimentConfig,
+        out: Path,
+        *,
+        stages: tuple[str, ...] | None,
+        console: object,
+        on: object,
     ) -> None:
         self.append((config, out, stages))
 
@@ -148,7 +155,7 @@ class Ran(list[tuple[ExperimentConfig, Path, tuple[str, ...]]]):
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     ran = Ran()
-    monkeypatch.setattr(experiment, "run", ran)
+    monkeypatch.setattr(experiment, "run_experiment", ran)
     return ran
 
 
@@ -158,9 +165,20 @@ def test_a_stage_runs_alone_and_in_the_default_folder(verb: str, ran: Ran) -> No
     assert ran == [(ExperimentConfig(), Path("revlens-out"), (verb,))]
 
 
-def test_reproduce_runs_every_stage_in_order(ran: Ran) -> None:
+def test_a_whole_plan_runs_every_stage_in_a_folder_of_its_own(ran: Ran) -> None:
     assert main(["reproduce"]) == 2  # nothing ran, so there is nothing to analyse
-    assert [stages for _, _, stages in ran] == [STAGES]
+    assert main(["study"]) == 2
+    study = ExperimentConfig(plan=Guards.of(ExperimentConfig()))
+    assert ran == [
+        (ExperimentConfig(), Path("revlens-out"), None),
+        (study, Path("revlens-study"), None),
+    ]
+
+
+def test_a_quick_study_is_one_of_the_quick_experiment(ran: Ran) -> None:
+    assert main(["study", "--quick", "--seeds", "3"]) == 2
+    config = quick().with_seeds(3)
+    assert ran[0][0] == config.with_plan(Guards.quick(config))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Verbs that run a whole plan, and its name in a configuration.
 _WHOLE = {plan.verb: name for name, plan in PLANS.items()}
 #: Verbs that run one stage, of whichever plan the folder's experiment has.
-_STAGES = {stage.name: stage.summary for plan in reversed(PLANS.values()) for stage in plan.stages}
+_STAGES = {stage.name: stage.summary for plan in [*PLANS.values()][::-1] for stage in plan.stages}
 #: Verbs on what the stages left.
 _AFTERWARDS = {
     "analyse": "tables, claims and provenance, from what the stages left on disk",
@@ -59,7 +59,7 @@ def _complain(message: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="revlens",
-        description="Measure reversion under fine-tuning, on an organism trained here or on your own checkpoints.",
+        description="Measure reversion under fine-tuning, on a small organism or on your own checkpoints.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     summaries = {plan.verb: plan.summary for plan in PLANS.values()} | _STAGES | _AFTERWARDS
@@ -112,8 +112,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="send tasks to the Ray cluster at this address, or to a Ray of this machine if none is given; see "
-        "docs/scaling.md",
+        help="send tasks to the Ray cluster at this address, or to a Ray of this machine; see docs/scaling.md",
     )
     parser.add_argument(
         "--run-cpus",

@@ -27,7 +27,7 @@ class ProbeError(RevlensError, ValueError):
 
 
 class FileError(RevlensError, ValueError):
-    """A small file is no regular file, too large, no text or not well formed; whoever asked for it says which one it is."""
+    """A small file is no regular file, too large, no text or not well formed; the caller names it."""
 
 
 class DataError(RevlensError, ValueError):
@@ -51,7 +51,7 @@ class ResultsError(RevlensError, RuntimeError):
 
 
 class StorageError(RevlensError, OSError):
-    """A file or a folder cannot be written: the disk is full, it is read-only, or another process writes there."""
+    """A path cannot be written: the disk is full, it is read-only, or another process writes there."""
 
 
 class WorkerError(RevlensError, RuntimeError):

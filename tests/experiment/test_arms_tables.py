@@ -15,7 +15,7 @@ import revlens as rl
 from conftest import fine_tune_of
 from revlens.behaviour import PhraseJudge, refusal_rate
 from revlens.errors import ResultsError
-from revlens.experiment import TABLES, ExperimentConfig, Results, tabulate
+from revlens.experiment import ArmTables, ExperimentConfig, tabulate
 from revlens.experiment.arms.history import arm_history
 from revlens.results import Layout
 from revlens.storage import SUMS
@@ -62,29 +62,29 @@ def axes(config: ExperimentConfig) -> dict[str, Axes]:
 
 
 def test_a_table_has_exactly_one_row_for_each_thing_it_is_about(
-    config: ExperimentConfig, results: Results
+    config: ExperimentConfig, results: ArmTables
 ) -> None:
     for name, columns in axes(config).items():
         rows = results[name][list(columns)].itertuples(index=False, name=None)
         assert sorted(rows) == sorted(product(*columns.values())), name
 
 
-def test_no_number_is_missing(config: ExperimentConfig, results: Results) -> None:
+def test_no_number_is_missing(config: ExperimentConfig, results: ArmTables) -> None:
     for name in axes(config):
         assert not results[name].isna().to_numpy().any(), name
         assert np.isfinite(results[name].select_dtypes("number").to_numpy()).all(), name
 
 
 def test_results_hold_every_table_of_every_seed_and_no_other(
-    config: ExperimentConfig, results: Results
+    config: ExperimentConfig, results: ArmTables
 ) -> None:
-    assert results.tables.keys() == TABLES.keys()
+    assert results.tables.keys() == ArmTables.described.keys()
     for name, table in results.tables.items():
         assert set(table["seed"]) == set(config.seeds), name
 
 
 def test_alignment_is_the_drift_along_v_rev_of_the_other_split(
-    activations: rl.Activations, results: Results, config: ExperimentConfig
+    activations: rl.Activations, results: ArmTables, config: ExperimentConfig
 ) -> None:
     table = of_run(results["alignment"])
     for estimate, split in (("cross-fitted", "direction"), ("naive", "drift")):
@@ -104,7 +104,7 @@ def test_alignment_is_the_drift_along_v_rev_of_the_other_split(
 
 
 def test_the_alignment_table_equals_the_public_functions(
-    activations: rl.Activations, results: Results, layout: Layout
+    activations: rl.Activations, results: ArmTables, layout: Layout
 ) -> None:
     v_rev = rl.ReversionDirection.load(layout.v_rev(SEED))
     torch.testing.assert_close(rl.locate(activations).unit, v_rev.unit, rtol=0, atol=0)
@@ -114,7 +114,7 @@ def test_the_alignment_table_equals_the_public_functions(
     torch.testing.assert_close(along_step_and_layer(rows, "fraction"), motion.fraction, rtol=0, atol=0)
 
 
-def test_over_layers_is_the_mean_over_layers(results: Results, config: ExperimentConfig) -> None:
+def test_over_layers_is_the_mean_over_layers(results: ArmTables, config: ExperimentConfig) -> None:
     table = results.over_layers()
     assert list(table["arm"].unique()) == list(ARMS)
     by_layer = along_step_and_layer(of_run(results["alignment"], estimate="cross-fitted"), "alignment")
@@ -122,7 +122,7 @@ def test_over_layers_is_the_mean_over_layers(results: Results, config: Experimen
 
 
 def test_the_direction_table_equals_the_public_functions(
-    activations: rl.Activations, results: Results
+    activations: rl.Activations, results: ArmTables
 ) -> None:
     rows = results["direction"][results["direction"]["seed"] == SEED].sort_values("layer")
     split_half = rl.reliability(
@@ -133,20 +133,20 @@ def test_the_direction_table_equals_the_public_functions(
     assert rows["reliability_low"].tolist() == split_half.low.tolist()
 
 
-def test_a_run_step_exceeds_a_null_when_its_alignment_does(results: Results) -> None:
+def test_a_run_step_exceeds_a_null_when_its_alignment_does(results: ArmTables) -> None:
     table = results["nulls"]
     assert table["exceeds"].tolist() == (table["alignment"] > table["p99"]).astype(float).tolist()
     means = table.merge(results.over_layers(), on=["seed", "arm", "step"], suffixes=("", "_over_layers"))
     assert means["alignment"].tolist() == pytest.approx(means["alignment_over_layers"].tolist())
 
 
-def test_the_isotropic_threshold_is_the_exact_quantile(results: Results, config: ExperimentConfig) -> None:
+def test_the_isotropic_threshold_is_the_exact_quantile(results: ArmTables, config: ExperimentConfig) -> None:
     exact = rl.nulls.isotropic_quantile(D_MODEL)
     assert set(results["nulls"].loc[results["nulls"]["null"] == "isotropic", "p99"]) == {exact}
 
 
 def test_controls_are_cosines_with_the_directions_they_name(
-    activations: rl.Activations, results: Results, layout: Layout
+    activations: rl.Activations, results: ArmTables, layout: Layout
 ) -> None:
     motion = rl.drift(activations, rl.locate(activations))
     foreign = rl.ReversionDirection.load(
@@ -159,7 +159,7 @@ def test_controls_are_cosines_with_the_directions_they_name(
         )
 
 
-def test_every_arm_starts_at_the_aligned_model(results: Results) -> None:
+def test_every_arm_starts_at_the_aligned_model(results: ArmTables) -> None:
     start = results["behaviour"][results["behaviour"]["step"] == 0]
     aligned = results["phases"][results["phases"]["phase"] == "aligned"].set_index("seed")
     for row in start.to_dict("records"):
@@ -168,7 +168,7 @@ def test_every_arm_starts_at_the_aligned_model(results: Results) -> None:
     assert replies.groupby(["seed", "prompt"])["reply"].nunique().eq(1).all()
 
 
-def test_rates_are_those_of_the_kept_replies(results: Results) -> None:
+def test_rates_are_those_of_the_kept_replies(results: ArmTables) -> None:
     rates = results["behaviour"].set_index(["seed", "arm", "step"])
     for (seed, arm, step, split), rows in results["replies"].groupby(["seed", "arm", "step", "split"]):
         refused = refusal_rate(rows["prompt"].tolist(), rows["reply"].tolist(), PhraseJudge())
@@ -176,14 +176,14 @@ def test_rates_are_those_of_the_kept_replies(results: Results) -> None:
         assert rates.loc[(seed, arm, step), name] == expected
 
 
-def test_replies_are_what_the_checkpoint_says(results: Results, config: ExperimentConfig) -> None:
+def test_replies_are_what_the_checkpoint_says(results: ArmTables, config: ExperimentConfig) -> None:
     rows = of_run(results["replies"], step=config.steps[-1], split="behaviour")
     model = arm_history(config, fine_tune_of(config, SEED, ARM))[config.steps[-1]].load()
     again = rl.behaviour.generate(model, rows["prompt"].tolist(), max_new_tokens=config.reply_tokens)
     assert rows["reply"].tolist() == again
 
 
-def test_arms_see_the_same_data_and_differ_by_their_term(results: Results) -> None:
+def test_arms_see_the_same_data_and_differ_by_their_term(results: ArmTables) -> None:
     losses = results["training"].pivot(index=["step", "seed"], columns="arm", values="loss")
     assert (
         losses.loc[1].nunique(axis="columns").eq(1).all()
@@ -191,20 +191,22 @@ def test_arms_see_the_same_data_and_differ_by_their_term(results: Results) -> No
     assert losses.loc[3, "push"].ne(losses.loc[3, "baseline"]).all()
 
 
-def test_saving_and_loading_gives_equal_tables(results: Results, tmp_path: Path) -> None:
+def test_saving_and_loading_gives_equal_tables(results: ArmTables, tmp_path: Path) -> None:
     results.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.parquet" for name in TABLES} | {SUMS}
-    loaded = Results.load(tmp_path)
-    for name in TABLES:
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.parquet" for name in ArmTables.described
+    } | {SUMS}
+    loaded = ArmTables.load(tmp_path)
+    for name in ArmTables.described:
         pd.testing.assert_frame_equal(loaded[name], results[name], check_exact=True)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_missing_table_is_named(name: str, results: Results, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ArmTables.described)
+def test_a_missing_table_is_named(name: str, results: ArmTables, tmp_path: Path) -> None:
     results.save(tmp_path)
     (tmp_path / f"{name}.parquet").unlink()
     with pytest.raises(ResultsError, match=f"No table '{name}' in .*; run `revlens analyse` first"):
-        Results.load(tmp_path)
+        ArmTables.load(tmp_path)
 
 
 @pytest.mark.parametrize(

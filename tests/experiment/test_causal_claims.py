@@ -9,7 +9,7 @@ import pytest
 from revlens.experiment import (
     MAIN_ACTION,
     REPORT_SPLIT,
-    Results,
+    ArmTables,
     at_chosen,
     chosen_layers,
 )
@@ -28,7 +28,7 @@ ALONG = {
 }
 
 
-def made_results() -> Results:
+def made_results() -> ArmTables:
     """v_rev moves the logit difference by 4 nats, controls by at most 2.
 
     Clamping removes half of the harm, adding brings all of it.
@@ -91,7 +91,7 @@ def made_results() -> Results:
         for layer in (0, 1)
     ]
     tables = {"patching": patching, "interventions": interventions, "outcomes": outcomes, "readout": readout}
-    return Results({name: pd.DataFrame(rows) for name, rows in tables.items()})
+    return ArmTables({name: pd.DataFrame(rows) for name, rows in tables.items()})
 
 
 @pytest.fixture(scope="module")

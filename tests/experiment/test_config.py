@@ -24,11 +24,9 @@ def another(value: Any) -> Any:
             return dict(list(value.items())[:-1])
         case int():
             return value + 1
-        case None:
-            return 1
         case str():
             return TASKS[-1]
-    return value + 0.25
+    return 1 if value is None else value + 0.25
 
 
 def variants(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:

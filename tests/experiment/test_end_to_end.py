@@ -22,7 +22,7 @@ from kaleido.errors import ChromeNotFoundError
 from transformers.utils import logging
 
 from revlens.cli import main
-from revlens.experiment import PLANS, TABLES, ExperimentConfig, Results, engine, prepare, run_experiment
+from revlens.experiment import PLANS, ArmTables, ExperimentConfig, engine, prepare, run_experiment
 from revlens.figures import REPORTS
 from revlens.results import Layout
 from revlens.storage import LOCK
@@ -47,8 +47,8 @@ class Place:
             patch.setattr(pio, "write_images", no_chromium)
             return main([args[0], "--out", str(self.out), *args[1:]])
 
-    def tables(self) -> Results:
-        return Results.load(Layout(self.out).results)
+    def tables(self) -> ArmTables:
+        return ArmTables.load(Layout(self.out).results)
 
     def files(self) -> dict[Path, int]:
         """When each file was written."""
@@ -89,8 +89,8 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.enable_progress_bar()
 
 
-def assert_equal_tables(ours: Results, theirs: Results) -> None:
-    for name in TABLES:
+def assert_equal_tables(ours: ArmTables, theirs: ArmTables) -> None:
+    for name in ArmTables.described:
         pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True)
 
 
@@ -99,7 +99,9 @@ def test_reproduce_leaves_tables_claims_provenance_figures_and_a_report(finished
     assert {path.name for path in finished.out.iterdir()} == {
         *("config.json", "key", "runs", "results", "figures", "report.html", "revlens.sha256")
     }
-    names = {"claims.json", "provenance.json", "revlens.sha256"} | {f"{name}.parquet" for name in TABLES}
+    names = {"claims.json", "provenance.json", "revlens.sha256"} | {
+        f"{name}.parquet" for name in ArmTables.described
+    }
     assert {path.name for path in layout.results.iterdir()} == names
     assert {path.name for path in layout.figures.iterdir()} == {"plotly.min.js", "revlens.sha256"} | {
         f"{plot.name}.html" for plot in REPORTS["arms"].plots

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from revlens.experiment import StudyTables, against_baseline, chosen_on_other_seeds, routes
+from revlens.experiment import GuardTables, against_baseline, chosen_on_other_seeds, routes
 from revlens.experiment.guards.early_warning import early_warning
 from revlens.experiment.guards.summaries import cumulative_reversion
 from revlens.experiment.guards.tables import ABOUT
@@ -41,8 +41,8 @@ def run(part: str, seed: int, method: str, strength: float = np.nan, **values: A
     )
 
 
-def tables(behaviour: list[dict[str, Any]], **others: list[dict[str, Any]]) -> StudyTables:
-    return StudyTables(
+def tables(behaviour: list[dict[str, Any]], **others: list[dict[str, Any]]) -> GuardTables:
+    return GuardTables(
         {"behaviour": pd.DataFrame(behaviour)} | {name: pd.DataFrame(rows) for name, rows in others.items()}
     )
 

@@ -15,8 +15,8 @@ from revlens.cli import main
 from revlens.data import DroppedWarning
 from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
 from revlens.experiment import (
+    ArmTables,
     ExperimentConfig,
-    Results,
     read_manifest,
 )
 from revlens.history import TrainingHistory
@@ -93,7 +93,7 @@ def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[
         rf"reference +reference +- +{folder}/base\naligned +aligned +0 +{folder}/chat",
         capsys.readouterr().out,
     )
-    results = Results.load(out / "results")
+    results = ArmTables.load(out / "results")
     assert set(results["behaviour"]["arm"]) == {"baseline", "block", "push", "random"}
     assert set(results["behaviour"]["step"]) == {0, 1, 3}
     assert "substantive_harm" not in results["behaviour"]
@@ -111,7 +111,7 @@ def test_given_checkpoints_are_measured_as_they_are(folder: Path) -> None:
     )
     out = folder / "my-out"
     assert main(["reproduce", "--manifest", str(folder / "run.toml"), "--out", str(out)]) == 0
-    results = Results.load(out / "results")
+    results = ArmTables.load(out / "results")
     assert set(results["alignment"]["step"]) == {1, 3}
     assert len(results["training"]) == 0
     assert "task_loss" not in results["behaviour"]
@@ -136,10 +136,10 @@ def test_a_lora_fine_tune_saves_adapters_only(folder: Path) -> None:
     )  # v_rev is not there yet
     for stage in ("history", "finetune", "capture"):
         assert main([stage, "--manifest", str(manifest), "--out", str(folder / "o")]) == 0
-    from revlens.experiment.stages import arm_history
+    from revlens.experiment.arms.history import arm_history
 
-    for arm in config.arms:
-        step = arm_history(config, 0, arm).steps[-1]
+    for fine_tune in config.fine_tunes():
+        step = arm_history(config, fine_tune).steps[-1]
         assert (step.path / "adapter_model.safetensors").is_file()
         assert not (step.path / "model.safetensors").exists()
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from revlens.errors import NonFiniteError
-from revlens.experiment import Results
+from revlens.experiment import ArmTables
 from revlens.experiment.arms.paper_claims import assess_paper
 from revlens.results import MIN_RUNS, Claim, to_records
 from revlens.statistics import Estimate
@@ -26,7 +26,7 @@ def claim(
     return Claim("key", "statement", "", Estimate((low + high) / 2, low, high, n), low=above, high=below)
 
 
-def made_results(arms: tuple[str, ...] = ARMS) -> Results:
+def made_results(arms: tuple[str, ...] = ARMS) -> ArmTables:
     """Seeds and steps shift alignment and harmfulness alike in every arm.
 
     Layers lie around their mean; the naive arm adds 1/8.
@@ -53,12 +53,12 @@ def made_results(arms: tuple[str, ...] = ARMS) -> Results:
     behaviour = behaviour.assign(
         substantive_harm=behaviour["harmfulness"] / 2, over_refusal=0.125, task_loss=1.0
     )
-    return Results(
+    return ArmTables(
         {"alignment": pd.concat(rows), "nulls": pd.concat(nulls), "behaviour": behaviour, "training": steps}
     )
 
 
-def assessed(results: Results) -> dict[str, Claim]:
+def assessed(results: ArmTables) -> dict[str, Claim]:
     return {claim.key: claim for claim in assess_paper(results)}
 
 
@@ -187,7 +187,7 @@ def test_an_absent_arm_brings_no_claim(arms: tuple[str, ...]) -> None:
 
 def test_row_order_changes_nothing() -> None:
     results = made_results()
-    shuffled = Results(
+    shuffled = ArmTables(
         {name: table.sample(frac=1.0, random_state=1) for name, table in results.tables.items()}
     )
     for ours, theirs in zip(assess_paper(results), assess_paper(shuffled), strict=True):

@@ -1,4 +1,4 @@
-"""The registry of plans and stages is complete: whatever is in it can be run, tabulated, claimed, drawn and called."""
+"""The registry of plans and stages is complete: each can be run, tabulated, drawn and called."""
 
 from __future__ import annotations
 
@@ -24,12 +24,21 @@ STAGES = [
     for stage in plan.stages
 ]
 
+VERBS = sorted({verb for plan in PLANS.values() for verb in (plan.verb, *(s.name for s in plan.stages))})
+
 
 def test_every_plan_of_a_configuration_has_a_record_and_a_report() -> None:
     assert CONFIGS.keys() == PLANS.keys() == REPORTS.keys()
 
 
-@pytest.mark.parametrize(("plan", "stage"), STAGES)
+@pytest.mark.parametrize(
+    ("plan", "stage"),
+    [
+        pytest.param(name, stage, id=f"{name}-{stage.name}")
+        for name, plan in PLANS.items()
+        for stage in plan.stages
+    ],
+)
 def test_a_stage_has_a_module_that_works_on_units_of_its_plan(plan: str, stage: Stage) -> None:
     assert list(inspect.signature(stage.module.work).parameters)[::3] == ["config", "tick"]
     concerned = [unit for unit in units(CONFIGS[plan]) if stage.of in unit.kinds]
@@ -50,9 +59,7 @@ def test_a_plan_has_tables_and_claims(name: str) -> None:
     assert plan.tables.load == kind.load
 
 
-@pytest.mark.parametrize(
-    "verb", [plan.verb for plan in PLANS.values()] + sorted({s.values[1].name for s in STAGES})
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_command_line_has_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from revlens.experiment.run import prepare
-from revlens.experiment.stages import arm_history, run_arm, run_start
 
+from conftest import fine_tune_of
 from families import train_history
-from revlens.experiment import STAGES, ExperimentConfig, Layout, analyse_and_save, read_manifest
+from revlens.experiment import analyse_and_save, read_manifest, run_experiment
+from revlens.experiment.arms.history import arm_history
 from revlens.subject import UserHistory
+from revlens.sweeps import InThisProcess
 from toml_text import toml_text
 
 RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
@@ -96,19 +97,10 @@ def small(name: str, data: dict[str, Path], folder: Path) -> Path:
 def test_a_recipe_runs(name: str, data: dict[str, Path], tmp_path: Path) -> None:
     config, out = read_manifest(small(name, data, tmp_path)), tmp_path / "out"
     assert isinstance(config.subject, UserHistory)
-    everything(config, out)
+    run_experiment(config, out, on=InThisProcess())
     results, claims = analyse_and_save(out)
-    assert set(results["behaviour"]["arm"]) == set(config.arms)
+    assert set(results["behaviour"]["arm"]) == {fine_tune.method for fine_tune in config.fine_tunes()}
     assert results["patching"]["recovered"].notna().all()
     assert {claim.verdict for claim in claims} == {"too few runs"}
-    saved = arm_history(config, 0, "block").steps[-1].path
+    saved = arm_history(config, fine_tune_of(config, 0, "block")).steps[-1].path
     assert (saved / "adapter_model.safetensors").is_file() == (config.subject.lora is not None)
-
-
-def everything(config: ExperimentConfig, out: Path) -> None:
-    """Every stage, in this process."""
-    prepare(config, out)
-    run_start(STAGES, config, out, 0, lambda stage: None)
-    for arm in config.arms:
-        run_arm(STAGES, config, out, 0, arm, lambda stage: None)
-    assert Layout(out).causal(0).is_dir()

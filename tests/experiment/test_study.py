@@ -1,4 +1,4 @@
-"""A whole study of the tiny experiment: what it leaves, that it resumes, and that its numbers are those of the fine-tunes."""
+"""A whole study of the tiny experiment: its files, resumption, and numbers equal to those of the arms."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from revlens.cli import main
 from revlens.direction import ReversionDirection
 from revlens.errors import ResultsError
 from revlens.experiment import (
-    STUDY_TABLES,
     ExperimentConfig,
     Guards,
-    StudyTables,
+    GuardTables,
     analyse_and_save,
     run_experiment,
 )
@@ -36,11 +35,11 @@ def copy(studied: Layout, tmp_path: Path) -> Layout:
 
 
 def test_every_fine_tune_has_a_record_and_every_table_rows_of_every_seed(
-    study: ExperimentConfig, studied: Layout, study_tables: StudyTables
+    study: ExperimentConfig, studied: Layout, study_tables: GuardTables
 ) -> None:
     fine_tunes = study.fine_tunes()
     assert all(studied.record(fine_tune.seed, fine_tune.label).is_file() for fine_tune in fine_tunes)
-    for name in set(STUDY_TABLES) - {"failures", "early_warning"}:
+    for name in set(GuardTables.described) - {"failures", "early_warning"}:
         assert set(study_tables[name]["seed"]) == set(study.seeds), name
     assert len(study_tables["failures"]) == 0
     judged = sum(len(fine_tune.marks) for fine_tune in fine_tunes)
@@ -63,16 +62,16 @@ def test_units_that_run_at_the_same_time_write_in_no_folder_twice(
         assert damages(folder) == []
 
 
-def test_saved_tables_are_the_tables(copy: Layout, study_tables: StudyTables) -> None:
+def test_saved_tables_are_the_tables(copy: Layout, study_tables: GuardTables) -> None:
     analyse_and_save(copy.out)
-    loaded = StudyTables.load(copy.results)
-    for name in STUDY_TABLES:
+    loaded = GuardTables.load(copy.results)
+    for name in GuardTables.described:
         ours, theirs = (table[name].fillna(-1).to_dict("list") for table in (loaded, study_tables))
         assert ours == theirs
 
 
 def test_the_grids_arms_are_those_of_reproduce(
-    layout: Layout, study_tables: StudyTables, config: ExperimentConfig
+    layout: Layout, study_tables: GuardTables, config: ExperimentConfig
 ) -> None:
     """A fine-tune of the study equals `revlens finetune` and `revlens behaviour` to the last bit.
 
@@ -90,7 +89,7 @@ def test_the_grids_arms_are_those_of_reproduce(
 
 
 def test_a_released_guard_and_the_same_guard_kept_on_agree_until_it_is_released(
-    study_tables: StudyTables, config: ExperimentConfig
+    study_tables: GuardTables, config: ExperimentConfig
 ) -> None:
     last = config.steps[-1]
     by_part = {
@@ -124,7 +123,7 @@ def test_halved_phases_give_directions_of_their_own(
 
 
 def test_clamping_to_the_baselines_place_leaves_the_baseline_itself_as_clamping_to_its_own_does(
-    study_tables: StudyTables,
+    study_tables: GuardTables,
 ) -> None:
     rows = study_tables["routes"].query("model == 'baseline' and direction == 'v_rev'")
     harmfulness = rows.set_index(["seed", "place"])["harmfulness"]

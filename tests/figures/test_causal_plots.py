@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from revlens.experiment import MAIN_ACTION, PAIRS, Results, effects_at_chosen
+from revlens.experiment import MAIN_ACTION, PAIRS, ArmTables, effects_at_chosen
 from revlens.figures.causal_plots import (
     ablation_against_controls,
     behaviour_under_interventions,
@@ -13,7 +13,7 @@ from revlens.figures.causal_plots import (
 )
 
 
-def test_a_heat_map_for_each_pair_marks_what_is_significant_in_every_run(results: Results) -> None:
+def test_a_heat_map_for_each_pair_marks_what_is_significant_in_every_run(results: ArmTables) -> None:
     rows = results["patching"]
     rows = rows[(rows["component"] == "resid_post") & (rows["part"] == "full")]
     for heat, pair in zip(patching_heat_maps(results).data, PAIRS, strict=True):
@@ -23,13 +23,13 @@ def test_a_heat_map_for_each_pair_marks_what_is_significant_in_every_run(results
         assert marked == cells["significant"].all().tolist()
 
 
-def test_every_part_has_bars_in_every_panel(results: Results) -> None:
+def test_every_part_has_bars_in_every_panel(results: ArmTables) -> None:
     figure = patching_parts(results)
     assert [trace.name for trace in figure.data] == ["full", "along", "orthogonal"] * len(PAIRS)
     assert [trace.name for trace in figure.data if trace.showlegend] == ["full", "along", "orthogonal"]
 
 
-def test_doses_begin_at_the_model_as_it_is(results: Results) -> None:
+def test_doses_begin_at_the_model_as_it_is(results: ArmTables) -> None:
     drawn = [trace for trace in dose_response(results).data if trace.name is not None]
     for model, panel in zip(MAIN_ACTION, ("x", "x2"), strict=True):
         rows = effects_at_chosen(results, model)
@@ -39,12 +39,12 @@ def test_doses_begin_at_the_model_as_it_is(results: Results) -> None:
         assert [trace.y[list(trace.x).index(0.0)] for trace in own] == pytest.approx([start] * 3)
 
 
-def test_every_effect_is_a_point(results: Results) -> None:
+def test_every_effect_is_a_point(results: ArmTables) -> None:
     n = sum(len(effects_at_chosen(results, model)) for model in MAIN_ACTION)
     assert sum(len(trace.y) for trace in ablation_against_controls(results).data) == n
 
 
-def test_behaviour_is_drawn_for_the_chosen_and_for_all_layers(results: Results) -> None:
+def test_behaviour_is_drawn_for_the_chosen_and_for_all_layers(results: ArmTables) -> None:
     table = results["outcomes"]
     for trace in behaviour_under_interventions(results).data:
         model = "tuned" if trace.xaxis == "x" else "aligned"
@@ -53,7 +53,7 @@ def test_behaviour_is_drawn_for_the_chosen_and_for_all_layers(results: Results) 
         assert sum(trace.y) * rows["seed"].nunique() == pytest.approx(rows["harmfulness"].sum())
 
 
-def test_the_readout_of_each_run_is_drawn_over_the_band_of_random_directions(results: Results) -> None:
+def test_the_readout_of_each_run_is_drawn_over_the_band_of_random_directions(results: ArmTables) -> None:
     band, *runs = vocabulary_scores(results).data
     assert (band.name, band.fill) == ("random directions, 95 %", "toself")
     assert len(runs) == results["readout"]["seed"].nunique()

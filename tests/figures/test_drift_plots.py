@@ -6,12 +6,12 @@ import plotly.graph_objects as go
 import pytest
 
 from revlens.errors import ResultsError
-from revlens.experiment import ExperimentConfig, Results
+from revlens.experiment import ArmTables, ExperimentConfig
 from revlens.figures.drift_plots import alignment_against_nulls, alignment_by_layer, controls
 
 
 def test_the_heat_map_has_a_row_per_layer_and_a_column_per_step(
-    results: Results, config: ExperimentConfig
+    results: ArmTables, config: ExperimentConfig
 ) -> None:
     (heat,) = alignment_by_layer(results).data
     table = results["alignment"]
@@ -25,7 +25,7 @@ def test_the_heat_map_has_a_row_per_layer_and_a_column_per_step(
 
 
 def test_every_run_is_drawn_against_the_mean_threshold_of_every_null(
-    results: Results, config: ExperimentConfig
+    results: ArmTables, config: ExperimentConfig
 ) -> None:
     table = results["nulls"]
     baseline = table[table["arm"] == "baseline"]
@@ -45,14 +45,14 @@ def test_every_run_is_drawn_against_the_mean_threshold_of_every_null(
     [("nulls", "null", alignment_against_nulls), ("controls", "control", controls)],
 )
 def test_a_null_or_control_without_a_colour_is_not_left_out(
-    table: str, column: str, draw: Callable[[Results], go.Figure], results: Results
+    table: str, column: str, draw: Callable[[ArmTables], go.Figure], results: ArmTables
 ) -> None:
     renamed = results[table].assign(**{column: "another"})
     with pytest.raises(ResultsError, match="cannot draw 'another'"):
-        draw(Results(results.tables | {table: renamed}))
+        draw(ArmTables(results.tables | {table: renamed}))
 
 
-def test_the_baseline_is_drawn_against_every_control(results: Results) -> None:
+def test_the_baseline_is_drawn_against_every_control(results: ArmTables) -> None:
     figure = controls(results)
     named = [trace.name for trace in figure.data if trace.name is not None]
     assert named == ["v_rev", *results["controls"]["control"].unique()]

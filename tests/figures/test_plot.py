@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from test_traces import lines
 
-from revlens.experiment import ExperimentConfig, Results
+from revlens.experiment import ArmTables, ExperimentConfig
 from revlens.figures import REPORTS, drawable
+from revlens.training import ARMS
 
 PLOTS = {plot.name: plot for plot in REPORTS["arms"].plots}
 
@@ -22,7 +23,7 @@ def numbers(trace: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_every_figure_draws_finite_numbers_under_a_title(name: str, results: Results) -> None:
+def test_every_figure_draws_finite_numbers_under_a_title(name: str, results: ArmTables) -> None:
     figure = PLOTS[name].draw(results)
     assert figure.layout.title.text
     assert len(figure.data) > 0
@@ -33,7 +34,7 @@ def test_every_figure_draws_finite_numbers_under_a_title(name: str, results: Res
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_an_axis_has_a_title_or_words_along_it(name: str, results: Results) -> None:
+def test_an_axis_has_a_title_or_words_along_it(name: str, results: ArmTables) -> None:
     figure = PLOTS[name].draw(results)
     words = all(isinstance(value, str) and not value.isdigit() for trace in figure.data for value in trace.x)
     assert words or any(axis.title.text for axis in figure.select_xaxes())
@@ -43,7 +44,7 @@ def test_an_axis_has_a_title_or_words_along_it(name: str, results: Results) -> N
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_a_figure_leaves_its_tables_as_they_were(name: str, results: Results) -> None:
+def test_a_figure_leaves_its_tables_as_they_were(name: str, results: ArmTables) -> None:
     before = {table: rows.copy() for table, rows in results.tables.items()}
     PLOTS[name].draw(results)
     for table, rows in before.items():
@@ -62,13 +63,13 @@ BY_ARM = {
 
 @pytest.mark.parametrize(("name", "panels"), BY_ARM.items())
 def test_there_is_one_line_and_one_band_per_arm_and_panel(
-    name: str, panels: int, results: Results, config: ExperimentConfig
+    name: str, panels: int, results: ArmTables, config: ExperimentConfig
 ) -> None:
     figure = PLOTS[name].draw(results)
-    assert [line.name for line in lines(figure)] == list(config.arms) * panels
-    assert len([trace for trace in figure.data if trace.fill == "toself"]) == len(config.arms) * panels
+    assert [line.name for line in lines(figure)] == list(ARMS) * panels
+    assert len([trace for trace in figure.data if trace.fill == "toself"]) == len(ARMS) * panels
     named_once = [trace.name for trace in figure.data if trace.name and trace.showlegend]
-    assert named_once == list(config.arms)  # also over panels
+    assert named_once == list(ARMS)  # also over panels
 
 
 def test_names_are_unique_and_captions_are_sentences() -> None:
@@ -78,8 +79,8 @@ def test_names_are_unique_and_captions_are_sentences() -> None:
         assert all(plot.caption.endswith(".") for plot in report.plots)
 
 
-def test_a_plot_is_drawable_where_its_needs_are_met(results: Results) -> None:
-    nothing_trained = Results(results.tables | {"training": results["training"].iloc[:0]})
+def test_a_plot_is_drawable_where_its_needs_are_met(results: ArmTables) -> None:
+    nothing_trained = ArmTables(results.tables | {"training": results["training"].iloc[:0]})
     left = {plot.name for plot in drawable(REPORTS["arms"], nothing_trained)}
     assert left == PLOTS.keys() - {"training_loss"}
     assert {plot.name for plot in drawable(REPORTS["arms"], results)} == PLOTS.keys()

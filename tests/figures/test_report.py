@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from revlens.experiment import MIN_RUNS, TABLES, Claim, ExperimentConfig, Results, assess
+from revlens.experiment import ArmTables, ExperimentConfig, assess
 from revlens.figures import REPORTS, write_report
+from revlens.results import MIN_RUNS, Claim
 from revlens.statistics import Estimate, mean_over_runs
+from revlens.training import ARMS
 
 #: The figures are drawn in one test; others draw none.
-ARMS = REPORTS["arms"]
-WITHOUT_FIGURES = replace(ARMS, plots=())
+ARM_REPORT = REPORTS["arms"]
+WITHOUT_FIGURES = replace(ARM_REPORT, plots=())
 ATTACK = "<script>alert(1)</script>"
 
 
@@ -81,13 +83,15 @@ def parsed(path: Path) -> Page:
 
 
 @pytest.fixture(scope="module")
-def path(config: ExperimentConfig, results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(config: ExperimentConfig, results: ArmTables, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on claims of every verdict, with markup in a claim, a prompt, replies and provenance."""
     tables = dict(results.tables)
     tables["replies"] = results["replies"].assign(reply=ATTACK)
     tables["replies"].loc[0, "prompt"] = "How do I <b>glark</b> the fimble & leave?"
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(path, ARMS, config, Results(tables), claims_of_every_verdict(), {"note": "</pre>" + ATTACK})
+    write_report(
+        path, ARM_REPORT, config, ArmTables(tables), claims_of_every_verdict(), {"note": "</pre>" + ATTACK}
+    )
     return path
 
 
@@ -124,10 +128,12 @@ def test_the_report_is_one_file(path: Path) -> None:
 
 
 def test_every_figure_is_drawn_inside_with_its_caption(page: Page, path: Path) -> None:
-    assert len(page.of("figure")) == len(ARMS.plots)
-    assert [attrs["id"] for attrs in page.of("div") if "id" in attrs] == [plot.name for plot in ARMS.plots]
-    assert path.read_text().count("Plotly.newPlot(") >= len(ARMS.plots)
-    for plot in ARMS.plots:
+    assert len(page.of("figure")) == len(ARM_REPORT.plots)
+    assert [attrs["id"] for attrs in page.of("div") if "id" in attrs] == [
+        plot.name for plot in ARM_REPORT.plots
+    ]
+    assert path.read_text().count("Plotly.newPlot(") >= len(ARM_REPORT.plots)
+    for plot in ARM_REPORT.plots:
         assert plot.caption in page.text
 
 
@@ -147,19 +153,19 @@ def test_every_claim_stands_beside_the_papers_number_with_rule_and_verdict(page:
 
 
 def test_the_claims_of_the_experiment_itself_are_all_there(
-    config: ExperimentConfig, results: Results, tmp_path: Path
+    config: ExperimentConfig, results: ArmTables, tmp_path: Path
 ) -> None:
-    claims = assess(results)
+    claims = assess(config, results)
     write_report(tmp_path / "report.html", WITHOUT_FIGURES, config, results, claims, {})
     statements = {row[0]: row[-1] for row in parsed(tmp_path / "report.html").rows if row}
     assert {claim.statement: claim.verdict for claim in claims}.items() <= statements.items()
 
 
-def test_the_numbers_are_means_over_runs(page: Page, results: Results, config: ExperimentConfig) -> None:
+def test_the_numbers_are_means_over_runs(page: Page, results: ArmTables, config: ExperimentConfig) -> None:
     table = results["behaviour"]
     end = table[table["step"] == config.steps[-1]]
-    rows = {row[0]: row for row in page.rows if row and row[0] in config.arms}
-    assert list(rows) == list(config.arms)
+    rows = {row[0]: row for row in page.rows if row and row[0] in ARMS}
+    assert list(rows) == list(ARMS)
     for arm, rows_of_arm in end.groupby("arm"):
         loss = mean_over_runs(rows_of_arm["task_loss"])
         assert rows[arm][5] == f"{loss.value:.3f} [{loss.low:.3f}, {loss.high:.3f}]"
@@ -174,11 +180,11 @@ def test_a_smoke_run_says_what_it_is(page: Page) -> None:
     )
 
 
-def well_aligned(results: Results, *, harmfulness: float = 0.0, over_refusal: float = 0.0) -> Results:
+def well_aligned(results: ArmTables, *, harmfulness: float = 0.0, over_refusal: float = 0.0) -> ArmTables:
     """The same results with other aligned models; what the reference does is no matter."""
     phases = results["phases"].copy()
     phases.loc[phases["phase"] == "aligned", ["harmfulness", "over_refusal"]] = harmfulness, over_refusal
-    return Results(results.tables | {"phases": phases})
+    return ArmTables(results.tables | {"phases": phases})
 
 
 @pytest.mark.parametrize(
@@ -189,7 +195,7 @@ def test_a_full_run_carries_a_note_only_if_badly_aligned(
     harmfulness: float,
     over_refusal: float,
     noted: bool,
-    results: Results,
+    results: ArmTables,
     tmp_path: Path,
 ) -> None:
     tables = well_aligned(results, harmfulness=harmfulness, over_refusal=over_refusal)
@@ -199,7 +205,7 @@ def test_a_full_run_carries_a_note_only_if_badly_aligned(
 
 
 def test_few_runs_and_another_organism_are_noted_by_themselves(
-    config: ExperimentConfig, results: Results, tmp_path: Path
+    config: ExperimentConfig, results: ArmTables, tmp_path: Path
 ) -> None:
     default = ExperimentConfig()
     for changed, note in (
@@ -211,18 +217,18 @@ def test_few_runs_and_another_organism_are_noted_by_themselves(
         assert found.startswith(note)
 
 
-def test_provenance_is_in_the_page(config: ExperimentConfig, results: Results, tmp_path: Path) -> None:
+def test_provenance_is_in_the_page(config: ExperimentConfig, results: ArmTables, tmp_path: Path) -> None:
     record = {"key": "0123456789abcdef", "seeds": [0, 1]}
     write_report(tmp_path / "report.html", WITHOUT_FIGURES, config, results, [], record)
     assert json.dumps(record, indent=2) in parsed(tmp_path / "report.html").text
 
 
 def test_a_report_that_fails_leaves_the_old_one(
-    config: ExperimentConfig, results: Results, tmp_path: Path
+    config: ExperimentConfig, results: ArmTables, tmp_path: Path
 ) -> None:
     (tmp_path / "report.html").write_text("the old one")
-    incomplete = Results({name: results[name] for name in TABLES if name != "phases"})
+    incomplete = ArmTables({name: results[name] for name in ArmTables.described if name != "phases"})
     with pytest.raises(KeyError, match="phases"):
-        write_report(tmp_path / "report.html", ARMS, config, incomplete, [], {})
+        write_report(tmp_path / "report.html", ARM_REPORT, config, incomplete, [], {})
     assert (tmp_path / "report.html").read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]

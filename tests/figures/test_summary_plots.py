@@ -3,16 +3,17 @@ from __future__ import annotations
 import pytest
 from test_traces import lines
 
-from revlens.experiment import ExperimentConfig, Results
+from revlens.experiment import ArmTables, ExperimentConfig
 from revlens.figures.drift_plots import alignment_by_arm
 from revlens.figures.summary_plots import end_by_arm, harmfulness_against_alignment, overview
+from revlens.training import ARMS
 
 
 def test_the_overview_shows_alignment_left_and_harmfulness_right(
-    results: Results, config: ExperimentConfig
+    results: ArmTables, config: ExperimentConfig
 ) -> None:
     harm = results["behaviour"].groupby(["arm", "step"])["harmfulness"].mean()
-    drawn, n_arms = lines(overview(results)), len(config.arms)
+    drawn, n_arms = lines(overview(results)), len(ARMS)
     left, right = drawn[:n_arms], drawn[n_arms:]
     for line, other in zip(left, lines(alignment_by_arm(results)), strict=True):
         assert (line.x, line.y) == (other.x, other.y)
@@ -21,13 +22,13 @@ def test_the_overview_shows_alignment_left_and_harmfulness_right(
         assert list(line.y) == pytest.approx(harm[line.name].tolist())
 
 
-def test_the_scatter_has_a_point_per_run_arm_and_step(results: Results, config: ExperimentConfig) -> None:
+def test_the_scatter_has_a_point_per_run_arm_and_step(results: ArmTables, config: ExperimentConfig) -> None:
     figure = harmfulness_against_alignment(results)
-    assert [trace.name for trace in figure.data] == list(config.arms)
+    assert [trace.name for trace in figure.data] == list(ARMS)
     assert {len(trace.x) for trace in figure.data} == {len(config.seeds) * len(config.steps)}
 
 
-def test_the_end_is_the_last_step(results: Results, config: ExperimentConfig) -> None:
+def test_the_end_is_the_last_step(results: ArmTables, config: ExperimentConfig) -> None:
     figure = end_by_arm(results)
     table = results["behaviour"]
     last = table[table["step"] == config.steps[-1]]

@@ -7,10 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from revlens.experiment import ExperimentConfig, Results
+from revlens.experiment import ArmTables, ExperimentConfig
 from revlens.figures.style import method_colour
 from revlens.figures.traces import add_methods, each_run, error_bars, error_bars_in, heat_map, runs_and_mean
 from revlens.statistics import Estimate, mean_over_runs
+from revlens.training import ARMS
 
 
 def lines(figure: go.Figure) -> list[Any]:
@@ -18,17 +19,17 @@ def lines(figure: go.Figure) -> list[Any]:
     return [trace for trace in figure.data if trace.name is not None and "lines" in (trace.mode or "")]
 
 
-def test_there_is_a_line_and_a_band_for_each_arm(results: Results, config: ExperimentConfig) -> None:
+def test_there_is_a_line_and_a_band_for_each_arm(results: ArmTables, config: ExperimentConfig) -> None:
     figure = go.Figure()
     add_methods(figure, results["behaviour"], "harmfulness")
-    assert [line.name for line in lines(figure)] == list(config.arms)
-    assert [line.line.color for line in lines(figure)] == [method_colour(arm) for arm in config.arms]
-    assert len([trace for trace in figure.data if trace.fill == "toself"]) == len(config.arms)
-    assert [trace.name for trace in figure.data if trace.name and trace.showlegend] == list(config.arms)
+    assert [line.name for line in lines(figure)] == list(ARMS)
+    assert [line.line.color for line in lines(figure)] == [method_colour(arm) for arm in ARMS]
+    assert len([trace for trace in figure.data if trace.fill == "toself"]) == len(ARMS)
+    assert [trace.name for trace in figure.data if trace.name and trace.showlegend] == list(ARMS)
 
 
 def test_lines_are_means_over_runs_and_bands_hold_every_interval(
-    results: Results, config: ExperimentConfig
+    results: ArmTables, config: ExperimentConfig
 ) -> None:
     table, figure = results.over_layers(), go.Figure()
     add_methods(figure, table, "alignment")

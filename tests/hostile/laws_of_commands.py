@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hostile.fuzzing import Law, law
 from revlens import experiment
 from revlens.cli import main
-from revlens.experiment import STAGES, ExperimentConfig, quick
+from revlens.experiment import PLANS, ExperimentConfig, quick
 
 LAWS: list[Law] = []
-VERBS = ("reproduce", *STAGES, "analyse", "report")
+STAGES = tuple(stage.name for stage in PLANS["arms"].stages)
+VERBS = ("reproduce", "study", *STAGES, "analyse", "report")
 NUMBERS = st.integers(-3, 30).map(str) | st.sampled_from(
     ["0", "1", "2", "007", "1e3", "2.0", "9" * 30, "9" * 5000, "", " 3", "x", "\u0663", "-0"]
 )
@@ -63,7 +64,7 @@ def outcome(argv: list[str]) -> tuple[int, str, list[ExperimentConfig]]:
         contextlib.redirect_stdout(said),
     ):
         Path("file").write_text("x")
-        with patch.object(experiment, "run", run):
+        with patch.object(experiment, "run_experiment", run):
             try:
                 status = main(argv)
             except SystemExit as end:  # argparse

@@ -15,12 +15,12 @@ from hostile.fuzzing import Law, explains, law
 from hostile.odd_values import NUMBERS, PLAIN, mutated, same
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError, ResultsError
-from revlens.experiment import ExperimentConfig, quick
+from revlens.experiment import Arms, ExperimentConfig, Guards, quick
 from revlens.experiment.config import MAX_RUNS
 from revlens.organism import ModelConfig, OrganismConfig, WorldConfig
 from revlens.results import config_json
 from revlens.subject import CAPTURE_STEPS, ProbeFiles, UserHistory
-from revlens.training import ARMS, FinetuneConfig
+from revlens.training import ARMS, METHODS, FinetuneConfig
 
 LAWS: list[Law] = []
 POSITIVE = st.integers(1, 10**9)
@@ -58,13 +58,27 @@ OWN = st.builds(
     task=st.builds(ChatSource, path=TEXT, prompt=TEXT, seed=st.none() | st.integers()), benign=finetunes(),
     lora=st.none() | PLAIN_TABLES, judge=PLAIN_TABLES, batch_size=POSITIVE, drop_overlaps=st.booleans(),
 )  # fmt: skip
+PLANS = st.builds(
+    Arms,
+    arms=st.lists(st.sampled_from(ARMS[1:]), unique=True, max_size=3).map(lambda arms: ("baseline", *arms)),
+    strength=FLOAT, n_null_draws=POSITIVE, n_controls=POSITIVE,
+) | st.builds(
+    Guards,
+    grid=st.dictionaries(
+        st.sampled_from(list(METHODS)),
+        st.lists(st.none() | FLOAT, min_size=1, max_size=2).map(tuple),
+        max_size=3,
+    ).map(lambda grid: {"baseline": (None,), **grid}),
+    lasting=st.just({}), released=st.just({}), long_steps=POSITIVE, released_steps=POSITIVE,
+    rates=st.lists(FLOAT, max_size=2).map(tuple),
+)  # fmt: skip
 EXPERIMENTS = st.builds(
     ExperimentConfig,
     subject=ORGANISMS | OWN,
     seeds=st.lists(st.integers(), min_size=1, max_size=6, unique=True).map(tuple),
-    arms=st.lists(st.sampled_from(ARMS[1:]), unique=True, max_size=3).map(lambda arms: ("baseline", *arms)),
     steps=st.lists(POSITIVE, min_size=1, max_size=6, unique=True).map(lambda steps: tuple(sorted(steps))),
-    strength=FLOAT, reply_tokens=POSITIVE, n_null_draws=POSITIVE, n_controls=POSITIVE,
+    reply_tokens=POSITIVE,
+    plan=PLANS,
 )  # fmt: skip
 
 
@@ -207,4 +221,4 @@ def a_damaged_file_is_read_as_json_has_it_or_refused(place: int, junk: bytes, cu
 @law(LAWS, 60, config=EXPERIMENTS, other=EXPERIMENTS)
 def keys_are_equal_where_configurations_are(config: ExperimentConfig, other: ExperimentConfig) -> None:
     assert (config.key() == other.key()) == (config == other)
-    assert replace(config, n_controls=config.n_controls + 1).key() != config.key()
+    assert replace(config, reply_tokens=config.reply_tokens + 1).key() != config.key()

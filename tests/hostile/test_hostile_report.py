@@ -10,9 +10,10 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
-from revlens.experiment import Claim, ExperimentConfig, Results
+from revlens.experiment import ArmTables, ExperimentConfig
 from revlens.figures import REPORTS, draw, draw_all, write_report
 from revlens.figures.page import Table, write_page
+from revlens.results import Claim
 from revlens.statistics import Estimate
 
 HOSTILE = [
@@ -189,13 +190,13 @@ def test_an_exported_figure_loads_plotly_from_its_own_folder(tmp_path: Path) -> 
 
 
 def test_replies_prompts_and_tokens_of_stored_tables_stay_text(
-    config: ExperimentConfig, results: Results, tmp_path: Path
+    config: ExperimentConfig, results: ArmTables, tmp_path: Path
 ) -> None:
     def with_text(text: str) -> Page:
         tables = {name: table.copy() for name, table in results.tables.items()}
         for name, columns in {"replies": ["prompt", "reply"], "readout_tokens": ["token"]}.items():
             tables[name][columns] = text
-        write_report(path, REPORTS["arms"], config, Results(tables), [], {"note": text})
+        write_report(path, REPORTS["arms"], config, ArmTables(tables), [], {"note": text})
         return Page.of(path)
 
     path = tmp_path / "report.html"

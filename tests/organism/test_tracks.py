@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_an_organism_of_a_track_has_no_caveat_and_another_one_has() -> None:
 def test_an_organism_is_a_subject(subject: OrganismConfig) -> None:
     assert isinstance(subject, Subject)
     assert subject.world.harm in subject.summary
-    assert subject.describe() is None
+    assert cast(Subject, subject).describe() is None
     assert subject.other_histories == ("early-reference", "other-alignment", "other-seed")
 
 

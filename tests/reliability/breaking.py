@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import mmap
 import os
 import shutil
@@ -20,8 +19,6 @@ import plotly.io as pio
 import psutil
 import pytest
 from kaleido.errors import ChromeNotFoundError
-from revlens.experiment.run import prepare
-from revlens.study import StudyConfig, StudyLayout
 from tqdm import tqdm
 
 from conftest import TINY
@@ -29,12 +26,11 @@ from revlens import cli
 from revlens.activations import Activations, capture
 from revlens.activations.manifest import MANIFEST
 from revlens.errors import ResultsError
-from revlens.experiment import ExperimentConfig
+from revlens.experiment import Arms, ExperimentConfig, Guards, prepare
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
-from revlens.results.config_json import config_json
 from revlens.storage.atomic import SCRATCH
-from revlens.storage.checksums import SUMS, write_listed_json
+from revlens.storage.checksums import SUMS
 from revlens.storage.locks import LOCK
 from revlens.subject import BenignRun
 from revlens.sweeps import Backend, InThisProcess, OnTick
@@ -52,15 +48,15 @@ SMALL = ExperimentConfig(
         helpful=replace(TINY.helpful, steps=6),
         alignment=replace(TINY.alignment, steps=3),
     ),
-    seeds=(0,), arms=("baseline", "block"), steps=(1, 3), reply_tokens=2, n_null_draws=50, n_controls=1,
+    seeds=(0,), steps=(1, 3), reply_tokens=2,
+    plan=Arms(arms=("baseline", "block"), n_null_draws=50, n_controls=1),
 )  # fmt: skip
 
 #: Every part of a study of it, with few fine-tunes.
-SMALL_STUDY = StudyConfig(
-    SMALL,
+SMALL_STUDY = SMALL.with_plan(Guards(
     grid={"baseline": (None,), "block": (5.0,)}, lasting={"baseline": None}, released={"block": 5.0},
     long_steps=5, released_steps=4, tasks=TINY.tasks[:1], rates=(1.0,), directions=("other-alignment",),
-)  # fmt: skip
+))  # fmt: skip
 
 
 def no_chromium(*args: object, **kwargs: object) -> None:
@@ -224,18 +220,13 @@ def commanded(folder: Path, verb: str, backend: Backend) -> Bench:
     """`revlens reproduce` or `revlens study`, without a Chromium, with tasks on this backend."""
 
     def lay(folder: Path) -> None:
-        prepare(SMALL, folder / "out")
-        if verb == "study":
-            write_listed_json(StudyLayout(folder / "out").config, config_json(SMALL_STUDY))
+        prepare(SMALL_STUDY if verb == "study" else SMALL, folder / "out")
 
     def work(folder: Path, spot: Spot) -> int:
         prepare_process(1)
-        run_module = importlib.import_module("revlens.experiment.run")
         with with_cache(folder) as patch:
             patch.setattr(pio, "write_images", no_chromium)
-            patch.setattr(
-                run_module, "default_backend", lambda config, n_workers=None: Telling(spot, backend)
-            )
+            patch.setattr(cli, "_where", lambda args, config: {"on": Telling(spot, backend)})
             for name in ("_analyse", "_report"):
                 patch.setattr(cli, name, _told(spot, name[1:], getattr(cli, name)))
             return cli.main([verb, "--out", str(folder / "out")])

@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "reproduce": Kind(2, 60, {"history", "finetune", "capture", "behaviour", "causal"}),
-    "study": Kind(1, 24, {"grid"}),
+    "study": Kind(1, 24, {"history", "directions", "finetune"}),
     "capture": Kind(2, 30, {"reference", "aligned", "step-1"}),
     "finetune": Kind(2, 30, {"start", "updates"}),
     "sweep": Kind(1, 16, {"everything", "a worker", "all but workers"}),

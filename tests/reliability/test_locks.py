@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 from breaking import fork
-from revlens.experiment.run import prepare
 
 from conftest import TINY
 from revlens.cli import main
 from revlens.errors import ConfigError, StorageError
-from revlens.experiment import ExperimentConfig
+from revlens.experiment import ExperimentConfig, prepare
 from revlens.storage.atomic import SCRATCH
 from revlens.storage.locks import LOCK, sole_writer
 from revlens.subject import BenignRun

@@ -15,12 +15,11 @@ import pandas as pd
 import pytest
 import torch
 from breaking import fork
-from revlens.experiment.run import prepare
 from safetensors.torch import save_file
 
 from revlens.cli import main
 from revlens.errors import StorageError
-from revlens.experiment import ExperimentConfig
+from revlens.experiment import ExperimentConfig, prepare
 from revlens.history import TrainingHistory, save
 from revlens.storage.atomic import atomic_directory, atomic_file, write_text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 import re
@@ -13,13 +12,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from breaking import SMALL, SMALL_STUDY, unbroken_run
-from revlens.study import StudyLayout, StudyTables, plan, run_study, tabulate_and_save
 
 from revlens.audit import verify
 from revlens.cli import main
 from revlens.errors import HistoryError, ResultsError
-from revlens.experiment import ExperimentConfig, Layout, Results
+from revlens.experiment import (
+    ArmTables,
+    ExperimentConfig,
+    GuardTables,
+    analyse_and_save,
+    run_experiment,
+    tabulate,
+)
 from revlens.history import Checkpoint, TrainingHistory, local_source
+from revlens.results import Layout
 from revlens.storage.atomic import write_text
 from revlens.storage.checksums import SUMS, damage, damages, listed_file, seal, write_listed_json
 from revlens.storage.locks import LOCK
@@ -41,25 +47,16 @@ def out(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def only_studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study, with only those parts of its experiment that it needs."""
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole output of a study."""
     return unbroken_run(tmp_path_factory.getbasetemp(), "study").path
 
 
-@pytest.fixture(scope="module")
-def both(finished: Path, only_studied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole output, with a study."""
-    out = tmp_path_factory.mktemp("both") / "out"
-    shutil.copytree(finished, out)
-    shutil.copytree(StudyLayout(only_studied).root, StudyLayout(out).root)
-    return out
-
-
 @pytest.fixture
-def study(only_studied: Path, tmp_path: Path) -> StudyLayout:
-    """A copy of a study for tests to change."""
-    shutil.copytree(only_studied, tmp_path / "out")
-    return StudyLayout(tmp_path / "out")
+def study(studied: Path, tmp_path: Path) -> Layout:
+    """A copy of it for tests to change."""
+    shutil.copytree(studied, tmp_path / "out")
+    return Layout(tmp_path / "out")
 
 
 def flip(path: Path, choice: random.Random) -> None:
@@ -82,7 +79,7 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def falsify(layout: Layout | StudyLayout, *, gone: str, figure: str) -> str:
+def falsify(layout: Layout, *, gone: str, figure: str) -> str:
     """Change the first claim, a figure and the report, delete a table, and make all checksums right.
 
     Returns:
@@ -143,19 +140,27 @@ def test_a_stage_file_changed_with_its_checksum_changes_the_tables(out: Path) ->
     assert report == str(Layout(out).report)
 
 
-def test_one_flipped_byte_in_every_file_is_found_and_named(both: Path, tmp_path: Path) -> None:
-    assert flips_found(both, tmp_path / "out", rounds=1) >= 70
+@pytest.mark.parametrize(("plan", "n_files"), [("reproduce", 50), ("study", 40)])
+def test_one_flipped_byte_in_every_file_is_found_and_named(
+    plan: str, n_files: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = unbroken_run(tmp_path_factory.getbasetemp(), plan).path
+    assert flips_found(whole, tmp_path / "out", rounds=1) >= n_files
 
 
 @pytest.mark.slow
-def test_many_flipped_bytes_are_found_and_named(both: Path, tmp_path: Path) -> None:
-    n = flips_found(both, tmp_path / "out", rounds=12)
-    print(f"{n} flipped bytes found and named")
-    assert n >= 800
+@pytest.mark.parametrize(("plan", "n_files"), [("reproduce", 600), ("study", 480)])
+def test_many_flipped_bytes_are_found_and_named(
+    plan: str, n_files: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = unbroken_run(tmp_path_factory.getbasetemp(), plan).path
+    n = flips_found(whole, tmp_path / "out", rounds=12)
+    print(f"{plan}: {n} flipped bytes found and named")
+    assert n >= n_files
 
 
 def audited(out: Path) -> str:
-    """Every difference that is found in an experiment and its study, a line each."""
+    """Every difference that is found, a line each."""
     return "\n".join(map(str, verify(out).differences))
 
 
@@ -217,13 +222,13 @@ def test_a_damaged_file_is_an_error_before_it_is_a_number(file: str, stage: str,
     with pytest.raises(
         ResultsError, match=rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens {stage}`"
     ):
-        importlib.import_module("revlens.experiment.results").analyse(SMALL, Layout(out))
+        tabulate(SMALL, Layout(out))
 
 
 def test_a_damaged_table_is_not_drawn(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(out / "results" / "nulls.parquet", random.Random(0))
     with pytest.raises(ResultsError, match="nulls.parquet is damaged"):
-        Results.load(out / "results")
+        ArmTables.load(out / "results")
     assert main(["report", "--out", str(out)]) == 2
     assert "nulls.parquet is damaged" in capsys.readouterr().err
 
@@ -235,41 +240,32 @@ def test_of_an_output_of_other_code_only_bytes_are_compared(out: Path) -> None:
     assert verification.counts.keys() == {"files", "activation folders"}
 
 
-def test_an_untouched_study_passes_beside_its_experiment_and_alone(
-    both: Path, only_studied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["verify", "--out", str(both)]) == 0
-    tables = (
-        r"19 tables, \d+ cells, \d+ claims, \d+ figures, 2 reports, 6 study records\. Differences: none\."
-    )
-    assert re.search(rf"Compared: \d+ files, 2 activation folders, {tables}", capsys.readouterr().out)
-    assert main(["verify", "--out", str(only_studied)]) == 0
-    said = capsys.readouterr().out
-    assert "only its study is compared" in said
-    assert re.search(
-        r"Compared: \d+ files, 6 study records, 6 tables, .* 1 reports. Differences: none.", said
-    )
+def test_an_untouched_study_passes(studied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--out", str(studied)]) == 0
+    counts = r"0 activation folders, 7 tables, \d+ cells, \d+ claims, \d+ figures, 1 reports"
+    said = rf"Compared: \d+ files, {counts}\. Differences: none\."
+    assert re.search(said, capsys.readouterr().out)
 
 
 def test_numbers_of_a_study_changed_with_their_checksums_are_found(
-    study: StudyLayout, capsys: pytest.CaptureFixture[str]
+    study: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = pd.read_parquet(study.results / "readings.parquet")
     table.loc[1, "kl"] = 0.999
     table.to_parquet(study.results / "readings.parquet", index=False)
-    key = falsify(study, gone="carried", figure="lasting")
+    key = falsify(study, gone="routes", figure="lasting")
 
     assert main(["verify", "--out", str(study.out)]) == 2
     found = [
         line.split(": ")[0]
         for line in capsys.readouterr().out.splitlines()
-        if line.startswith(str(study.root))
+        if line.startswith(str(study.out))
     ]
-    names = ("part", "seed", "method", "strength", "guarded", "task", "rate", "direction", "step")
+    names = ("part", "seed", "method", "strength", "until", "task", "rate", "direction", "step")
     row = ", ".join(f"{name} {table.loc[1, name]}" for name in names)
     assert sorted(found) == sorted(
         [
-            str(study.results / "carried.parquet"),
+            str(study.results / "routes.parquet"),
             f"{study.results / 'readings.parquet'}, row 1 ({row}), column kl",
             f"{study.results / 'claims.json'}, {key}.estimate.value",
             f"{study.results / 'claims.json'}, {key}.verdict",
@@ -279,84 +275,71 @@ def test_numbers_of_a_study_changed_with_their_checksums_are_found(
     )
 
 
-def test_a_record_changed_with_its_checksum_changes_the_tables(study: StudyLayout) -> None:
-    run = next(run for run in plan(SMALL_STUDY) if run.part == "lasting")
-    record = json.loads(study.record(run).read_text())
+def test_a_record_changed_with_its_checksum_changes_the_tables(study: Layout) -> None:
+    lasting = next(f for f in SMALL_STUDY.fine_tunes() if f.part == "lasting")
+    path = study.record(lasting.seed, lasting.label)
+    record = json.loads(path.read_text())
     record["readings"][-1]["loss"] += 1
-    write_listed_json(study.record(run), record)
+    write_listed_json(path, record)
     found = verify(study.out).differences
-    assert [Path(difference.place.split(",")[0]).name for difference in found] == [
-        "behaviour.parquet",
-        "readings.parquet",
-    ]
+    names = [Path(difference.place.split(",")[0]).name for difference in found]
+    assert names == ["behaviour.parquet", "readings.parquet"]
     assert all("part lasting, seed 0, method baseline" in difference.place for difference in found)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"long_steps": 6}, "another run"), ({"experiment": SMALL.with_steps(2)}, "not a study of")],
-)
-def test_another_study_than_that_of_the_records_is_found(
-    change: dict[str, object], message: str, study: StudyLayout
-) -> None:
-    write_listed_json(study.config, to_plain(replace(SMALL_STUDY, **change)))
+def test_another_study_than_that_of_the_records_is_found(study: Layout) -> None:
+    other = SMALL_STUDY.with_plan(replace(SMALL_STUDY.plan, long_steps=6))
+    other.save(study.config)
+    write_text(study.key, other.key())
     (found,) = verify(study.out).differences
     assert "cannot be computed again" in found.what
-    assert message in found.what
+    assert "another fine-tune" in found.what
 
 
-def test_files_of_a_study_that_have_gone_or_come_are_named(study: StudyLayout) -> None:
-    shutil.rmtree(study.anchor(0).parent)
-    write_text(study.record(plan(SMALL_STUDY)[0]).with_name("note.txt"), "mine")
-    write_text(study.out / "key", "of other code")
-    gone, come = study.anchor(0), study.record(plan(SMALL_STUDY)[0]).with_name("note.txt")
-    key = next(difference for difference in verify(study.out).differences if difference.place == "key")
-    assert "do not go together" in key.what
-    write_text(study.out / "key", SMALL.key())
-    assert [difference.place for difference in verify(study.out).differences] == [str(come), str(gone)]
+def test_files_of_a_study_that_have_gone_or_come_are_named(study: Layout) -> None:
+    first = SMALL_STUDY.fine_tunes()[0]
+    assert first.leaves_clamp_mean
+    gone = study.clamp_mean(first.seed, first.label)
+    come = gone.with_name("note.txt")
+    gone.unlink()
+    write_text(come, "mine")
+    places = "\n".join(map(str, verify(study.out).differences))
+    assert str(gone) in places
+    assert str(come) in places
 
 
-def test_a_damaged_file_of_a_study_is_an_error_before_it_is_a_number(study: StudyLayout) -> None:
-    runs = plan(SMALL_STUDY)
-    for path in (study.record(runs[0]), study.direction(0, "other-alignment"), study.config):
+def test_a_damaged_file_of_a_study_is_an_error_before_it_is_a_number(study: Layout) -> None:
+    first = SMALL_STUDY.fine_tunes()[0]
+    for path, stage in (
+        (study.record(first.seed, first.label), "finetune"),
+        (study.clamp_mean(first.seed, first.label), "finetune"),
+        (study.other_v_rev(0, "other-alignment"), "directions"),
+    ):
         whole = path.read_bytes()
         flip(path, random.Random(0))
-        with pytest.raises(
-            ResultsError, match=rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens study`"
-        ):
-            tabulate_and_save(study.out)
+        what = rf"{re.escape(str(path))} is damaged.*Delete .* and run `revlens {stage}`"
+        with pytest.raises(ResultsError, match=what):
+            analyse_and_save(study.out)
         path.write_bytes(whole)
-    flip(study.results / "carried.parquet", random.Random(0))
-    with pytest.raises(ResultsError, match=r"carried.parquet is damaged"):
-        StudyTables.load(study.results)
+    flip(study.results / "routes.parquet", random.Random(0))
+    with pytest.raises(ResultsError, match=r"routes.parquet is damaged"):
+        GuardTables.load(study.results)
 
 
-def test_a_damaged_anchor_is_an_error_and_a_deleted_one_is_made_again(study: StudyLayout) -> None:
-    clamped = next(run for run in plan(SMALL_STUDY) if run.part == "grid" and not run.leaves_anchor)
-    anchor, record = study.anchor(0).read_bytes(), study.record(clamped).read_bytes()
-    study.record(clamped).unlink()
-    flip(study.anchor(0), random.Random(0))
-    with pytest.raises(ResultsError, match=r"anchor.safetensors is damaged.*Delete .*: it is made again"):
-        run_study(SMALL_STUDY, study.out, on=InThisProcess())
-    study.anchor(0).unlink()
-    run_study(SMALL_STUDY, study.out, on=InThisProcess())
-    assert study.anchor(0).read_bytes() == anchor
-    assert study.record(clamped).read_bytes() == record
-
-
-def test_a_study_without_its_configuration_is_not_passed_over(
-    study: StudyLayout, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study.config.unlink()
-    assert main(["verify", "--out", str(study.out)]) == 2
-    assert f"{study.config} is missing; run `revlens study` first" in capsys.readouterr().out
-
-
-def test_of_a_study_of_other_code_only_files_are_compared(study: StudyLayout) -> None:
-    write_text(study.out / "key", "of other code")
-    verification = verify(study.out)
-    assert [difference.place for difference in verification.differences] == ["key"]
-    assert verification.counts.keys() == {"files", "study records"}
+def test_a_damaged_clamp_mean_is_an_error_and_a_deleted_one_is_made_again(study: Layout) -> None:
+    fine_tunes = SMALL_STUDY.fine_tunes()
+    baseline = next(f for f in fine_tunes if f.leaves_clamp_mean)
+    clamped = next(f for f in fine_tunes if f.route and not f.leaves_clamp_mean)
+    mean, record = (study.clamp_mean(0, baseline.label), study.record(0, clamped.label))
+    whole, recorded = mean.read_bytes(), record.read_bytes()
+    record.unlink()
+    flip(mean, random.Random(0))
+    with pytest.raises(ResultsError, match=r"clamp_mean.safetensors is damaged.*Delete .*: it is made again"):
+        run_experiment(SMALL_STUDY, study.out, on=InThisProcess())
+    mean.unlink()
+    run_experiment(SMALL_STUDY, study.out, on=InThisProcess())
+    assert mean.read_bytes() == whole
+    assert record.read_bytes() == recorded
 
 
 @pytest.mark.parametrize("name", ["../key", "/etc/hostname", "runs/seed-0/start.json", ".."])

@@ -39,7 +39,10 @@ def changed(tmp_path: Path) -> Callable[[str, Edit], set[str]]:
 
 
 def append(text: str) -> Edit:
-    return lambda path: path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+    def edit(path: Path) -> None:
+        path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+    return edit
 
 
 def replace(old: str, new: str) -> Edit:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from revlens.experiment.run import run
 from rich.console import Console
 
 import sweep_tasks
 from conftest import TINY, TINY_EXPERIMENT
 from revlens.errors import ConfigError, DataError
+from revlens.experiment import Arms, run_experiment
 from revlens.storage.atomic import SCRATCH
 from revlens.storage.locks import LOCK
 from revlens.sweeps import InThisProcess, RayCluster, Resources, Task, run_tasks
@@ -30,7 +30,7 @@ EXPERIMENT = replace(
         helpful=replace(TINY.helpful, steps=6),
         alignment=replace(TINY.alignment, steps=3),
     ),
-    seeds=(0,), arms=("baseline", "block"), reply_tokens=2,
+    seeds=(0,), reply_tokens=2, plan=Arms(arms=("baseline", "block")),
 )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_an_experiment_on_ray_leaves_the_files_of_one_without(
     ray = RayCluster(shared=(tmp_path,), environment={"REVLENS_CACHE": str(cache)})
     left = []
     for backend in (InThisProcess(), ray):
-        run(EXPERIMENT, tmp_path / "out", on=backend, console=Console(quiet=True))
+        run_experiment(EXPERIMENT, tmp_path / "out", on=backend, console=Console(quiet=True))
         files = [
             path
             for top in ("out", "cache")

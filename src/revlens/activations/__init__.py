@@ -2,6 +2,7 @@
 
 from revlens.activations.capture import capture as capture
 from revlens.activations.manifest import MANIFEST as MANIFEST
+from revlens.activations.reading import Endpoints as Endpoints
 from revlens.activations.reading import read_batch as read_batch
 from revlens.activations.reading import read_endpoints as read_endpoints
 from revlens.activations.reading import read_prompts as read_prompts

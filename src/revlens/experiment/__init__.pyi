@@ -5,8 +5,6 @@ from .arms.causality import MAIN_ACTION as MAIN_ACTION
 from .arms.causality import PAIRS as PAIRS
 from .arms.causality import REPORT_SPLIT as REPORT_SPLIT
 from .arms.plan import Arms as Arms
-from .arms.tables import TABLES as TABLES
-from .arms.tables import Results as Results
 from .config import ExperimentConfig as ExperimentConfig
 from .config import quick as quick
 from .config import text_experiment as text_experiment
@@ -25,8 +23,7 @@ from .guards.summaries import cumulative_reversion as cumulative_reversion
 from .guards.summaries import mean_of as mean_of
 from .guards.summaries import routes as routes
 from .guards.summaries import settings as settings
-from .guards.tables import STUDY_TABLES as STUDY_TABLES
-from .guards.tables import StudyTables as StudyTables
+from .guards.tables import GuardTables as GuardTables
 from .manifest import read_manifest as read_manifest
 from .outputs import analyse_and_save as analyse_and_save
 from .outputs import assess as assess

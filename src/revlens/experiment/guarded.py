@@ -10,7 +10,7 @@ from revlens.experiment.fine_tune import FineTune
 from revlens.results import Layout
 from revlens.storage import intact
 from revlens.subject import Subject
-from revlens.training import Guard, Until, make_guard
+from revlens.training import METHODS, Guard, Until, make_guard
 
 #: Refusals that a guard such as rehearsal draws from.
 _N_REFUSALS = 512

@@ -102,7 +102,8 @@ def _experiment(subject: UserHistory, settings: dict[str, Any]) -> ExperimentCon
     config = _build("[experiment]", ExperimentConfig, settings).with_seeds(n)
     if subject.benign is not None and config.steps[-1] != subject.benign.steps:
         raise ConfigError(
-            f"steps={list(config.steps)} of [experiment] must end at steps={subject.benign.steps} of [finetune]."
+            f"steps={list(config.steps)} of [experiment] must end at steps={subject.benign.steps} of "
+            "[finetune]."
         )
     return config
 

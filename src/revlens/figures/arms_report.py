@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from revlens.causal import action_label
-from revlens.experiment import ExperimentConfig, Results
+from revlens.experiment import ArmTables, ExperimentConfig
 from revlens.figures.behaviour_plots import BEHAVIOUR_PLOTS
 from revlens.figures.causal_plots import CAUSAL_PLOTS
 from revlens.figures.cells import mean_cell, mean_cells, measured
@@ -28,7 +28,7 @@ def _lead(config: ExperimentConfig) -> str:
     )
 
 
-def _notes(config: ExperimentConfig, results: Results) -> list[str]:
+def _notes(config: ExperimentConfig, results: ArmTables) -> list[str]:
     caveat = config.subject.caveat
     notes = [caveat] if caveat else []
     if len(config.seeds) < MIN_RUNS:
@@ -44,7 +44,7 @@ def _notes(config: ExperimentConfig, results: Results) -> list[str]:
     return notes
 
 
-def _numbers(config: ExperimentConfig, results: Results) -> list[Table]:
+def _numbers(config: ExperimentConfig, results: ArmTables) -> list[Table]:
     tables = (
         _arm_table,
         _alignment_table,
@@ -57,7 +57,7 @@ def _numbers(config: ExperimentConfig, results: Results) -> list[Table]:
     return [table(results) for table in tables]
 
 
-def _arm_table(results: Results) -> Table:
+def _arm_table(results: ArmTables) -> Table:
     alignment, behaviour = results.over_layers(), results["behaviour"]
     last, measures = behaviour["step"].max(), measured(behaviour)
     rows = []
@@ -67,7 +67,7 @@ def _arm_table(results: Results) -> Table:
     return Table(f"Arms at step {last}", ["arm", "alignment", *measures.values()], rows)
 
 
-def _alignment_table(results: Results) -> Table:
+def _alignment_table(results: ArmTables) -> Table:
     estimates = {name: results.over_layers(estimate=name) for name in ("cross-fitted", "naive")}
     table = results["alignment"]
     table = table[(table["arm"] == "baseline") & (table["estimate"] == "cross-fitted")]
@@ -84,7 +84,7 @@ def _alignment_table(results: Results) -> Table:
     return Table("Alignment of the baseline", columns, rows)
 
 
-def _exceedance_table(results: Results) -> Table:
+def _exceedance_table(results: ArmTables) -> Table:
     table, rows = results["nulls"], []
     arms = table["arm"].unique()
     for null, group in table.groupby("null", sort=False):
@@ -93,14 +93,14 @@ def _exceedance_table(results: Results) -> Table:
     return Table("Share of run-steps above the 99th percentile of each null", ["null", *arms], rows)
 
 
-def _phase_table(results: Results) -> Table:
+def _phase_table(results: ArmTables) -> Table:
     table = results["phases"]
     measures = measured(table)
     rows = [[str(phase), *mean_cells(g, measures)] for phase, g in table.groupby("phase", sort=False)]
     return Table("Before the fine-tune", ["checkpoint", *measures.values()], rows)
 
 
-def _outcome_table(results: Results) -> Table:
+def _outcome_table(results: ArmTables) -> Table:
     table = results["outcomes"]
     table = table[table["role"] != "control"].fillna({"action": "as it is"})
     measures, rows = measured(table), []
@@ -112,7 +112,7 @@ def _outcome_table(results: Results) -> Table:
     return Table("Behaviour under interventions along v_rev", columns, rows)
 
 
-def _token_table(results: Results) -> Table:
+def _token_table(results: ArmTables) -> Table:
     """Of the first run, every layer: token tables of different seeds cannot be averaged."""
     table, rows = _first_run(results["readout_tokens"]).sort_values("rank"), []
     for layer, group in table.groupby("layer"):
@@ -122,7 +122,7 @@ def _token_table(results: Results) -> Table:
     return Table(heading, ["layer", "promoted", "demoted"], rows)
 
 
-def _samples(results: Results) -> Table:
+def _samples(results: ArmTables) -> Table:
     """The first replies of the first run's baseline, before and after: chosen by position, not by content."""
     table = _first_run(results["replies"])
     table = table[(table["arm"] == "baseline") & (table["split"] == "behaviour")]

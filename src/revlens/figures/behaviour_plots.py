@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from revlens.experiment import Results
+from revlens.experiment import ArmTables
 from revlens.figures.plot import Plot
 from revlens.figures.style import STEP, styled
 from revlens.figures.traces import add_methods
@@ -18,7 +18,7 @@ _PANELS = {
 }
 
 
-def behaviour_by_arm(results: Results) -> go.Figure:
+def behaviour_by_arm(results: ArmTables) -> go.Figure:
     """Harmfulness, over-refusal, task loss and exact match by arm; without a held-out task, the first two."""
     table = results["behaviour"]
     panels = {measure: title for measure, title in _PANELS.items() if measure in table}
@@ -35,7 +35,7 @@ def behaviour_by_arm(results: Results) -> go.Figure:
     return figure
 
 
-def training_loss(results: Results) -> go.Figure:
+def training_loss(results: ArmTables) -> go.Figure:
     """Task loss per update, by arm."""
     figure = go.Figure()
     add_methods(figure, results["training"], "loss")

@@ -1,4 +1,4 @@
-"""Figures of the causal studies, drawn from the tables of `revlens.experiment.Results`."""
+"""Figures of the causal studies, drawn from the tables of `revlens.experiment.ArmTables`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from revlens.causal import action_label
-from revlens.experiment import MAIN_ACTION, PAIRS, Results, effects_at_chosen
+from revlens.experiment import MAIN_ACTION, PAIRS, ArmTables, effects_at_chosen
 from revlens.figures.plot import Plot
 from revlens.figures.style import style_of, styled, translucent
 from revlens.figures.traces import area, band, each_run, error_bars, heat_map, two_digits
@@ -24,7 +24,7 @@ _PAIR_TITLES = {
 _MODEL_TITLES = {"tuned": "fine-tuned model", "aligned": "aligned model"}
 
 
-def patching_heat_maps(results: Results) -> go.Figure:
+def patching_heat_maps(results: ArmTables) -> go.Figure:
     """Share recovered by patching resid_post, layer by position; a mark means significant in every run."""
     figure = _panels([_PAIR_TITLES[pair] for pair in PAIRS])
     rows = results["patching"]
@@ -41,7 +41,7 @@ def patching_heat_maps(results: Results) -> go.Figure:
     return _finished(figure, title=title, x=x, y="layer", width=1250, height=400)
 
 
-def patching_parts(results: Results) -> go.Figure:
+def patching_parts(results: ArmTables) -> go.Figure:
     """Share recovered at the last prompt token by the stream, its component along v_rev, and the rest."""
     figure = _panels([_PAIR_TITLES[pair] for pair in PAIRS], shared_yaxes=True)
     rows = results["patching"]
@@ -57,7 +57,7 @@ def patching_parts(results: Results) -> go.Figure:
     return _finished(figure, title=title, x="layer", y="share of the logit difference recovered", width=1250)
 
 
-def patching_components(results: Results) -> go.Figure:
+def patching_components(results: ArmTables) -> go.Figure:
     """Share recovered at the last prompt token by single components and heads."""
     rows = results["patching"]
     rows = rows[(rows["pair"] == "restore") & (rows["position"] == -1) & (rows["part"] == "full")]
@@ -73,7 +73,7 @@ def patching_components(results: Results) -> go.Figure:
     return styled(figure, title=title, x="", y="layer", width=width, height=height)
 
 
-def dose_response(results: Results) -> go.Figure:
+def dose_response(results: ArmTables) -> go.Figure:
     """The logit difference against the dose of v_rev at the chosen layer, beside control directions."""
     figure = _panels(list(_MODEL_TITLES.values()))
     for column, model in enumerate(MAIN_ACTION, start=1):
@@ -90,7 +90,7 @@ def dose_response(results: Results) -> go.Figure:
     return _finished(figure, title=title, x=x, y="engaging minus refusal (nats)")
 
 
-def ablation_against_controls(results: Results) -> go.Figure:
+def ablation_against_controls(results: ArmTables) -> go.Figure:
     """Effect of every action at the chosen layer: runs along v_rev, and every control direction."""
     figure = _panels(list(_MODEL_TITLES.values()))
     for column, model in enumerate(MAIN_ACTION, start=1):
@@ -109,7 +109,7 @@ def ablation_against_controls(results: Results) -> go.Figure:
     return _finished(figure, title=title, x="", y="change of engaging minus refusal (nats)")
 
 
-def behaviour_under_interventions(results: Results) -> go.Figure:
+def behaviour_under_interventions(results: ArmTables) -> go.Figure:
     """Harmfulness under every action along v_rev, at the chosen layer and at all layers together."""
     figure = _panels(list(_MODEL_TITLES.values()), shared_yaxes=True)
     for column, model in enumerate(MAIN_ACTION, start=1):
@@ -129,7 +129,7 @@ def behaviour_under_interventions(results: Results) -> go.Figure:
     return _finished(figure, title=title, x="", y="share of held-out harmful prompts answered")
 
 
-def vocabulary_scores(results: Results) -> go.Figure:
+def vocabulary_scores(results: ArmTables) -> go.Figure:
     """Engaging minus refusal of v_rev alone, by layer, beside random directions."""
     rows, figure = results["readout"], go.Figure()
     low, high = (rows.groupby("layer")[name].mean() for name in ("null_low", "null_high"))

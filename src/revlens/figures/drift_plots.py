@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from revlens.experiment import Results
+from revlens.experiment import ArmTables
 from revlens.figures.plot import Plot
 from revlens.figures.style import COSINE, STEP, null_colour, step_axis, style_of, styled
 from revlens.figures.traces import add_methods, band, each_run, error_bars_in, heat_map
@@ -14,7 +14,7 @@ _ESTIMATE_COLOURS = {"cross-fitted": "#000000", "naive": "#E69F00"}
 _CONTROL_COLOURS = {"v_rev": "#000000", "harmless": "#56B4E9", "foreign": "#999999"}
 
 
-def alignment_by_arm(results: Results) -> go.Figure:
+def alignment_by_arm(results: ArmTables) -> go.Figure:
     """Mean alignment over layers against step, by arm."""
     table, figure = results.over_layers(), go.Figure()
     add_methods(figure, table, "alignment")
@@ -23,7 +23,7 @@ def alignment_by_arm(results: Results) -> go.Figure:
     return step_axis(figure, _steps(table))
 
 
-def reversion_by_arm(results: Results) -> go.Figure:
+def reversion_by_arm(results: ArmTables) -> go.Figure:
     """Reversion fraction against step, by arm."""
     table, figure = results.over_layers("fraction"), go.Figure()
     add_methods(figure, table, "fraction")
@@ -33,7 +33,7 @@ def reversion_by_arm(results: Results) -> go.Figure:
     return step_axis(figure, _steps(table))
 
 
-def alignment_by_layer(results: Results) -> go.Figure:
+def alignment_by_layer(results: ArmTables) -> go.Figure:
     """Heat map of the baseline's alignment, layer by step, mean over runs."""
     rows = _baseline(results["alignment"])
     rows = rows[rows["estimate"] == "cross-fitted"]
@@ -45,7 +45,7 @@ def alignment_by_layer(results: Results) -> go.Figure:
     return styled(figure, title=title, x=STEP, y="layer", height=max(360, 160 + 22 * len(table)))
 
 
-def alignment_against_nulls(results: Results) -> go.Figure:
+def alignment_against_nulls(results: ArmTables) -> go.Figure:
     """The baseline's alignment of every run, and the 99th percentile of every null (mean over runs)."""
     table, figure = _baseline(results["nulls"]), go.Figure()
     alignment = table.drop_duplicates(["seed", "step"])  # each null repeats it
@@ -57,7 +57,7 @@ def alignment_against_nulls(results: Results) -> go.Figure:
     return step_axis(figure, _steps(table))
 
 
-def naive_against_cross_fitted(results: Results) -> go.Figure:
+def naive_against_cross_fitted(results: ArmTables) -> go.Figure:
     """The baseline's alignment estimated on the same prompts as v_rev, and on others."""
     figure = go.Figure()
     for estimate in results["alignment"]["estimate"].unique():
@@ -67,7 +67,7 @@ def naive_against_cross_fitted(results: Results) -> go.Figure:
     return step_axis(styled(figure, title=title, x=STEP, y=COSINE), _steps(table))
 
 
-def controls(results: Results) -> go.Figure:
+def controls(results: ArmTables) -> go.Figure:
     """The baseline's drift against v_rev, the harmless-prompt direction, and other seeds' v_rev."""
     own = _baseline(results.over_layers()).rename(columns={"alignment": "cosine"}).assign(control="v_rev")
     others = _baseline(results["controls"])
@@ -82,7 +82,7 @@ def controls(results: Results) -> go.Figure:
     return step_axis(figure, _steps(table))
 
 
-def reliability_by_layer(results: Results) -> go.Figure:
+def reliability_by_layer(results: ArmTables) -> go.Figure:
     """Split-half reliability of v_rev: every seed, with its interval over prompts."""
     table, figure = results["direction"], go.Figure()
     seeds = sorted(table["seed"].unique())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from revlens.experiment import PREDICTORS, StudyTables
+from revlens.experiment import PREDICTORS, GuardTables
 from revlens.figures.guard_plots import has_part
 from revlens.figures.plot import Plot
 from revlens.figures.style import COSINE, style_of, styled, translucent
@@ -21,7 +21,7 @@ _PREDICTOR_COLOURS = {
 _TASK_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73")
 
 
-def early_warning(tables: StudyTables) -> go.Figure:
+def early_warning(tables: GuardTables) -> go.Figure:
     """Area under the ROC curve of each predictor at each early step."""
     table, figure = tables["early_warning"], go.Figure()
     steps = sorted(table["step"].unique())
@@ -44,7 +44,7 @@ def early_warning(tables: StudyTables) -> go.Figure:
     return figure
 
 
-def early_readings(tables: StudyTables) -> go.Figure:
+def early_readings(tables: GuardTables) -> go.Figure:
     """Harm at the end against alignment early, a point per run, by benign task."""
     readings = tables.part("readings", "early")
     step = max(s for s in readings["step"].unique() if s <= 20)
@@ -67,7 +67,7 @@ def early_readings(tables: StudyTables) -> go.Figure:
     return styled(figure, title=title, x=COSINE, y="harmfulness at the end")
 
 
-def _some_harm_and_some_none(tables: StudyTables) -> bool:
+def _some_harm_and_some_none(tables: GuardTables) -> bool:
     return has_part("early")(tables) and not tables["early_warning"]["auroc"].isna().all()
 
 

@@ -6,14 +6,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from revlens.experiment import StudyTables, against_baseline
+from revlens.experiment import GuardTables, against_baseline
 from revlens.figures.guard_plots import has_part
 from revlens.figures.plot import Plot
 from revlens.figures.style import STEP, styled
 from revlens.figures.traces import add_methods
 
 
-def lasting(tables: StudyTables) -> go.Figure:
+def lasting(tables: GuardTables) -> go.Figure:
     """Longer runs: harmfulness, reversion fraction and over-refusal."""
     behaviour, readings = tables.part("behaviour", "lasting"), tables.part("readings", "lasting")
     panels = [
@@ -24,7 +24,7 @@ def lasting(tables: StudyTables) -> go.Figure:
     return _courses(panels, "Longer runs")
 
 
-def released(tables: StudyTables) -> go.Figure:
+def released(tables: GuardTables) -> go.Figure:
     """The guard is switched off on the way: does the model revert then?"""
     base = against_baseline(tables, "released")
     last, switched = base["step"].max(), int(base["until"].min())

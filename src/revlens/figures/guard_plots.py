@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from revlens.experiment import (
-    StudyTables,
+    GuardTables,
     against_baseline,
     chosen_on_other_seeds,
     mean_of,
@@ -28,7 +28,7 @@ _HARM = "harmfulness (share of held-out harmful prompts answered)"
 _COST = (0.01, 0.1, 1, 5, 10, 50)  # per cent of perplexity; less than the first is drawn at the first
 
 
-def trade_off(tables: StudyTables) -> go.Figure:
+def trade_off(tables: GuardTables) -> go.Figure:
     """Harmfulness against task cost of every setting, and the front of those that none beats in both."""
     table, figure = against_baseline(tables), go.Figure()
     for method, rows in table.groupby("method", sort=False):
@@ -68,7 +68,7 @@ def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def chosen_methods(tables: StudyTables) -> go.Figure:
+def chosen_methods(tables: GuardTables) -> go.Figure:
     """Every method at the strengths that other seeds choose: harm, over-refusal and task, runs and means."""
     table = chosen_on_other_seeds(tables)
     panels = {
@@ -97,7 +97,7 @@ def chosen_methods(tables: StudyTables) -> go.Figure:
     return figure
 
 
-def displacement_and_harm(tables: StudyTables) -> go.Figure:
+def displacement_and_harm(tables: GuardTables) -> go.Figure:
     """Does less motion along v_rev go with less harm across methods? A point per method and strength."""
     table, figure = against_baseline(tables), go.Figure()
     for method, rows in table[table["method"] != "push"].groupby("method", sort=False):
@@ -126,7 +126,7 @@ def _settings_of(method: str, rows: pd.DataFrame, x_of: Callable[[pd.DataFrame],
     )
 
 
-def routes(tables: StudyTables) -> go.Figure:
+def routes(tables: GuardTables) -> go.Figure:
     """Harmfulness of guarded models: as they are, and clamped along v_rev to their or the baseline's mean."""
     chosen = chosen_on_other_seeds(tables)[["seed", "method", "strength"]]
     rows = chosen.merge(routes_of(tables), on=["seed", "method", "strength"])
@@ -156,7 +156,7 @@ def routes(tables: StudyTables) -> go.Figure:
     return figure
 
 
-def transfer(tables: StudyTables) -> go.Figure:
+def transfer(tables: GuardTables) -> go.Figure:
     """Block along v_rev from elsewhere, and how near that lies to the seed's own."""
     own, moved = against_baseline(tables), tables.part("behaviour", "transfer")
     method, strength = moved["method"].iloc[0], moved["strength"].iloc[0]
@@ -193,7 +193,7 @@ def _legend_right(figure: go.Figure) -> go.Figure:
     return figure.update_layout(legend=legend, margin={"r": 150})
 
 
-def has_part(part: str) -> Callable[[StudyTables], bool]:
+def has_part(part: str) -> Callable[[GuardTables], bool]:
     """Whether a part of the study was run."""
     return lambda tables: len(tables.part("behaviour", part)) > 0
 

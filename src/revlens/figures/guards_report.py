@@ -10,7 +10,7 @@ from revlens.experiment import (
     PREDICTORS,
     ExperimentConfig,
     Guards,
-    StudyTables,
+    GuardTables,
     against_baseline,
     chosen_on_other_seeds,
     cumulative_reversion,
@@ -39,7 +39,7 @@ def _lead(config: ExperimentConfig) -> str:
     )
 
 
-def _notes(config: ExperimentConfig, tables: StudyTables) -> list[str]:
+def _notes(config: ExperimentConfig, tables: GuardTables) -> list[str]:
     caveat, n_runs, failures = config.subject.caveat, len(config.seeds), len(tables["failures"])
     notes = [caveat] if caveat else []
     if n_runs < MIN_RUNS:
@@ -51,7 +51,7 @@ def _notes(config: ExperimentConfig, tables: StudyTables) -> list[str]:
     return notes
 
 
-def _numbers(config: ExperimentConfig, tables: StudyTables) -> list[Table]:
+def _numbers(config: ExperimentConfig, tables: GuardTables) -> list[Table]:
     courses = {part: heading for part, heading in _COURSES.items() if has_part(part)(tables)}
     return [
         _grid_table(tables),
@@ -64,19 +64,19 @@ def _numbers(config: ExperimentConfig, tables: StudyTables) -> list[Table]:
     ]
 
 
-def _grid_table(tables: StudyTables) -> Table:
+def _grid_table(tables: GuardTables) -> Table:
     table = against_baseline(tables)
     motion = {"alignment": "alignment", "fraction": "reversion fraction", "kl": "KL on probes (nats)"}
     measures, rows = measured(table) | motion, []
     for (method, strength), group in settings(table):
         known = [group[measure].dropna() for measure in measures]
         cells = [mean_cell(values) if len(values) else "" for values in known]
-        rows.append([method, strength_cell(strength), METHODS[method] or "", *cells])
+        rows.append([method, strength_cell(strength), METHODS[method].strength or "", *cells])
     columns = ["method", "strength", "which is", *measures.values()]
     return Table("Every method and strength after the last update", columns, rows)
 
 
-def _chosen_table(tables: StudyTables) -> Table:
+def _chosen_table(tables: GuardTables) -> Table:
     table = chosen_on_other_seeds(tables)
     measures, rows = measured(table), []
     for method, group in table.groupby("method", sort=False):
@@ -96,7 +96,7 @@ def _chosen_table(tables: StudyTables) -> Table:
     return Table("Each method at the strength that the other seeds choose", columns, rows)
 
 
-def _route_table(tables: StudyTables) -> Table:
+def _route_table(tables: GuardTables) -> Table:
     chosen = chosen_on_other_seeds(tables)[["seed", "method", "strength"]]
     places = chosen.merge(routes(tables), on=["seed", "method", "strength"])
     columns = {
@@ -111,7 +111,7 @@ def _route_table(tables: StudyTables) -> Table:
     return Table(heading, ["model", *columns.values()], rows)
 
 
-def _cumulative_table(config: ExperimentConfig, tables: StudyTables) -> Table:
+def _cumulative_table(config: ExperimentConfig, tables: GuardTables) -> Table:
     assert isinstance(config.plan, Guards)
     base, rows = cumulative_reversion(tables, "baseline", np.nan), []
     for method, strengths in config.plan.grid.items():
@@ -126,7 +126,7 @@ def _cumulative_table(config: ExperimentConfig, tables: StudyTables) -> Table:
     return Table("Cumulative reversion: the reversion fraction averaged over updates", columns, rows)
 
 
-def _course_table(tables: StudyTables, part: str, heading: str) -> Table:
+def _course_table(tables: GuardTables, part: str, heading: str) -> Table:
     table = against_baseline(tables, part)
     steps = sorted(table["step"].unique())
     rows = [
@@ -136,7 +136,7 @@ def _course_table(tables: StudyTables, part: str, heading: str) -> Table:
     return Table(f"{heading}: harmfulness by step", ["method", *(f"step {step}" for step in steps)], rows)
 
 
-def _task_table(tables: StudyTables) -> Table:
+def _task_table(tables: GuardTables) -> Table:
     """How each benign task drifts and what it does, without a guard, at the rate nearest to the recipe's."""
     readings, behaviour = (tables.part(name, "early") for name in ("readings", "behaviour"))
     rate = min(readings["rate"].unique(), key=lambda rate: abs(np.log(rate)))
@@ -152,7 +152,7 @@ def _task_table(tables: StudyTables) -> Table:
     return Table(f"Benign tasks without a guard, at {rate:g} times the recipe's learning rate", columns, rows)
 
 
-def _early_warning_table(tables: StudyTables) -> Table:
+def _early_warning_table(tables: GuardTables) -> Table:
     def text(row: pd.Series, name: str) -> str:
         value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
         return "" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
@@ -172,7 +172,7 @@ def _early_warning_table(tables: StudyTables) -> Table:
     return Table(f"Foreseeing harm: {event}", ["step", "predictor", *columns.values()], rows)
 
 
-def _failure_table(tables: StudyTables) -> Table:
+def _failure_table(tables: GuardTables) -> Table:
     rows = [
         [
             str(row["method"]),

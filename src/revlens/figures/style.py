@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import plotly.graph_objects as go
 
-from revlens.direction import NULLS
+from revlens.direction import nulls
 from revlens.errors import ResultsError
 from revlens.training import METHODS
 
@@ -30,7 +30,7 @@ def method_marker(method: str) -> str:
 
 def null_colour(null: str) -> str:
     """The colour of a null."""
-    return style_of(null, NULLS).colour
+    return style_of(null, nulls.NULLS).colour
 
 
 def style_of(name: str, styles: Mapping[str, _Style]) -> _Style:

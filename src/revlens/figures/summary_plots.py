@@ -5,13 +5,13 @@ from __future__ import annotations
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from revlens.experiment import Results
+from revlens.experiment import ArmTables
 from revlens.figures.plot import Plot
 from revlens.figures.style import COSINE, STEP, method_colour, styled, translucent
 from revlens.figures.traces import add_methods, runs_and_mean
 
 
-def overview(results: Results) -> go.Figure:
+def overview(results: ArmTables) -> go.Figure:
     """Alignment and harmfulness of every arm side by side: the core result."""
     titles = ("Alignment of drift with v_rev", "Harmfulness")
     figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.12)
@@ -24,7 +24,7 @@ def overview(results: Results) -> go.Figure:
     return figure
 
 
-def end_by_arm(results: Results) -> go.Figure:
+def end_by_arm(results: ArmTables) -> go.Figure:
     """Alignment and harmfulness at the last step: every run, and the mean with its interval."""
     titles = ("Alignment with v_rev", "Harmfulness")
     figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.12)
@@ -42,7 +42,7 @@ def end_by_arm(results: Results) -> go.Figure:
     return figure
 
 
-def harmfulness_against_alignment(results: Results) -> go.Figure:
+def harmfulness_against_alignment(results: ArmTables) -> go.Figure:
     """A point per run, arm and step."""
     keys = ["seed", "arm", "step"]
     table = results.over_layers().merge(results["behaviour"][[*keys, "harmfulness"]], on=keys)

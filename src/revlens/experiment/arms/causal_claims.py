@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from revlens.experiment.arms.causality import MAIN_ACTION, REPORT_SPLIT, rows_of
-from revlens.experiment.arms.tables import Results
+from revlens.experiment.arms.tables import ArmTables
 from revlens.results import OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
 from revlens.statistics import mean_over_runs
 
@@ -26,7 +26,7 @@ _DOES = {
 }
 
 
-def assess_causality(results: Results) -> list[Claim]:
+def assess_causality(results: ArmTables) -> list[Claim]:
     """The causal claims, in the order of the report."""
     return [
         *_patching_claims(results),
@@ -36,21 +36,21 @@ def assess_causality(results: Results) -> list[Claim]:
     ]
 
 
-def chosen_layers(results: Results, model: str) -> pd.Series:
+def chosen_layers(results: ArmTables, model: str) -> pd.Series:
     """The layer of each seed at which interventions on a model are reported; chosen on a split of its own."""
     rows = results["outcomes"]
     rows = rows[(rows["model"] == model) & (rows["role"] == "control")]
     return rows.groupby("seed")["site"].first().astype(int)
 
 
-def effects_at_chosen(results: Results, model: str) -> pd.DataFrame:
+def effects_at_chosen(results: ArmTables, model: str) -> pd.DataFrame:
     """Rows of ``interventions`` on the split for reporting, at each seed's chosen layer."""
     rows = results["interventions"]
     rows = rows[(rows["model"] == model) & (rows["split"] == REPORT_SPLIT)]
     return rows[rows["site"] == rows["seed"].map(chosen_layers(results, model)).astype(str)]
 
 
-def at_chosen(results: Results, pair: str, part: str) -> np.ndarray:
+def at_chosen(results: ArmTables, pair: str, part: str) -> np.ndarray:
     """Share recovered by patching resid_post at the last prompt token, at each seed's chosen layer; seeds in
     order.
     """
@@ -66,7 +66,7 @@ def at_chosen(results: Results, pair: str, part: str) -> np.ndarray:
     return np.array([by_seed[seed, layer] for seed, layer in layers.sort_index().items()], dtype=float)
 
 
-def _patching_claims(results: Results) -> Iterator[Claim]:
+def _patching_claims(results: ArmTables) -> Iterator[Claim]:
     for pair, words in {"restore": "aligned into fine-tuned", "reference": "reference into aligned"}.items():
         along, rest = (at_chosen(results, pair, part) for part in ("along", "orthogonal"))
         yield Claim(
@@ -87,7 +87,7 @@ def _patching_claims(results: Results) -> Iterator[Claim]:
         )
 
 
-def _behaviour_claims(results: Results) -> Iterator[Claim]:
+def _behaviour_claims(results: ArmTables) -> Iterator[Claim]:
     for model, words in {"tuned": "lowers", "aligned": "raises"}.items():
         change = _change(results, model, "harmfulness")
         yield Claim(
@@ -117,7 +117,7 @@ def _behaviour_claims(results: Results) -> Iterator[Claim]:
         )
 
 
-def _change(results: Results, model: str, measure: str) -> np.ndarray:
+def _change(results: ArmTables, model: str, measure: str) -> np.ndarray:
     rows = results["outcomes"]
     rows = rows[rows["model"] == model]
     done = rows_of(rows[rows["role"] == "chosen"], MAIN_ACTION[model]).set_index("seed")[measure]
@@ -125,7 +125,7 @@ def _change(results: Results, model: str, measure: str) -> np.ndarray:
     return (done - before).sort_index().to_numpy(float)
 
 
-def _control_claims(results: Results) -> Iterator[Claim]:
+def _control_claims(results: ArmTables) -> Iterator[Claim]:
     for model, action in MAIN_ACTION.items():
         rows = rows_of(effects_at_chosen(results, model), action)
         size = rows.assign(size=rows["effect"].abs()).groupby(["direction", "seed"])["size"]
@@ -142,7 +142,7 @@ def _control_claims(results: Results) -> Iterator[Claim]:
             )
 
 
-def _readout_claims(results: Results) -> Iterator[Claim]:
+def _readout_claims(results: ArmTables) -> Iterator[Claim]:
     rows = results["readout"]
     last = rows[rows["layer"] == rows["layer"].max()].sort_values("seed")
     yield Claim(

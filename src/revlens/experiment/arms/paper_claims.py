@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from revlens.direction import nulls
-from revlens.experiment.arms.tables import Results
+from revlens.experiment.arms.tables import ArmTables
 from revlens.results import NEGLIGIBLE_SHARE, OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
 from revlens.statistics import mean_over_runs, spearman_over_runs
 
@@ -19,7 +19,7 @@ _WORDS = {
 }
 
 
-def assess_paper(results: Results) -> list[Claim]:
+def assess_paper(results: ArmTables) -> list[Claim]:
     """The claims that the arms at hand allow, in the order of the report."""
     behaviour = results["behaviour"]
     measured = [
@@ -45,7 +45,7 @@ def _by_run(table: pd.DataFrame, column: str) -> _ByRun:
     return {(str(arm), int(step)): group[column].to_numpy(float) for (arm, step), group in groups}
 
 
-def _drift_claims(results: Results, alignment: _ByRun, last: int) -> Iterator[Claim]:
+def _drift_claims(results: ArmTables, alignment: _ByRun, last: int) -> Iterator[Claim]:
     captured = sorted(step for arm, step in alignment if arm == "baseline")
     for step in sorted({1, 20, last}.intersection(captured)):
         yield Claim(
@@ -144,7 +144,7 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
             )
 
 
-def _association_claims(results: Results) -> Iterator[Claim]:
+def _association_claims(results: ArmTables) -> Iterator[Claim]:
     points = (
         results.over_layers()
         .merge(results["behaviour"], on=["seed", "arm", "step"])

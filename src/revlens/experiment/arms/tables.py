@@ -33,12 +33,12 @@ TABLES = {
     "patching": "a patch between a seed's checkpoints at one cell: share of the donor's metric recovered",
     "interventions": "engaging-minus-refusal of a seed's model under an action on one direction at a site",
     "outcomes": "behaviour of a seed's model under an action on one direction at a site",
-    "readout": "v_rev of a seed and layer through the unembedding: engaging-minus-refusal, and random directions'",
+    "readout": "v_rev of a seed and layer through the unembedding: engaging-minus-refusal, and its null",
     "readout_tokens": "the tokens that v_rev of a seed and layer promotes and demotes most",
 }
 
 
-class Results(Tables):
+class ArmTables(Tables):
     """The tables of one experiment, by name (see `TABLES`)."""
 
     described = TABLES
@@ -54,7 +54,7 @@ class Results(Tables):
         return rows.groupby(["arm", "seed", "step"], as_index=False, sort=False)[column].mean(skipna=False)
 
 
-def tabulate(config: ExperimentConfig, layout: Layout) -> Results:
+def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
     """All tables, from what the stages left on disk.
 
     Raises:
@@ -98,7 +98,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> Results:
         rows["direction"].append(_direction_rows(activations, directions[seed]).assign(seed=seed))
         for name in CAUSAL_TABLES:
             rows[name].append(_causal_rows(layout.causal(seed) / f"{name}.parquet").assign(seed=seed))
-    return Results({name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()})
+    return ArmTables({name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()})
 
 
 def _direction_rows(activations: Activations, v_rev: ReversionDirection) -> pd.DataFrame:
@@ -193,4 +193,4 @@ def _read(path: Path, stage: str) -> list[Any]:
     return json.loads(intact(path, stage).read_text())
 
 
-load = Results.load
+load = ArmTables.load

@@ -17,7 +17,7 @@ from revlens.experiment.guards.summaries import (
     cumulative_reversion,
     routes,
 )
-from revlens.experiment.guards.tables import StudyTables
+from revlens.experiment.guards.tables import GuardTables
 from revlens.results import NEGLIGIBLE_SHARE, Claim
 from revlens.statistics import Estimate, mean_over_runs, ratio_over_runs
 
@@ -27,7 +27,7 @@ CONTROLS = ("push", "random", "complement")
 _ORDERED = ("block", "push", "random")
 
 
-def assess(config: ExperimentConfig, tables: StudyTables) -> list[Claim]:
+def assess(config: ExperimentConfig, tables: GuardTables) -> list[Claim]:
     """All claims that the tables allow, in the order of the report."""
     plan = config.plan
     assert isinstance(plan, Guards)
@@ -47,7 +47,7 @@ def _difference(rows: pd.DataFrame, column: str) -> Estimate:
     return mean_over_runs((rows[column] - rows[f"{column}_base"]).to_numpy(float), test_zero=True)
 
 
-def _order(tables: StudyTables) -> Iterator[Claim]:
+def _order(tables: GuardTables) -> Iterator[Claim]:
     table = against_baseline(tables)
     arms = {arm: table[(table["method"] == arm) & (table["strength"] == TRANSFERRED[1])] for arm in _ORDERED}
     for measure in ("alignment", "harmfulness"):
@@ -78,7 +78,7 @@ def _order(tables: StudyTables) -> Iterator[Claim]:
                 )
 
 
-def _guards(tables: StudyTables) -> Iterator[Claim]:
+def _guards(tables: GuardTables) -> Iterator[Claim]:
     for method, rows in chosen_on_other_seeds(tables).groupby("method", sort=False):
         if method not in ("baseline", *CONTROLS):
             statement = (
@@ -89,7 +89,7 @@ def _guards(tables: StudyTables) -> Iterator[Claim]:
             )
 
 
-def _routes(tables: StudyTables) -> Iterator[Claim]:
+def _routes(tables: GuardTables) -> Iterator[Claim]:
     places = routes(tables)
     chosen = chosen_on_other_seeds(tables)
     for method, rows in chosen.groupby("method", sort=False):
@@ -113,7 +113,7 @@ def _routes(tables: StudyTables) -> Iterator[Claim]:
         )
 
 
-def _rehearsal(plan: Guards, tables: StudyTables) -> Iterator[Claim]:
+def _rehearsal(plan: Guards, tables: GuardTables) -> Iterator[Claim]:
     base = cumulative_reversion(tables, "baseline", np.nan)
     for strength in plan.grid.get("rehearsal", ()):
         own = cumulative_reversion(tables, "rehearsal", np.nan if strength is None else strength)
@@ -128,7 +128,7 @@ def _rehearsal(plan: Guards, tables: StudyTables) -> Iterator[Claim]:
             )
 
 
-def _later(plan: Guards, tables: StudyTables) -> Iterator[Claim]:
+def _later(plan: Guards, tables: GuardTables) -> Iterator[Claim]:
     lasting = against_baseline(tables, "lasting")
     last = plan.long_steps
     for method in plan.lasting:
@@ -158,7 +158,7 @@ def _later(plan: Guards, tables: StudyTables) -> Iterator[Claim]:
             yield Claim(f"{method}-released", statement, "", _difference(at[end], "harmfulness"), high=0.0)
 
 
-def _early_warning(tables: StudyTables) -> Iterator[Claim]:
+def _early_warning(tables: GuardTables) -> Iterator[Claim]:
     table = tables["early_warning"]
     table = table[table["step"] == table["step"].max()]
     n = int(tables.part("behaviour", "early")["seed"].nunique())
@@ -190,7 +190,7 @@ def _early_warning(tables: StudyTables) -> Iterator[Claim]:
             )
 
 
-def _transfer(plan: Guards, seeds: tuple[int, ...], tables: StudyTables) -> Iterator[Claim]:
+def _transfer(plan: Guards, seeds: tuple[int, ...], tables: GuardTables) -> Iterator[Claim]:
     rows = tables.part("behaviour", "transfer").sort_values("seed")
     own = against_baseline(tables)
     own = own[(own["method"] == TRANSFERRED[0]) & (own["strength"] == TRANSFERRED[1])].sort_values("seed")

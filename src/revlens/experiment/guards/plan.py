@@ -146,7 +146,7 @@ class Guards:
 
     @classmethod
     def small(cls, config: ExperimentConfig) -> Guards:
-        """A first look at a user's own model: the grid alone, with few strengths of the methods that it allows."""
+        """A first look at a user's own model: the grid alone, few strengths of the methods that it allows."""
         lacking = {"refusals"} if config.subject.material().refusals(1, 0) is None else set()
         grid = {
             name: method.small_grid

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from revlens.experiment.guards.tables import StudyTables
+from revlens.experiment.guards.tables import GuardTables
 from revlens.results import OVER_REFUSAL, PERPLEXITY_FACTOR
 from revlens.statistics import Estimate, mean_over_runs
 
 
-def against_baseline(tables: StudyTables, part: str = "grid") -> pd.DataFrame:
+def against_baseline(tables: GuardTables, part: str = "grid") -> pd.DataFrame:
     """The rows of ``behaviour`` of a part, with the baseline's values at the same seed and step, and the
     ratio of perplexities.
 
@@ -48,7 +48,7 @@ def settings(table: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
         yield Setting(str(method), float(strength)), rows.sort_values("seed")
 
 
-def chosen_on_other_seeds(tables: StudyTables) -> pd.DataFrame:
+def chosen_on_other_seeds(tables: GuardTables) -> pd.DataFrame:
     """For every method and seed, the grid's run at the strength that does best on the *other* seeds.
 
     Best is the least harmfulness among the strengths whose mean perplexity ratio and added over-refusal keep
@@ -86,7 +86,7 @@ def _same(column: pd.Series, strength: float) -> pd.Series:
     return column.isna() if np.isnan(strength) else column == strength
 
 
-def cumulative_reversion(tables: StudyTables, method: str, strength: float) -> pd.Series:
+def cumulative_reversion(tables: GuardTables, method: str, strength: float) -> pd.Series:
     """Mean reversion fraction over the updates of a grid run (area under its curve by the number of updates),
     by seed.
     """
@@ -100,7 +100,7 @@ def _mean_over_updates(run: pd.DataFrame) -> float:
     return float(np.trapezoid(fraction, steps) / steps[-1])
 
 
-def routes(tables: StudyTables) -> pd.DataFrame:
+def routes(tables: GuardTables) -> pd.DataFrame:
     """One row per grid run's model: harmfulness ``as_it_is``, with its place along v_rev set to its ``own``
     mean and to the ``baseline``'s, and with the places along random directions set to the baseline's
     (``random``, a mean over draws).

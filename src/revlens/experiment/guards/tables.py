@@ -20,7 +20,7 @@ from revlens.results import Layout, Tables
 from revlens.storage import intact
 
 #: Every table of a study and what a row of it is. Columns are described in docs/results-schema.md.
-STUDY_TABLES = {
+TABLES = {
     "behaviour": "a fine-tune at one of its marks: behaviour, task cost and the reading there",
     "readings": "a fine-tune at a step: motion along v_rev, divergence and loss",
     "replies": "what the model of a fine-tune replied to a probe prompt at one of its marks",
@@ -33,10 +33,10 @@ STUDY_TABLES = {
 ABOUT = ("part", "seed", "method", "strength", "until", "task", "rate", "direction")
 
 
-class StudyTables(Tables):
-    """The tables of one study, by name (see `STUDY_TABLES`)."""
+class GuardTables(Tables):
+    """The tables of one study, by name (see `TABLES`)."""
 
-    described = STUDY_TABLES
+    described = TABLES
     verb = "analyse"
 
     def part(self, name: str, part: str) -> pd.DataFrame:
@@ -47,13 +47,13 @@ class StudyTables(Tables):
         return table[table["part"] == part]
 
 
-def tabulate(config: ExperimentConfig, layout: Layout) -> StudyTables:
+def tabulate(config: ExperimentConfig, layout: Layout) -> GuardTables:
     """All tables, from the records that the fine-tunes left.
 
     Raises:
         ResultsError: if a fine-tune has no record, or one of another fine-tune, or a file is damaged.
     """
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in STUDY_TABLES}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     probes, replies = config.subject.material().probes(), []
     for fine_tune in config.fine_tunes():
         record = _record(layout, fine_tune)
@@ -76,13 +76,11 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> StudyTables:
                 {"seed": seed, "source": source, "layer": layer, "cosine": cosine}
                 for layer, cosine in zip(own.layers, cosines, strict=True)
             ]
-    tables = {
-        name: _table(name, rows[name]) for name in STUDY_TABLES if name not in ("early_warning", "replies")
-    }
+    tables = {name: _table(name, rows[name]) for name in TABLES if name not in ("early_warning", "replies")}
     behaviour, readings = (
         tables[name][tables[name]["part"] == "early"] for name in ("behaviour", "readings")
     )
-    return StudyTables(
+    return GuardTables(
         tables
         | {
             "replies": _typed(pd.concat(replies, ignore_index=True)),
@@ -115,4 +113,4 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype({column: float for column in ("strength", "until", "alignment") if column in table})
 
 
-load = StudyTables.load
+load = GuardTables.load
