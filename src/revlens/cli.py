@@ -112,7 +112,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="send tasks to the Ray cluster at this address, or to a Ray of this machine; see docs/scaling.md",
+        help="send tasks to the Ray cluster at this address, or to one on this machine; see docs/scaling.md",
     )
     parser.add_argument(
         "--run-cpus",

@@ -5,6 +5,7 @@ from .arms.causality import MAIN_ACTION as MAIN_ACTION
 from .arms.causality import PAIRS as PAIRS
 from .arms.causality import REPORT_SPLIT as REPORT_SPLIT
 from .arms.plan import Arms as Arms
+from .arms.tables import ArmTables as ArmTables
 from .config import ExperimentConfig as ExperimentConfig
 from .config import quick as quick
 from .config import text_experiment as text_experiment

@@ -100,7 +100,7 @@ class OrganismConfig:
 
     @property
     def other_histories(self) -> tuple[str, ...]:
-        """A reference or an alignment phase of half the updates, from the same initial weights; another seed."""
+        """A reference or an alignment phase of half the updates, from the same weights, or another seed."""
         return (*_HALVED, "other-seed")
 
     def with_task(self, task: str, rate: float = 1.0) -> OrganismConfig:
