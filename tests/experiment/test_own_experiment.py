@@ -171,7 +171,24 @@ def test_other_content_under_the_same_paths_is_another_experiment(folder: Path) 
 @pytest.mark.parametrize(
     ("tables", "kind", "message"),
     [
-        ({"finetune": {"leaning_rate": 1.0}}, ConfigError, r"\[finetune\].*leaning_rate"),
+        (
+            {"finetune": {"leaning_rate": 1.0}},
+            ConfigError,
+            r"Unknown 'leaning_rate' in \[finetune\]; it may have steps, learning_rate.* lora",
+        ),
+        (
+            {"finetune": {"steps": "100"}},
+            ConfigError,
+            r"\[finetune\]: steps is '100', expected a whole number\.",
+        ),
+        ({"task": {"pormpt": "q"}}, ConfigError, r"Unknown 'pormpt' in \[task\]; it may have path.* n_test"),
+        ({"probes": {"harmful": {"column": "q"}}}, ConfigError, r"\[probes\] harmful: path is missing"),
+        ({"openings": {"refusal": ["I", 3]}}, ConfigError, r"refusal\[1\] is 3, expected text"),
+        (
+            {"judge": {"path": tomllib.loads("d = 2024-01-01")["d"]}},
+            ConfigError,
+            r"judge\.path is 2024-01-01, expected text, a finite number.*put a date in quotes",
+        ),
         (
             {"experiment": {"colour": "red"}},
             ConfigError,

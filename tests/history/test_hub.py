@@ -1,4 +1,4 @@
-"""A hub repository in a cache laid out as huggingface_hub does; nothing is downloaded."""
+"""A hub repository in a cache laid out as huggingface_hub does; conftest sets offline."""
 
 from __future__ import annotations
 

@@ -149,6 +149,12 @@ def test_yaml_is_refused_with_advice_that_works(name: str, root: Path) -> None:
     assert [c.name for c in TrainingHistory.from_manifest(root / advised[1])][2:] == ["step-1", "step-3"]
 
 
+@pytest.mark.parametrize("name", [".", "/"])
+def test_a_folder_without_a_name_is_no_manifest(name: str) -> None:
+    with pytest.raises(HistoryError, match="is no TOML file"):
+        TrainingHistory.from_manifest(name)
+
+
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="Cannot read the manifest"):
         TrainingHistory.from_manifest(tmp_path / "history.toml")

@@ -31,7 +31,7 @@ def read_table(path: Path) -> dict[str, Any]:
     """
     if path.suffix != ".toml":
         raise HistoryError(
-            f"{path} is no TOML file. Manifests are TOML: write it as {path.with_suffix('.toml').name}, "
+            f"{path} is no TOML file. Manifests are TOML: write it as {path.stem or 'run'}.toml, "
             "with the keys of docs/own-models.md or docs/histories.md."
         )
     try:
