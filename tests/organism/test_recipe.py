@@ -145,18 +145,18 @@ def test_seeds_differ_from_their_first_weights_on() -> None:
 
 
 def test_both_phases_of_a_start_move_the_weights_and_are_told(own_cache: Path) -> None:
-    told: list[tuple[str, int]] = []
-    start = TINY.start(0, on_step=lambda phase, step: told.append((phase, step)))
-    assert told == [("helpful", i + 1) for i in range(6)] + [("alignment", i + 1) for i in range(4)]
+    seen_updates: list[tuple[str, int]] = []
+    start = TINY.start(0, on_step=lambda phase, step: seen_updates.append((phase, step)))
+    assert seen_updates == [("helpful", i + 1) for i in range(6)] + [("alignment", i + 1) for i in range(4)]
     assert not same(start.reference.path, start.aligned.path)
 
 
 def test_an_interrupted_start_goes_on_from_its_last_phase(own_cache: Path, history: TrainingHistory) -> None:
     with pytest.raises(Interrupted):
         TINY.start(0, on_step=stop_at("alignment", 2))
-    told: list[str] = []
-    start = TINY.start(0, on_step=lambda phase, step: told.append(phase))
-    assert set(told) == {"alignment"}
+    seen_updates: list[str] = []
+    start = TINY.start(0, on_step=lambda phase, step: seen_updates.append(phase))
+    assert set(seen_updates) == {"alignment"}
     assert own_cache in start.aligned.path.parents
     assert same(start.reference.path, history.reference.path)
     assert same(start.aligned.path, history.aligned.path)
@@ -204,9 +204,9 @@ def test_a_guard_is_made_from_the_aligned_model_and_gets_a_folder_of_its_own(
         seen.extend(w.detach().clone() for w in aligned.parameters())
         return Still()
 
-    told: list[int] = []
-    guarded.train(make_guard, on_step=told.append)
-    assert told == [1, 2, 3]
+    seen_updates: list[int] = []
+    guarded.train(make_guard, on_step=seen_updates.append)
+    assert seen_updates == [1, 2, 3]
     assert all(torch.equal(w, s) for w, s in zip(history.aligned.load().parameters(), seen, strict=True))
     assert guarded.folder != baseline.folder
     assert same(

@@ -15,29 +15,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.generalized_components import (
-    BlockBridge,
-    JointQKVAttentionBridge,
-    JointQKVPositionEmbeddingsAttentionBridge,
-    ParallelBlockBridge,
-    PositionEmbeddingsAttentionBridge,
-)
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from revlens.families import JOINABLE_ATTENTIONS, JOINABLE_BLOCKS
 from revlens.forward.kv_cache import accepts, complete_layers, keeps_only_keys_and_values, shared_cache
 from revlens.forward.last_token import last_logits
 from revlens.forward.rounding import deviation
 from revlens.forward.unpatched import UnpatchedRun, unpatched_run
 from revlens.hooks import Hook
-
-#: Known to let rows join: masks and rotary angles broadcast over them, keys and values go through the cache.
-_BLOCKS = (BlockBridge, ParallelBlockBridge)
-_ATTENTIONS = (
-    JointQKVAttentionBridge,
-    JointQKVPositionEmbeddingsAttentionBridge,
-    PositionEmbeddingsAttentionBridge,
-)
 
 
 class Obstacle(Exception):
@@ -134,7 +120,7 @@ def _check_architecture(model: TransformerBridge) -> None:
             raise Obstacle(f"its forward takes no {argument}")
     for layer, block in enumerate(model.blocks):
         attention = getattr(block, "attn", None)
-        if type(block) not in _BLOCKS or type(attention) not in _ATTENTIONS:
+        if type(block) not in JOINABLE_BLOCKS or type(attention) not in JOINABLE_ATTENTIONS:
             raise Obstacle(
                 f"not known whether block {layer} ({type(block).__name__}, {type(attention).__name__}) "
                 "lets rows join"

@@ -100,7 +100,7 @@ class OrganismConfig:
 
     @property
     def other_histories(self) -> tuple[str, ...]:
-        """A reference or an alignment phase of half the updates, from the same weights, or another seed."""
+        """A reference or an alignment of half the updates from the same initial weights, or another seed."""
         return (*_HALVED, "other-seed")
 
     def with_task(self, task: str, rate: float = 1.0) -> OrganismConfig:
@@ -129,9 +129,9 @@ class OrganismConfig:
         }
         return replace(self, **half)
 
-    def describe(self) -> None:
+    def describe(self) -> str | None:
         """None: all checkpoints are trained here."""
-        return
+        return None
 
     def material(self) -> World | TextWorld:
         """The world that the configuration names.

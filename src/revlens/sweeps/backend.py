@@ -37,7 +37,7 @@ class Workers(Protocol):
         ...
 
     def finished(self) -> Sequence[Outcome]:
-        """Tasks that have ended since the last call; waits briefly if none has, and passes on progress."""
+        """Tasks that have ended since the last call; waits briefly without any, and passes on progress."""
         ...
 
 
