@@ -48,7 +48,7 @@ def test_the_next_checkpoint_loads_while_one_is_used(
     assert used == [(c.name, float(next(c.load().parameters()).detach().sum())) for c in checkpoints]
 
 
-def test_nothing_loads_ahead_without_room_or_in_another_dtype(
+def test_one_checkpoint_loads_at_a_time_without_room_or_in_another_dtype(
     history: TrainingHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints, loads = list(history)[:2], Loads(monkeypatch)
