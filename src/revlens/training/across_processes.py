@@ -32,8 +32,8 @@ def check_replicated(accelerator: Accelerator, model: nn.Module) -> None:
     """
     if accelerator.num_processes < n_launched():
         raise ConfigError(
-            f"accelerate sees {accelerator.num_processes} of the {n_launched()} launched processes. "
-            "On a machine without GPUs, set ACCELERATE_USE_CPU=true in their environment."
+            f"accelerate sees {accelerator.num_processes} of the {n_launched()} processes that were "
+            "launched. On a machine without GPUs, set ACCELERATE_USE_CPU=true in their environment."
         )
     if accelerator.distributed_type not in _REPLICATED or is_sharded(model):
         sharding = "fully_shard" if is_sharded(model) else accelerator.distributed_type.value
