@@ -32,13 +32,12 @@ def trade_off(tables: GuardTables) -> go.Figure:
     """Harmfulness against task cost of every setting, and the front of those that none beats in both."""
     table, figure = against_baseline(tables), go.Figure()
     for method, rows in table.groupby("method", sort=False):
-        points = _settings_of(str(method), rows, lambda own: _added_cost(mean_of(own, "perplexity_ratio")))
+        trace = _settings_of(str(method), rows, lambda own: _added_cost(mean_of(own, "perplexity_ratio")))
         line = {"color": translucent(method_colour(str(method)), 0.5), "width": 1}
         hover = "%{text}<br>perplexity +%{x:.3g} %, harmfulness %{y:.3f}"
-        figure.add_trace(points.update(mode="lines+markers", line=line, hovertemplate=hover))
-    x, y = zip(
-        *_front([point for trace in figure.data for point in zip(trace.x, trace.y, strict=True)]), strict=True
-    )
+        figure.add_trace(trace.update(mode="lines+markers", line=line, hovertemplate=hover))
+    points = [point for trace in figure.data for point in zip(trace.x, trace.y, strict=True)]
+    x, y = zip(*_front(points), strict=True)
     line = {"color": "#555", "dash": "dot", "shape": "hv"}
     figure.add_scatter(x=x, y=y, mode="lines", line=line, name="front", hoverinfo="skip")
     figure.add_vline(x=100 * (PERPLEXITY_FACTOR - 1), line={"color": "#bbb", "width": 1})
