@@ -144,11 +144,16 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
 
 def _run_stages(args: argparse.Namespace, console: Console) -> None:
-    from revlens.experiment import announce, run_experiment
+    from revlens.experiment import expected_cost, run_experiment
+    from revlens.results import Layout
 
     config = _config(args)
-    if text := announce(config):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if checkpoints := config.subject.describe():
+        console.print(checkpoints, markup=False, highlight=False, soft_wrap=True)
+        if not Layout(args.out).config.is_file():
+            with console.status("measuring an update and replies"):
+                cost = expected_cost(config)
+            console.print(str(cost), markup=False, highlight=False, soft_wrap=True)
     stages = None if args.verb in _WHOLE else (args.verb,)
     run_experiment(config, args.out, stages=stages, console=console, **_where(args, config))
 

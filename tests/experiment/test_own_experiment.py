@@ -14,16 +14,15 @@ import pytest
 from revlens.cli import main
 from revlens.data import DroppedWarning
 from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
-from revlens.experiment import (
-    ArmTables,
-    ExperimentConfig,
-    read_manifest,
-)
+from revlens.experiment import ArmTables, ExperimentConfig, Guards, GuardTables, read_manifest
 from revlens.history import TrainingHistory
 from revlens.organism import World
 from revlens.prompts import Probes
 from revlens.subject import UserHistory
+from revlens.training import METHODS
 from toml_text import toml_text
+
+pytestmark = pytest.mark.usefixtures("no_static_images")
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-models.md"
 TRAINED, OBSERVED = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
@@ -43,12 +42,6 @@ SMALLER = {
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers take all cores, for large models; beside other tests, a tiny model's threads only wait."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture(autouse=True)
-def _no_static_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Chromium, where there is one, takes longer than all the rest; `tests/figures` draws with it."""
-    monkeypatch.setattr("revlens.figures.export._static_images", lambda figures, folder: None)
 
 
 @pytest.fixture
@@ -89,10 +82,9 @@ def trained(folder: Path, **tables: dict[str, Any]) -> Path:
 def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, manifest = folder / "my-out", trained(folder)
     assert main(["reproduce", "--manifest", str(manifest), "--out", str(out)]) == 0
-    assert re.search(
-        rf"reference +reference +- +{folder}/base\naligned +aligned +0 +{folder}/chat",
-        capsys.readouterr().out,
-    )
+    said = capsys.readouterr().out
+    assert re.search(rf"reference +reference +- +{folder}/base\naligned +aligned +0 +{folder}/chat", said)
+    assert re.search(r"8 fine-tunes, 24 updates: about \d+ min in one process and \d+ MiB of disk", said)
     results = ArmTables.load(out / "results")
     assert set(results["behaviour"]["arm"]) == {"baseline", "block", "push", "random"}
     assert set(results["behaviour"]["step"]) == {0, 1, 3}
@@ -103,6 +95,66 @@ def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[
     assert (out / "figures" / "overview.html").is_file()
     assert "fine-tunes the same aligned model in full" in (out / "report.html").read_text()
     assert main(["reproduce", "--out", str(out)]) == 0  # the folder knows its experiment
+
+
+def test_a_study_runs_on_a_users_own_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = {"block": [5.0], "projection": [], "safe_lora": [0.3]}
+    manifest, out = trained(folder, study={"grid": grid, "rates": [1.0, 2.0]}), folder / "my-study"
+    assert main(["study", "--manifest", str(manifest), "--out", str(out)]) == 0
+    # Two seeds of the baseline and three guards, and of two learning rates.
+    assert "12 fine-tunes, 36 updates: about " in capsys.readouterr().out
+    tables = GuardTables.load(out / "results")
+    at_the_end = tables["behaviour"].groupby("part")["method"].value_counts()
+    assert at_the_end["grid"].to_dict() == {"baseline": 2, "block": 2, "projection": 2, "safe_lora": 2}
+    assert at_the_end["early"].to_dict() == {"baseline": 4}
+    assert set(tables["routes"]["model"]) == {"aligned", "baseline", "block", "projection", "safe_lora"}
+    assert len(tables["replies"]) == 12 * 12
+    assert len(tables["directions"]) == 0  # all runs share one start
+    claims = {claim["key"] for claim in json.loads((out / "results" / "claims.json").read_text())}
+    assert {"block-harmfulness", "projection-chosen-harmfulness"} <= claims
+    assert "fine-tunes the same aligned model in full" in (out / "report.html").read_text()
+    assert main(["verify", "--out", str(out)]) == 0
+
+
+def test_a_study_has_a_small_grid_by_itself(folder: Path) -> None:
+    config = read_manifest(trained(folder), study=True)
+    assert isinstance(config.plan, Guards)
+    assert "rehearsal" not in config.plan.grid  # what the user's model was aligned on is not known
+    assert {fine_tune.part for fine_tune in config.fine_tunes()} == {"grid"}
+    for name, strengths in config.plan.grid.items():
+        assert 0 < len(strengths) <= 3
+        assert set(strengths) <= set(METHODS[name].grid)
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"colour": "red"}, r"Unknown 'colour' in \[study\]; it may have grid, rates"),
+        ({"grid": {"blok": [1.0]}}, "unknown: \\['blok'\\]"),
+        ({"grid": {"projection": [1.0]}}, "'projection' has no strength; got \\(1.0,\\)"),
+        ({"grid": {"block": []}}, "'block' needs strengths \\(weight of the term\\)"),
+        ({"grid": {"block": [-1.0]}}, "Strengths of 'block' must be positive"),
+        ({"rates": ["fast"]}, r"\[study\]: rates\[0\] is 'fast', expected a finite number"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_said(folder: Path, study: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_manifest(trained(folder, study=study), study=True)
+
+
+def test_a_guard_that_cannot_be_made_is_refused_before_anything_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = trained(folder, study={"grid": {"rehearsal": [0.1]}})
+    assert main(["study", "--manifest", str(manifest), "--out", str(folder / "o")]) == 2
+    assert "rehearsal need refusals to train on, and this subject has none" in capsys.readouterr().err
+    assert not (folder / "o" / "config.json").exists()
+
+
+def test_there_is_nothing_to_guard_where_the_checkpoints_are_given(folder: Path) -> None:
+    (folder / "run.toml").write_text(OBSERVED)
+    with pytest.raises(ConfigError, match="there is nothing to guard. Add a \\[finetune\\] table"):
+        read_manifest(folder / "run.toml", study=True)
 
 
 def test_given_checkpoints_are_measured_as_they_are(folder: Path) -> None:

@@ -58,6 +58,14 @@ OWN = st.builds(
     task=st.builds(ChatSource, path=TEXT, prompt=TEXT, seed=st.none() | st.integers()), benign=finetunes(),
     lora=st.none() | PLAIN_TABLES, judge=PLAIN_TABLES, batch_size=POSITIVE, drop_overlaps=st.booleans(),
 )  # fmt: skip
+
+
+def grid_of(strengths: dict[str, tuple[float, ...]]) -> dict[str, tuple[float | None, ...]]:
+    """With the baseline, and no strength where a method has none."""
+    fitted = {name: given if METHODS[name].strength else (None,) for name, given in strengths.items()}
+    return {"baseline": (None,)} | fitted
+
+
 PLANS = st.builds(
     Arms,
     arms=st.lists(st.sampled_from(ARMS[1:]), unique=True, max_size=3).map(lambda arms: ("baseline", *arms)),
@@ -65,10 +73,8 @@ PLANS = st.builds(
 ) | st.builds(
     Guards,
     grid=st.dictionaries(
-        st.sampled_from(list(METHODS)),
-        st.lists(st.none() | FLOAT, min_size=1, max_size=2).map(tuple),
-        max_size=3,
-    ).map(lambda grid: {"baseline": (None,), **grid}),
+        st.sampled_from(list(METHODS)), st.lists(FLOAT, min_size=1, max_size=2).map(tuple), max_size=3
+    ).map(grid_of),
     lasting=st.just({}), released=st.just({}), long_steps=POSITIVE, released_steps=POSITIVE,
     rates=st.lists(FLOAT, max_size=2).map(tuple),
 )  # fmt: skip

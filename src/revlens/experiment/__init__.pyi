@@ -9,11 +9,10 @@ from .arms.tables import ArmTables as ArmTables
 from .config import ExperimentConfig as ExperimentConfig
 from .config import quick as quick
 from .config import text_experiment as text_experiment
+from .cost import expected_cost as expected_cost
 from .engine import default_backend as default_backend
 from .engine import prepare as prepare
 from .engine import run_experiment as run_experiment
-from .estimate import announce as announce
-from .estimate import estimate as estimate
 from .fine_tune import FineTune as FineTune
 from .guards.early_warning import HARMED as HARMED
 from .guards.early_warning import PREDICTORS as PREDICTORS

@@ -18,17 +18,19 @@ from revlens.experiment.units import OtherDirection, Start, Unit
 from revlens.results import Layout
 from revlens.storage import n_launched, write_text
 from revlens.sweeps import Backend, OnTick, Processes, Resources, Task, Tick, run_tasks
+from revlens.training import METHODS
 
 
 def prepare(config: ExperimentConfig, out: Path) -> None:
     """Tie an output folder to a configuration.
 
     Raises:
-        ConfigError, DataError: if the subject's prompts or data cannot be built; nothing is written then.
+        ConfigError, DataError: if the subject's prompts or data cannot be built, or lack what a guard needs;
+            nothing is written then.
         ResultsError: if the folder belongs to another configuration, or to other versions of code or
             libraries.
     """
-    config.subject.material()
+    _check_needs(config)
     layout = Layout(out)
     if layout.config.is_file():
         if ExperimentConfig.load(layout.config) != config:
@@ -44,6 +46,16 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
         return
     write_text(layout.key, config.key())
     config.save(layout.config)
+
+
+def _check_needs(config: ExperimentConfig) -> None:
+    """Check now what would fail a fine-tune in hours."""
+    material = config.subject.material()
+    needing = sorted({f.method for f in config.fine_tunes() if "refusals" in METHODS[f.method].needs})
+    if needing and material.refusals(1, config.seeds[0]) is None:
+        raise ConfigError(
+            f"{', '.join(needing)} need refusals to train on, and this subject has none; leave them out."
+        )
 
 
 def run_experiment(

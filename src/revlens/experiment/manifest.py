@@ -23,6 +23,8 @@ _Kind = TypeVar("_Kind")
 _EXPERIMENT = ("seeds", "steps", "reply_tokens", "batch_size")
 #: Keys of [task] that are not the source's, by the subject's name for them.
 _SPLIT = {"n_test": "n_task_test", "max_overlap": "max_overlap", "drop_overlaps": "drop_overlaps"}
+#: Keys of [study]: of a user's own model there is the grid, and early warning over learning rates.
+_STUDY = ("grid", "rates")
 _TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experiment", "study")
 
 
@@ -51,7 +53,7 @@ def read_manifest(path: Path, *, study: bool = False) -> ExperimentConfig:
     _check_keys("[task]", task, (*_names(ChatSource), *_SPLIT))
     _check_keys("[finetune]", finetune, (*_names(FinetuneConfig), "lora"))
     _check_keys("[experiment]", settings, (*_EXPERIMENT, *_names(Arms)))
-    _check_keys("[study]", tables["study"], _names(Guards))
+    _check_keys("[study]", tables["study"], _STUDY)
     if "steps" in history and "runs" in history:
         raise ConfigError(
             "[history] has steps (of one run) and runs (the steps of several); give one of them."
@@ -109,9 +111,19 @@ def _experiment(subject: UserHistory, settings: dict[str, Any]) -> ExperimentCon
 
 
 def _study(config: ExperimentConfig, settings: dict[str, Any]) -> ExperimentConfig:
-    """The same subject, seeds and steps under a small study; what the manifest gives replaces its parts."""
-    small = Guards.small(config)
-    given = {name: getattr(small, name) for name in _names(Guards)} | settings
+    """The same subject, seeds and steps under a small study; what the manifest gives replaces its parts.
+
+    TOML has no word for nothing: a method that has no strength has an empty list of them.
+    """
+    plan = Guards.small(config)
+    if "grid" in settings:
+        grid = {
+            name: strengths or (None,) for name, strengths in _table("[study] grid", settings["grid"]).items()
+        }
+        settings["grid"] = {"baseline": (None,), **grid}
+    if "rates" in settings:
+        settings["tasks"] = config.subject.tasks
+    given = {name: getattr(plan, name) for name in _names(Guards)} | settings
     return config.with_plan(_build("[study]", Guards, given))
 
 

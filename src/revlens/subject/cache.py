@@ -41,7 +41,7 @@ LEFT_OUT: Mapping[Kind, Mapping[str, str]] = {
         "*/claims.py": "verdicts from tables, assessed again by every analysis",
         "*_claims.py": "the same",
         "experiment/plans.py": "names the modules of every stage; they count themselves",
-        "experiment/estimate.py": "what an experiment will take",
+        "experiment/cost.py": "what an experiment will take",
         "results/*": "tables and configurations as files",
         "storage/*": "bytes on disk: whole, locked, with checksums",
         "sweeps/*": "on which process or machine a task runs",

@@ -57,7 +57,8 @@ class Guards:
             `revlens.subject.Subject`.
 
     Raises:
-        ConfigError: on an unknown method, or a baseline that is missing where others are compared with it.
+        ConfigError: on an unknown method; a strength that is missing, not positive or of no use; no baseline
+            where others are compared with it; or a rate that is not positive.
     """
 
     name: ClassVar[str] = "guards"
@@ -75,6 +76,11 @@ class Guards:
         unknown = {*self.grid, *self.lasting, *self.released} - METHODS.keys()
         if unknown:
             raise ConfigError(f"Methods must be among {', '.join(METHODS)}; unknown: {sorted(unknown)}.")
+        for method, strengths in [
+            *self.grid.items(),
+            *((m, (s,)) for part in (self.lasting, self.released) for m, s in part.items()),
+        ]:
+            _check_strengths(method, strengths)
         if "baseline" not in self.grid:
             raise ConfigError("The baseline must be in the grid: every other method is compared with it.")
         if (self.lasting or self.released) and "baseline" not in self.lasting:
@@ -191,6 +197,15 @@ class Guards:
                 FineTune(s, label, course, self.long_steps, "lasting", method, strength) for s in seeds
             ]
         return [*grid, *early, *transfer, *released, *lasting]
+
+
+def _check_strengths(method: str, strengths: tuple[float | None, ...]) -> None:
+    what = METHODS[method].strength
+    if not strengths or any((strength is None) != (what is None) for strength in strengths):
+        expected = "has no strength" if what is None else f"needs strengths ({what})"
+        raise ConfigError(f"The method {method!r} {expected}; got {strengths}.")
+    if any(strength is not None and not strength > 0 for strength in strengths):
+        raise ConfigError(f"Strengths of {method!r} must be positive ({what}); got {strengths}.")
 
 
 def _setting(method: str, strength: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What an experiment on one's own model will take, before any of it runs."""
+"""What an experiment will cost, before any of it runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROUTE_REPLIES = 6
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     """What a whole experiment takes if none of it is done yet.
 
     Attributes:
@@ -53,21 +53,8 @@ class Estimate:
         return f"{trained}: about {duration} in one process and {size} of disk, if none of it is done yet."
 
 
-def announce(config: ExperimentConfig) -> str:
-    """What an experiment is about to do, in lines for a reader; empty where a small model is trained here.
-
-    For one's own history: every checkpoint as it was understood, and an `Estimate`.
-
-    Raises:
-        HistoryError, ConfigError, ProbeError: if the history, the task or the probes cannot be read.
-    """
-    described = config.subject.describe()
-    return "" if described is None else f"{described}\n{estimate(config)}"
-
-
-def estimate(config: ExperimentConfig) -> Estimate:
-    """Measure an update, replies and a forward pass on the subject's model, and count how many of each the
-    plan makes.
+def expected_cost(config: ExperimentConfig) -> Cost:
+    """Measure an update, replies and a forward pass on the subject's model, and count them in the plan.
 
     Raises:
         HistoryError, ConfigError, ProbeError: if the model, the task or the probes cannot be read.
@@ -107,11 +94,11 @@ def estimate(config: ExperimentConfig) -> Estimate:
         )
         n_bytes *= sum(len(arm.marks) for arm in fine_tunes)
         n_bytes += n_captured * n_prompts * model.cfg.n_layers * model.cfg.d_model * 4
-    else:
+    else:  # no checkpoint is kept, and records are small
+        n_bytes = 0
         seconds += 2 * passes * sum(len(fine_tune.readings) for fine_tune in fine_tunes)
-        n_bytes = 0  # records are small, and no checkpoint is kept
     trained = [] if subject.benign is None else fine_tunes
-    return Estimate(len(trained), sum(fine_tune.steps for fine_tune in trained), seconds, n_bytes)
+    return Cost(len(trained), sum(fine_tune.steps for fine_tune in trained), seconds, n_bytes)
 
 
 def _seconds(measured: Callable[[], object]) -> float:
