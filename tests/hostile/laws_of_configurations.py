@@ -62,8 +62,8 @@ OWN = st.builds(
 
 def grid_of(strengths: dict[str, tuple[float, ...]]) -> dict[str, tuple[float | None, ...]]:
     """With the baseline, and no strength where a method has none."""
-    fitted = {name: given if METHODS[name].strength else (None,) for name, given in strengths.items()}
-    return {"baseline": (None,)} | fitted
+    grid: dict[str, tuple[float | None, ...]] = {"baseline": (None,)}
+    return grid | {name: given if METHODS[name].strength else (None,) for name, given in strengths.items()}
 
 
 PLANS = st.builds(
