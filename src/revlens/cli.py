@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -86,8 +86,8 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--track",
-        choices=("organism", "text"),
-        help="which organism: made-up words, or real text (default: organism)",
+        metavar="NAME",
+        help="which organism: organism (made-up words, the default), or text (real text, with --data-dir)",
     )
     parser.add_argument(
         "--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md"
@@ -160,7 +160,7 @@ def _run_stages(args: argparse.Namespace, console: Console) -> None:
 
 def _config(args: argparse.Namespace) -> ExperimentConfig:
     """The folder's own experiment, or the one that the options choose."""
-    from revlens.experiment import ExperimentConfig, Guards, quick, read_manifest, text_experiment
+    from revlens.experiment import ExperimentConfig, Guards, organism_experiment, read_manifest
     from revlens.results import Layout
 
     stored, chosen = Layout(args.out).config, [name for name in _CHOICES if getattr(args, name)]
@@ -172,14 +172,12 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
             others = " and --".join(name for name in chosen if name != "manifest")
             raise ConfigError(f"--manifest says everything; --{others} cannot be added.")
         return read_manifest(args.manifest, study=study)
-    if (args.track == "text") != (args.data_dir is not None) or (args.large and args.track != "text"):
-        raise ConfigError(
-            "--data-dir, and --large, belong to the text track: revlens reproduce --track text --data-dir "
-            "DIR."
-        )
-    config = quick() if args.quick else ExperimentConfig()
-    if args.track == "text":
-        config = text_experiment(args.data_dir, quick=args.quick, large=args.large)
+    if args.quick and args.large:
+        raise ConfigError("A smoke run is on a small model: leave out --quick or --large.")
+    size: Literal["default", "quick", "large"] = (
+        "quick" if args.quick else "large" if args.large else "default"
+    )
+    config = organism_experiment(args.track or "organism", size, args.data_dir)
     if args.seeds is not None:
         if args.seeds < 2:
             raise ConfigError(f"--seeds {args.seeds}: at least 2 runs are needed for an interval over runs.")

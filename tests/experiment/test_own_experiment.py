@@ -147,7 +147,7 @@ def test_a_guard_that_cannot_be_made_is_refused_before_anything_runs(
 ) -> None:
     manifest = trained(folder, study={"grid": {"rehearsal": [0.1]}})
     assert main(["study", "--manifest", str(manifest), "--out", str(folder / "o")]) == 2
-    assert "rehearsal need refusals to train on, and this subject has none" in capsys.readouterr().err
+    assert "rehearsal: refusals to train on are needed, and this subject has none" in capsys.readouterr().err
     assert not (folder / "o" / "config.json").exists()
 
 

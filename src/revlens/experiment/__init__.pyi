@@ -7,8 +7,8 @@ from .arms.causality import REPORT_SPLIT as REPORT_SPLIT
 from .arms.plan import Arms as Arms
 from .arms.tables import ArmTables as ArmTables
 from .config import ExperimentConfig as ExperimentConfig
+from .config import organism_experiment as organism_experiment
 from .config import quick as quick
-from .config import text_experiment as text_experiment
 from .cost import expected_cost as expected_cost
 from .engine import default_backend as default_backend
 from .engine import prepare as prepare

@@ -103,25 +103,33 @@ class ExperimentConfig:
         return read_config(path, cls, "experiment configuration")
 
 
-def quick() -> ExperimentConfig:
-    """A smoke run of the whole pipeline on a smaller organism: shows that everything works, not an effect."""
-    return _smoke(TRACKS["organism"].organism("quick"))
+def organism_experiment(
+    track: str = "organism",
+    size: Literal["default", "quick", "large"] = "default",
+    data_dir: Path | None = None,
+) -> ExperimentConfig:
+    """The arms on an organism that comes with revlens.
 
+    A quick one is a smoke run of the whole pipeline: it shows that everything works, not an effect.
 
-def text_experiment(data_dir: Path, *, quick: bool = False, large: bool = False) -> ExperimentConfig:
-    """The real-text organism on the data of a folder: as it is, large for a GPU, or as a smoke run.
+    Args:
+        track: one of `revlens.organism.TRACKS`.
+        size: of the organism.
+        data_dir: folder with the track's data, if it needs any.
 
     Raises:
-        DataError: see `TextWorldConfig.of`.
-        ConfigError: if it is to be both large and quick.
+        ConfigError: if there is no such track, or see `revlens.organism.Track.organism`.
+        DataError: if the data cannot be read.
     """
-    if quick and large:
-        raise ConfigError("A smoke run is on a small model: leave out --quick or --large.")
-    size: Literal["default", "quick", "large"] = "quick" if quick else "large" if large else "default"
-    organism = TRACKS["text"].organism(size, str(data_dir.absolute()))
-    return _smoke(organism) if quick else ExperimentConfig(subject=organism)
-
-
-def _smoke(organism: OrganismConfig) -> ExperimentConfig:
+    if track not in TRACKS:
+        raise ConfigError(f"Unknown track {track!r}; expected one of {', '.join(TRACKS)}.")
+    organism = TRACKS[track].organism(size, None if data_dir is None else str(data_dir.absolute()))
+    if size != "quick":
+        return ExperimentConfig(subject=organism)
     plan = Arms(n_null_draws=500, n_controls=5)
     return ExperimentConfig(subject=organism, seeds=(0, 1), plan=plan).with_steps(organism.benign.steps)
+
+
+def quick() -> ExperimentConfig:
+    """The smoke run on the embedded organism."""
+    return organism_experiment(size="quick")

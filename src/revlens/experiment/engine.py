@@ -40,8 +40,7 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
         if layout.key.read_text() != config.key():
             raise ResultsError(
                 f"{out} was started with other versions of revlens, torch, transformers or tokenizers; "
-                "choose another --out "
-                "or delete it."
+                "choose another --out or delete it."
             )
         return
     write_text(layout.key, config.key())
@@ -54,7 +53,7 @@ def _check_needs(config: ExperimentConfig) -> None:
     needing = sorted({f.method for f in config.fine_tunes() if "refusals" in METHODS[f.method].needs})
     if needing and material.refusals(1, config.seeds[0]) is None:
         raise ConfigError(
-            f"{', '.join(needing)} need refusals to train on, and this subject has none; leave them out."
+            f"{', '.join(needing)}: refusals to train on are needed, and this subject has none; leave it out."
         )
 
 

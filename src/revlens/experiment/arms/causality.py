@@ -4,7 +4,7 @@ the rest of the stream?
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -40,10 +40,8 @@ from revlens.results import Layout
 from revlens.storage import atomic_directory, seal
 from revlens.subject import Material
 
-#: What `study` makes.
+#: What `measure_causality` makes.
 TABLES = ("patching", "interventions", "outcomes", "readout", "readout_tokens")
-#: How often `study` reports progress.
-_N_STUDIES = 8
 
 #: Which checkpoint's activations are put into which: does refusal come back, does it go?
 PAIRS = {
@@ -73,14 +71,12 @@ _N_TOKENS_SHOWN = 10
 
 
 def work(config: ExperimentConfig, layout: Layout, baseline: FineTune, tick: Tick) -> None:
-    """Patch, intervene on and read out the baseline's models: reference, aligned, and after the last
-    update.
-    """
+    """Patch, intervene on and read out the baseline's models: reference, aligned and fine-tuned."""
     folder = layout.causal(baseline.seed)
     if all((folder / f"{name}.parquet").is_file() for name in TABLES):
         return
     v_rev = own_v_rev(layout, baseline.seed)
-    tables = study(config, arm_history(config, baseline), v_rev, baseline.seed, on_study=tick)
+    tables = measure_causality(config, arm_history(config, baseline), v_rev, baseline.seed, tick=tick)
     with atomic_directory(folder) as partial:
         for name, table in tables.items():
             table.to_parquet(partial / f"{name}.parquet", index=False)
@@ -88,17 +84,17 @@ def work(config: ExperimentConfig, layout: Layout, baseline: FineTune, tick: Tic
 
 
 def n_ticks(config: ExperimentConfig, baseline: FineTune) -> int:
-    """One for each study."""
-    return _N_STUDIES
+    """One for each pair that is patched, two for each model under intervention, one for the readout."""
+    return len(PAIRS) + 2 * len(ACTIONS_ON) + 1
 
 
-def study(
+def measure_causality(
     config: ExperimentConfig,
     history: TrainingHistory,
     v_rev: ReversionDirection,
     seed: int,
     *,
-    on_study: Callable[[], None] = lambda: None,
+    tick: Tick = lambda: None,
 ) -> dict[str, pd.DataFrame]:
     """All causal `TABLES` of one run (see docs/results-schema.md)."""
     plan, material = config.plan, config.subject.material()
@@ -124,7 +120,7 @@ def study(
                 pair=pair
             )
         )
-        on_study()
+        tick()
 
     interventions, outcomes = [], []
     for name, actions in ACTIONS_ON.items():
@@ -137,17 +133,17 @@ def study(
         interventions.append(
             pd.concat([choice, table]).assign(model=name, baseline=float(report.baseline.mean()))
         )
-        on_study()
+        tick()
         chosen = _strongest_layer(choice, MAIN_ACTION[name])
         outcomes.append(
             _outcomes(config, models[name], material, v_rev, name, chosen, clamp_mean, controls).assign(
                 model=name
             )
         )
-        on_study()
+        tick()
 
     readout = vocabulary_readout(models["aligned"], v_rev, openings, seed=seed)
-    on_study()
+    tick()
     return {
         "patching": pd.concat(patching, ignore_index=True),
         "interventions": pd.concat(interventions, ignore_index=True),
