@@ -32,7 +32,7 @@ from revlens.prompts import Probes
 from revlens.results import Layout
 from revlens.storage import sole_writer
 from revlens.subject import BenignRun
-from revlens.sweeps import InThisProcess
+from revlens.sweeps import InThisProcess, Processes
 from revlens.training import FinetuneConfig
 
 TINY_WORLD = WorldConfig(
@@ -59,6 +59,19 @@ TINY = OrganismConfig(
 TINY_EXPERIMENT = ExperimentConfig(
     subject=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, plan=Arms(n_null_draws=200, n_controls=2)
 )
+
+#: Two arms of one seed of a still smaller organism: every stage, at the least cost.
+SMALL = ExperimentConfig(
+    subject=replace(
+        TINY,
+        world=replace(TINY.world, n_direction=6, n_drift=6, n_behaviour=4, n_harmless=4, n_task_test=4),
+        model=replace(TINY.model, n_layers=2),
+        helpful=replace(TINY.helpful, steps=6),
+        alignment=replace(TINY.alignment, steps=3),
+    ),
+    seeds=(0,), steps=(1, 3), reply_tokens=2,
+    plan=Arms(arms=("baseline", "block"), n_null_draws=50, n_controls=1),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -107,8 +120,9 @@ def fine_tune_of(config: ExperimentConfig, seed: int, label: str) -> FineTune:
 
 def done_once(config: ExperimentConfig, out: Path) -> Layout:
     """Every stage of an experiment; of several test processes the first one runs them, the others wait."""
+    several = Processes(2) if "PYTEST_XDIST_WORKER" in os.environ else InThisProcess()
     with sole_writer(out, wait=True):
-        run_experiment(config, out, on=InThisProcess())
+        run_experiment(config, out, on=several)
     return Layout(out)
 
 

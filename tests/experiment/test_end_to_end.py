@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,16 @@ import torch
 from kaleido.errors import ChromeNotFoundError
 from transformers.utils import logging
 
+from conftest import SMALL
 from revlens.cli import main
 from revlens.experiment import PLANS, ArmTables, ExperimentConfig, engine, prepare, run_experiment
 from revlens.figures import REPORTS
 from revlens.results import Layout
-from revlens.storage import LOCK
-from revlens.sweeps import InThisProcess
+from revlens.sweeps import InThisProcess, Processes
 from revlens.sweeps.worker import prepare_process
+
+#: One process makes what the tests of this file look at.
+pytestmark = pytest.mark.xdist_group("end to end")
 
 STAGES = tuple(stage.name for stage in PLANS["arms"].stages)
 
@@ -64,29 +67,38 @@ def no_chromium(*args: object, **kwargs: object) -> None:
 
 
 @pytest.fixture
-def place(config: ExperimentConfig, tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> Place:
     """An output folder that knows its experiment, and an empty cache."""
-    prepare(config, tmp_path / "out")
+    prepare(SMALL, tmp_path / "out")
     return Place(tmp_path / "out", tmp_path / "cache")
 
 
+@contextmanager
+def this_process() -> Iterator[None]:
+    """This process in place of worker processes, which take seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("revlens.cli._where", lambda args, config: {"on": InThisProcess()})
+        prepare_process(1)
+        yield
+        torch.use_deterministic_algorithms(False)
+        logging.enable_progress_bar()
+
+
 @pytest.fixture(scope="module")
-def finished(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """`revlens reproduce` over stages that this test session has run already."""
-    place = Place(tmp_path_factory.mktemp("finished") / "out", Path(os.environ["REVLENS_CACHE"]))
-    shutil.copytree(layout.out, place.out, ignore=shutil.ignore_patterns(LOCK))
-    assert place.revlens("reproduce") == 0
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """`revlens reproduce`, in this process."""
+    folder = tmp_path_factory.mktemp("finished")
+    prepare(SMALL, folder / "out")
+    place = Place(folder / "out", folder / "cache")
+    with this_process():
+        assert place.revlens("reproduce") == 0
     return place
 
 
 @pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process in place of worker processes, which take seconds to start."""
-    monkeypatch.setattr("revlens.cli._where", lambda args, config: {"on": InThisProcess()})
-    prepare_process(1)
-    yield
-    torch.use_deterministic_algorithms(False)
-    logging.enable_progress_bar()
+def one_process() -> Iterator[None]:
+    with this_process():
+        yield
 
 
 def assert_equal_tables(ours: ArmTables, theirs: ArmTables) -> None:
@@ -131,7 +143,7 @@ def test_what_was_lost_is_computed_again_and_nothing_else(lost: str, finished: P
     place = Place(tmp_path / "out", finished.cache)
     shutil.copytree(finished.out, place.out)
     before = place.files()
-    path = Layout(place.out).losses(1, "block").parent / lost
+    path = Layout(place.out).losses(0, "block").parent / lost
     path.unlink()
     assert place.revlens("reproduce") == 0
     written = {name for name, at in place.files().items() if name.parts[0] == "runs" and at != before[name]}
@@ -178,19 +190,24 @@ def test_a_folder_of_other_versions_is_refused(place: Place, capsys: pytest.Capt
     assert {path.name for path in place.out.iterdir()} == {"config.json", "key"}
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
-    finished: Place, place: Place, request: pytest.FixtureRequest
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for stage in ("history", "finetune"):
-        assert place.revlens(stage) == 0
-    arm = Layout(place.out).behaviour(1, "block").parent
-    shutil.copytree(finished.out / "runs", place.out / "runs", dirs_exist_ok=True)
+    place = Place(tmp_path / "out", finished.cache)
+    shutil.copytree(finished.out, place.out)
+    arm = Layout(place.out).behaviour(0, "block").parent
     shutil.rmtree(arm)
-    (weights,) = place.cache.glob("finetune/*/seed-1/block-*/step-3/model.safetensors")
+    shutil.rmtree(Layout(place.out).results)
+    (weights,) = place.cache.glob("finetune/*/seed-0/block-*/step-3/model.safetensors")
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
-    assert place.revlens("reproduce") == 2
-    weights.write_bytes(whole)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("revlens.cli._where", lambda args, config: {"on": Processes(2)})
+            assert place.revlens("reproduce") == 2
+    finally:
+        weights.write_bytes(whole)
     left = sorted(str(path.relative_to(arm)) for path in arm.rglob("*") if path.is_file())
     splits = ("direction", "drift", "harmless")
     shards = [
@@ -202,7 +219,6 @@ def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
     assert left == [*captured, "losses.json", "revlens.sha256"]
     assert not Layout(place.out).results.exists()
 
-    request.getfixturevalue("one_process")
     assert place.revlens("reproduce") == 0
     assert_equal_tables(place.tables(), finished.tables())
 

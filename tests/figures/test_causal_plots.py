@@ -49,7 +49,7 @@ def test_behaviour_is_drawn_for_the_chosen_and_for_all_layers(results: ArmTables
     for trace in behaviour_under_interventions(results).data:
         model = "tuned" if trace.xaxis == "x" else "aligned"
         role = "chosen" if trace.name == "chosen layer" else "all"
-        rows = table[(table["subject"] == model) & (table["role"] == role)]
+        rows = table[(table["model"] == model) & (table["role"] == role)]
         assert sum(trace.y) * rows["seed"].nunique() == pytest.approx(rows["harmfulness"].sum())
 
 

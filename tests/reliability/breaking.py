@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import plotly.io as pio
@@ -21,12 +21,12 @@ import pytest
 from kaleido.errors import ChromeNotFoundError
 from tqdm import tqdm
 
-from conftest import TINY
+from conftest import SMALL, TINY
 from revlens import cli
 from revlens.activations import Activations, capture
 from revlens.activations.manifest import MANIFEST
 from revlens.errors import ResultsError
-from revlens.experiment import Arms, ExperimentConfig, Guards, prepare
+from revlens.experiment import Guards, prepare
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
 from revlens.storage.atomic import SCRATCH
@@ -38,19 +38,6 @@ from revlens.sweeps.backend import Workers
 from revlens.sweeps.worker import prepare_process
 
 _WIDTH = 16
-
-#: Two arms of one seed of a still smaller organism: every stage, at the least cost.
-SMALL = ExperimentConfig(
-    subject=replace(
-        TINY,
-        world=replace(TINY.world, n_direction=6, n_drift=6, n_behaviour=4, n_harmless=4, n_task_test=4),
-        model=replace(TINY.model, n_layers=2),
-        helpful=replace(TINY.helpful, steps=6),
-        alignment=replace(TINY.alignment, steps=3),
-    ),
-    seeds=(0,), steps=(1, 3), reply_tokens=2,
-    plan=Arms(arms=("baseline", "block"), n_null_draws=50, n_controls=1),
-)  # fmt: skip
 
 #: Every part of a study of it, with few fine-tunes.
 SMALL_STUDY = SMALL.with_plan(Guards(

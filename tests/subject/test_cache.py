@@ -113,7 +113,7 @@ def test_what_trains_voids_everything(name: str, changed: Callable[[str, Edit], 
     assert changed(name, NUMBER) == set(KINDS)
 
 
-@pytest.mark.parametrize("name", ["activations/moments.py", "direction/locate.py", "experiment/stages.py"])
+@pytest.mark.parametrize("name", ["activations/moments.py", "direction/locate.py", "experiment/guarded.py"])
 def test_what_decides_a_guard_keeps_the_starts(name: str, changed: Callable[[str, Edit], set[str]]) -> None:
     assert changed(name, NUMBER) == {"output", "finetune"}
 
