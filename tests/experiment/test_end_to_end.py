@@ -238,7 +238,14 @@ def test_a_failure_beside_a_busy_run_ends_the_command(config: ExperimentConfig, 
     """In a session of its own, so that all of it can be killed if it hangs."""
     config.save(tmp_path / "config.json")
     command = [sys.executable, __file__, str(tmp_path / "config.json"), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         _, error = process.communicate(timeout=60)
     finally:
