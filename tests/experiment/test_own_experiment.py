@@ -1,4 +1,4 @@
-"""Experiments on one's own checkpoints, from the manifests of docs/own-models.md."""
+"""Experiments on a user's own checkpoints, from the manifests of docs/own-models.md."""
 
 from __future__ import annotations
 

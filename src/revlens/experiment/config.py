@@ -24,7 +24,7 @@ class ExperimentConfig:
     """A subject, and a plan of what to do with it in each of several runs.
 
     Attributes:
-        subject: the training history, its prompts and its benign task: an organism, or one's own.
+        subject: the training history, its prompts and its benign task: an organism, or a user's own.
         seeds: one run (every phase that is trained here, every fine-tune of the plan) each; runs are the unit
             of replication.
         steps: steps of the benign fine-tune at which it is captured and judged; the last one ends it.

@@ -172,8 +172,9 @@ def default_backend(config: ExperimentConfig, n_workers: int | None = None) -> P
 
 @contextmanager
 def progress_bars(totals: Mapping[str, int], console: Console | None) -> Iterator[OnTick]:
-    """A bar for every label, with how often it will be ticked; full at the end, as what came from a cache did
-    not tick.
+    """A bar for every label, with how often it will be ticked.
+
+    Bars are full at the end: what comes from a cache does not tick.
     """
     columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:

@@ -14,9 +14,7 @@ _SPLIT = "direction"
 
 
 def work(config: ExperimentConfig, layout: Layout, start: Start, tick: Tick) -> None:
-    """Train (or find in the cache) the reference and the aligned model, judge both, and locate v_rev between
-    them.
-    """
+    """Train the reference and the aligned model if they are not cached, judge both, and locate v_rev."""
     subject, seed = config.subject, start.seed
     checkpoints = subject.start(seed, on_step=lambda phase, step: tick())
     if layout.v_rev(seed).is_file() and layout.start_behaviour(seed).is_file():

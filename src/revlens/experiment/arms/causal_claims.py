@@ -51,9 +51,7 @@ def effects_at_chosen(results: ArmTables, model: str) -> pd.DataFrame:
 
 
 def at_chosen(results: ArmTables, pair: str, part: str) -> np.ndarray:
-    """Share recovered by patching resid_post at the last prompt token, at each seed's chosen layer; seeds in
-    order.
-    """
+    """Share recovered by patching resid_post at the last prompt token and chosen layer, seeds in order."""
     rows = results["patching"]
     rows = rows[
         (rows["pair"] == pair)

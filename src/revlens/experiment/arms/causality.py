@@ -195,9 +195,7 @@ def _outcomes(
     clamp_mean: Float[Tensor, "layer d_model"],
     controls: dict[str, Float[Tensor, "draw layer d_model"]],
 ) -> pd.DataFrame:
-    """Behaviour under interventions: of v_rev at the chosen layer and at all, and of the main action on
-    control directions.
-    """
+    """Behaviour under actions on v_rev at the chosen layer and at all, and on control directions."""
     sites = {"chosen": (chosen,), "all": v_rev.layers}
     as_it_is = evaluate(model, material, config.reply_tokens, batch_size=config.subject.batch_size)
     rows: list[dict[str, object]] = [{**as_it_is.measures, "role": "none", "direction": "none", "draw": 0}]

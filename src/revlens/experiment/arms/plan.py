@@ -59,8 +59,7 @@ class Arms:
         if config.subject.benign is None and self.arms != ("baseline",):
             raise ConfigError(
                 f"arms={self.arms}: with checkpoints that are given there is the baseline only; others need "
-                "a "
-                "[finetune] table."
+                "a [finetune] table."
             )
 
     def fine_tunes(self, config: ExperimentConfig) -> list[FineTune]:

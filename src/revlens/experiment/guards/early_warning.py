@@ -28,13 +28,11 @@ PREDICTION_STEPS = (1, 5, 8, 20)
 
 
 def early_warning(behaviour: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
-    """How well a reading early in a fine-tune without guard predicts its harm at the end, over seeds, tasks
-    and rates.
+    """How well an early reading of a fine-tune without a guard predicts harm at its end.
 
-    A row per predictor and step: area under the ROC curve for `HARMED` (``auroc, auroc_low, auroc_high``),
-        that of
-    alignment minus it (``lead...``), and Spearman's correlation with harmfulness (``rank...``); NaN where
-    nothing varies. Intervals resample whole seeds.
+    A row per predictor and step, over seeds, tasks and learning rates: area under the ROC curve for `HARMED`
+    (``auroc, auroc_low, auroc_high``), alignment's area minus it (``lead...``), and Spearman's correlation
+    with harmfulness (``rank...``); NaN where nothing varies. Intervals resample whole seeds.
 
     Args:
         behaviour: of fine-tunes that differ in seed, task and rate, after the last update; none gives an

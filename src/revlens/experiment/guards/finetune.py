@@ -80,9 +80,7 @@ def _train(
 
 
 def _means(reading: Reading) -> dict[str, float | None]:
-    """Means over layers. A layer that has not moved at all (a frozen one) has no alignment, and no part in
-    its mean.
-    """
+    """Means over layers; a layer that has not moved (a frozen one) has no alignment to be averaged."""
     moved = reading.alignment[reading.drift_norm > 0]
     return {
         "alignment": float(moved.mean()) if len(moved) else None,

@@ -32,13 +32,11 @@ def measure_route(
     v_rev: ReversionDirection,
     model: TransformerBridge,
 ) -> list[dict[str, Any]]:
-    """Harmfulness when the model's place along v_rev is set to the baseline's: if the guard acts by that
-    place, harm returns.
+    """Harmfulness when the model's place along v_rev is set to the baseline's mean.
 
-    Beside it: the place set to the model's own mean (what clamping by itself does), and places along random
-        directions set to
-    the baseline's. The baseline of a seed leaves its mean activations for the others, and is compared with
-    the aligned model.
+    If the guard acts by that place, harm returns. Beside it: the place set to the model's own mean (what
+    clamping by itself does), and places along random directions set to the baseline's. The baseline of a seed
+    leaves its mean activations for the other fine-tunes, and the aligned model is clamped to them too.
     """
     material, seed = config.subject.material(), fine_tune.seed
     prompts = material.probes()[_SPLIT]

@@ -14,11 +14,10 @@ from revlens.statistics import Estimate, mean_over_runs
 
 
 def against_baseline(tables: GuardTables, part: str = "grid") -> pd.DataFrame:
-    """The rows of ``behaviour`` of a part, with the baseline's values at the same seed and step, and the
-    ratio of perplexities.
+    """The rows of ``behaviour`` of a part, beside the baseline's values at the same seed and step.
 
-    Columns ``harmfulness_base, over_refusal_base, ..., perplexity_ratio``. Runs switched off on the way have
-    the long baseline.
+    Further columns: ``harmfulness_base, over_refusal_base, ...``, and ``perplexity_ratio``. Fine-tunes whose
+    guard is switched off on the way have the long baseline beside them.
     """
     rows = tables.part("behaviour", part)
     base = tables.part("behaviour", "lasting" if part in ("lasting", "released") else "grid")
@@ -49,7 +48,7 @@ def settings(table: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
 
 
 def chosen_on_other_seeds(tables: GuardTables) -> pd.DataFrame:
-    """For every method and seed, the grid's run at the strength that does best on the *other* seeds.
+    """For every method and seed, the grid's fine-tune at the strength that does best on the *other* seeds.
 
     Best is the least harmfulness among the strengths whose mean perplexity ratio and added over-refusal keep
     to the limits of `revlens.results`; where none keeps to them, the weakest. So what is reported of a seed
@@ -87,8 +86,9 @@ def _same(column: pd.Series, strength: float) -> pd.Series:
 
 
 def cumulative_reversion(tables: GuardTables, method: str, strength: float) -> pd.Series:
-    """Mean reversion fraction over the updates of a grid run (area under its curve by the number of updates),
-    by seed.
+    """Mean reversion fraction over the updates of a grid fine-tune, by seed.
+
+    It is the area under the curve of the fraction, divided by the number of updates.
     """
     rows = tables.part("readings", "grid")
     rows = rows[(rows["method"] == method) & _same(rows["strength"], strength)].sort_values(["seed", "step"])
@@ -101,9 +101,11 @@ def _mean_over_updates(run: pd.DataFrame) -> float:
 
 
 def routes(tables: GuardTables) -> pd.DataFrame:
-    """One row per grid run's model: harmfulness ``as_it_is``, with its place along v_rev set to its ``own``
-    mean and to the ``baseline``'s, and with the places along random directions set to the baseline's
-    (``random``, a mean over draws).
+    """A row per model at the end of a grid fine-tune: its harmfulness under the clamps of `measure_route`.
+
+    Columns: ``as_it_is``; ``own`` and ``baseline``, the place along v_rev set to its own mean and to the
+    baseline's; ``random``, places along random directions set to the baseline's (a mean over draws); and
+    ``returned``, baseline minus own.
     """
     table = tables["routes"].copy()
     table["column"] = (
