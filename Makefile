@@ -34,7 +34,7 @@ quick: $(STAMP)
 	$(BIN)/revlens reproduce --quick --out revlens-quick
 
 test: $(STAMP)
-	$(BIN)/pytest -n auto --dist loadgroup -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow

@@ -29,9 +29,6 @@ from revlens.results import Layout
 from revlens.sweeps import InThisProcess, Processes
 from revlens.sweeps.worker import prepare_process
 
-#: One process makes what the tests of this file look at.
-pytestmark = pytest.mark.xdist_group("end to end")
-
 STAGES = tuple(stage.name for stage in PLANS["arms"].stages)
 
 

@@ -28,9 +28,6 @@ from breaking import (
 
 from revlens.sweeps import Processes
 
-#: One process makes the outputs that are killed, damaged and audited.
-pytestmark = pytest.mark.xdist_group("reliability")
-
 
 class Kind(NamedTuple):
     """The kills of a kind of work.

@@ -32,9 +32,6 @@ from revlens.storage.locks import LOCK
 from revlens.subject import BenignRun
 from revlens.sweeps import InThisProcess
 
-#: One process makes the outputs that are killed, damaged and audited.
-pytestmark = pytest.mark.xdist_group("reliability")
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -27,9 +27,6 @@ from two_processes import (
     work,
 )
 
-#: Two processes are started once, for all tests of this file.
-pytestmark = pytest.mark.xdist_group("two processes")
-
 #: Two processes add up the same float32 numbers in another order. Relative to the motion of the weights this
 #: moves them by 5e-7 to 4e-6, and a guard by 0.03 or more.
 ROUNDING = 2e-5
