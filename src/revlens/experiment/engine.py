@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -85,19 +84,15 @@ def run_experiment(
     if n_launched() > 1:
         raise ConfigError(
             "An experiment starts its own processes: run it as one, with --workers or --ray. accelerate "
-            "launch is for "
-            "scripts of one fine-tune or capture, see docs/scaling.md."
+            "launch is for scripts of one fine-tune or capture, see docs/scaling.md."
         )
     chosen = _chosen(config, stages)
     prepare(config, out)
-    totals = Counter(
-        {
-            stage.name: sum(
-                stage.module.n_ticks(config, unit) for unit in units(config) if stage.of in unit.kinds
-            )
-            for stage in chosen
-        }
-    )
+    everything = units(config)
+    totals = {
+        stage.name: sum(stage.module.n_ticks(config, unit) for unit in everything if stage.of in unit.kinds)
+        for stage in chosen
+    }
     sweep = tasks(config, out.resolve(), stages, resources or Resources())
     with progress_bars(totals, console) as on_tick:
         run_tasks(sweep, on=on or default_backend(config), on_tick=on_tick)

@@ -101,8 +101,7 @@ class Guards:
         if subject.benign is None:
             raise ConfigError(
                 "A study compares guards, and the checkpoints of this history are given: there is nothing "
-                "to guard. "
-                "Add a [finetune] table."
+                "to guard. Add a [finetune] table."
             )
         if (self.lasting or self.released) and not config.steps[-1] < self.released_steps <= self.long_steps:
             raise ConfigError(
