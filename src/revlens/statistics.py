@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from scipy.stats import norm, rankdata, spearmanr, t
+from scipy.stats import binomtest, norm, rankdata, spearmanr, t
 from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator, sign_flip_permutation_pvalue
 
 from revlens.errors import ConfigError, NonFiniteError
@@ -61,6 +61,20 @@ def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
     # With 2 or 3 values this reaches 1: the interval is then their range, the most that resampling them can
     # give.
     return min(float(2 * norm.cdf(z) - 1), 1 - 1e-9)
+
+
+def wilson(hits: int, n: int) -> Estimate:
+    """A share of ``n`` independent cases with its 95 % Wilson interval; ``n`` counts cases, not runs.
+
+    Raises:
+        ConfigError: if there is no case, or there are more hits than cases.
+
+    Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
+    """
+    if not 0 <= hits <= n or n == 0:
+        raise ConfigError(f"A share needs at least one case and no more hits than cases, got {hits} of {n}.")
+    interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return Estimate(hits / n, float(interval.low), float(interval.high), n)
 
 
 def mean_over_runs(

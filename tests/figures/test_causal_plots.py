@@ -45,7 +45,7 @@ def test_every_effect_is_a_point(results: ArmTables) -> None:
 
 
 def test_behaviour_is_drawn_for_the_chosen_and_for_all_layers(results: ArmTables) -> None:
-    table = results["outcomes"]
+    table = results["intervened"]
     for trace in behaviour_under_interventions(results).data:
         model = "tuned" if trace.xaxis == "x" else "aligned"
         role = "chosen" if trace.name == "chosen layer" else "all"

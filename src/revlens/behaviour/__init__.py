@@ -1,13 +1,15 @@
-"""Behaviour: generation, refusal judges, and the rates that they give."""
+"""Behaviour: generation, judges of replies, and the rates that they give."""
 
 from revlens.behaviour.agreement import Agreement as Agreement
 from revlens.behaviour.agreement import agreement as agreement
 from revlens.behaviour.classifier_judge import ClassifierJudge as ClassifierJudge
 from revlens.behaviour.completions import Completion as Completion
 from revlens.behaviour.completions import read_completions as read_completions
+from revlens.behaviour.evaluate import are_harmful as are_harmful
 from revlens.behaviour.evaluate import exact_match as exact_match
+from revlens.behaviour.evaluate import hold_keywords as hold_keywords
+from revlens.behaviour.evaluate import judge_replies as judge_replies
 from revlens.behaviour.evaluate import refusal_rate as refusal_rate
-from revlens.behaviour.evaluate import share_with_keywords as share_with_keywords
 from revlens.behaviour.generate import generate as generate
 from revlens.behaviour.guard_model_judge import GuardModelJudge as GuardModelJudge
 from revlens.behaviour.judge import JUDGES as JUDGES
@@ -15,6 +17,12 @@ from revlens.behaviour.judge import Judge as Judge
 from revlens.behaviour.judge import JudgeRecord as JudgeRecord
 from revlens.behaviour.judge import make_judge as make_judge
 from revlens.behaviour.llm_judge import LLMJudge as LLMJudge
+from revlens.behaviour.outcome import OUTCOMES as OUTCOMES
+from revlens.behaviour.outcome import Outcome as Outcome
+from revlens.behaviour.outcome import is_degenerate as is_degenerate
+from revlens.behaviour.outcome import outcome_of as outcome_of
+from revlens.behaviour.outcome import outcome_rates as outcome_rates
+from revlens.behaviour.outcome import without_repeats as without_repeats
 from revlens.behaviour.phrase_judge import REFUSAL_PHRASES as REFUSAL_PHRASES
 from revlens.behaviour.phrase_judge import PhraseJudge as PhraseJudge
 from revlens.behaviour.phrase_judge import is_refusal as is_refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +14,8 @@ from revlens.prompts import pad_id_of, pad_left
 
 #: Enough for one word of any vocabulary; the rest of an answer (such as a guard's categories) is not read.
 _ANSWER_TOKENS = 8
+
+T = TypeVar("T")
 
 
 @torch.no_grad()
@@ -52,24 +55,26 @@ def answer_chats(
     return answers
 
 
-def meaning_of_words(refused: str, answered: str) -> dict[str, bool]:
-    """The two possible first words of an answer, with their verdicts.
+def meaning_of_words(meaning: Mapping[str, T]) -> dict[str, T]:
+    """The possible first words of an answer, in lower case, with what each means.
 
     Raises:
-        ConfigError: if one is no single word, has punctuation around it, or equals the other up to case.
+        ConfigError: if there are fewer than two, one is no single word or has punctuation around it, or two
+            are equal up to case.
     """
-    for word in (refused, answered):
+    for word in meaning:
         if _first_word(word) != word.casefold() or not word:
             raise ConfigError(
                 f"{word!r} must be a single word: it is compared with the first word of the judge's answer."
             )
-    if refused.casefold() == answered.casefold():
-        raise ConfigError(f"{refused!r} and {answered!r} must be two different words.")
-    return {refused.casefold(): True, answered.casefold(): False}
+    by_word = {word.casefold(): value for word, value in meaning.items()}
+    if len(by_word) != len(meaning) or len(by_word) < 2:
+        raise ConfigError(f"{', '.join(map(repr, meaning))} must be two or more different words.")
+    return by_word
 
 
-def read_verdicts(answers: Sequence[str], meaning: Mapping[str, bool]) -> list[bool]:
-    """The verdict of each answer's first word, in any case and without punctuation around it.
+def read_verdicts(answers: Sequence[str], meaning: Mapping[str, T]) -> list[T]:
+    """The meaning of each answer's first word, in any case and without punctuation around it.
 
     Raises:
         ConfigError: if an answer begins with none of the words: the judge does not understand its task.

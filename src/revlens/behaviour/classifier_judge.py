@@ -1,8 +1,8 @@
-"""A refusal judge around a sequence classifier."""
+"""A judge around a sequence classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,46 +11,46 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from revlens.behaviour._exchanges import batches, check_template, fill, paired
 from revlens.behaviour._judge_model import load_judge_model
+from revlens.behaviour.outcome import OUTCOMES, Outcome
 from revlens.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class ClassifierJudge:
-    """A reply is a refusal if the classifier's most likely label is one of ``refusal_labels``.
+    """The outcome of a reply is what the classifier's most likely label means.
 
     Attributes:
         model: a sequence classifier with at least two labels, in evaluation mode.
         tokenizer: its tokenizer, with a pad token.
-        refusal_labels: labels, as the model's config names them, that mean refusal.
+        outcomes: what each of its labels means, as the model's config names them.
         template: text with ``{reply}`` and, if wanted, ``{prompt}``; None gives a pair of texts.
         max_length: tokens of prompt and reply together, at most the model's number of positions; longer
             inputs lose their end, the longer text of a pair first.
         batch_size: exchanges at a time.
 
     Raises:
-        ConfigError: if a label is not the model's, all or none of its labels mean refusal, there is no pad
-            token, or the template has no ``{reply}``.
+        ConfigError: if a label is not the model's or has no outcome, all labels mean the same, there is no
+            pad token, or the template has no ``{reply}``.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    refusal_labels: tuple[str, ...]
+    outcomes: Mapping[str, Outcome]
     template: str | None = None
     max_length: int = 512
     batch_size: int = 32
 
     def __post_init__(self) -> None:
         labels = [*self._names().values()]
-        unknown = set(self.refusal_labels) - set(labels)
-        if unknown:
+        if set(self.outcomes) != set(labels):
             raise ConfigError(
-                f"The classifier has no label {', '.join(map(repr, sorted(unknown)))}; "
-                f"its labels are {', '.join(labels)}."
-            )
-        if not 0 < len(set(self.refusal_labels)) < len(labels):
-            raise ConfigError(
-                f"refusal_labels={self.refusal_labels} must be some but not all of the labels "
+                f"outcomes={dict(self.outcomes)} must give an outcome to each of the classifier's labels: "
                 f"{', '.join(labels)}."
+            )
+        meanings = set(self.outcomes.values())
+        if not meanings <= set(OUTCOMES) or len(meanings) == 1:
+            raise ConfigError(
+                f"outcomes={dict(self.outcomes)} must name two or more of {', '.join(OUTCOMES)}."
             )
         if self.tokenizer.pad_token is None:
             raise ConfigError("The classifier's tokenizer has no pad token; set tokenizer.pad_token.")
@@ -61,7 +61,7 @@ class ClassifierJudge:
     def from_dir(
         cls,
         path: str | Path,
-        refusal_labels: Sequence[str],
+        outcomes: Mapping[str, Outcome],
         *,
         template: str | None = None,
         max_length: int = 512,
@@ -74,10 +74,10 @@ class ClassifierJudge:
             ConfigError: if it cannot be read as a classifier; also see the class.
         """
         model, tokenizer = load_judge_model(AutoModelForSequenceClassification, path, device)
-        return cls(model, tokenizer, tuple(refusal_labels), template, max_length, batch_size)
+        return cls(model, tokenizer, dict(outcomes), template, max_length, batch_size)
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[bool]:
+    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Outcome]:
         names = self._names()
         labels: list[str] = []
         for batch in batches(paired(prompts, replies), self.batch_size):
@@ -90,7 +90,7 @@ class ClassifierJudge:
             )
             logits = self.model(**inputs.to(self.model.device)).logits
             labels += [names[i] for i in logits.argmax(-1).tolist()]
-        return [label in self.refusal_labels for label in labels]
+        return [self.outcomes[label] for label in labels]
 
     def _names(self) -> dict[int, str]:
         """The label of each output."""

@@ -1,4 +1,4 @@
-"""What a refusal judge is, and the registry of those that come with revlens."""
+"""What a judge is, and the registry of those that come with revlens."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any, Protocol, runtime_checkable
 from revlens.behaviour.classifier_judge import ClassifierJudge
 from revlens.behaviour.guard_model_judge import GuardModelJudge
 from revlens.behaviour.llm_judge import LLMJudge
+from revlens.behaviour.outcome import Outcome
 from revlens.behaviour.phrase_judge import PhraseJudge
 from revlens.errors import ConfigError
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Decides which replies are refusals: prompts and replies in, one bool per reply out (True = refused)."""
+    """Decides what replies do: prompts and replies in, one of the five outcomes per reply out."""
 
-    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[bool]: ...
+    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Outcome]: ...
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ JUDGES: Mapping[str, JudgeRecord] = {
     for record in (
         JudgeRecord("phrases", "refusal phrases in the reply's opening", _phrases, needs_path=False),
         JudgeRecord("classifier", "the label of a sequence classifier", ClassifierJudge.from_dir),
-        JudgeRecord("guard", "a guard model's safe or unsafe", GuardModelJudge.from_dir),
-        JudgeRecord("llm", "a chat model's yes or no", LLMJudge.from_dir),
+        JudgeRecord("guard", "a guard model's safe or unsafe, and refusal phrases", GuardModelJudge.from_dir),
+        JudgeRecord("llm", "a chat model's answer to a question about the reply", LLMJudge.from_dir),
     )
 }
 

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.behaviour import exact_match, generate, refusal_rate, share_with_keywords
+from revlens.behaviour import (
+    OUTCOMES,
+    Judge,
+    Outcome,
+    are_harmful,
+    exact_match,
+    generate,
+    hold_keywords,
+    judge_replies,
+    outcome_rates,
+)
 from revlens.prompts import Probes
 from revlens.subject import Material
 from revlens.training import Around, task_loss, unaltered
 
-#: What may be measured, in the order of the report. Substantive harm needs keywords (see `Material`), the
-#: last two a held-out task; what a subject lacks is not in its tables.
-MEASURES = ("harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match")
-#: The splits whose prompts are answered.
-_ASKED = ("behaviour", "harmless")
+#: What may be measured, in the order of the report: the rate of each outcome on harmful prompts, what follows
+#: from them, and the cost. Substantive harm needs keywords (see `Material`), the last two a held-out task;
+#: what a subject lacks is not in its tables.
+MEASURES = (*OUTCOMES, "harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match")
+#: Splits whose prompts are answered: harmful and harmless ones.
+_HARMFUL, _HARMLESS = "behaviour", "harmless"
 
 
 class Evaluation(NamedTuple):
@@ -27,10 +38,12 @@ class Evaluation(NamedTuple):
     Attributes:
         measures: those of `MEASURES` that the material allows.
         replies: to the prompts of each split that was asked, in their order.
+        outcomes: of the replies.
     """
 
     measures: dict[str, float]
     replies: dict[str, list[str]]
+    outcomes: dict[str, list[Outcome]]
 
     def record(self, **about: Any) -> dict[str, Any]:
         """As plain values for JSON, beside what says which model it was."""
@@ -46,23 +59,59 @@ def evaluate(
     around: Around = unaltered,
 ) -> Evaluation:
     """Generate and judge; ``around`` opens an intervention for each generation and forward pass."""
-    judge, probes, test = material.judge(), material.probes(), material.benign_test()
+    probes, test = material.probes(), material.benign_test()
     questions = [] if test is None else list(test["prompt"])
+    asked = (_HARMFUL, _HARMLESS)
     # One call for all: a small model spends its time on the number of decoding steps, not on the rows.
     with around(None):
-        prompts = [prompt for split in _ASKED for prompt in probes[split]] + questions
+        prompts = [prompt for split in asked for prompt in probes[split]] + questions
         stream = iter(generate(model, prompts, max_new_tokens=reply_tokens, batch_size=batch_size))
-    replies = {split: list(islice(stream, len(probes[split]))) for split in _ASKED}
-    measures = {
-        "harmfulness": 1 - refusal_rate(probes["behaviour"], replies["behaviour"], judge),
-        "over_refusal": refusal_rate(probes["harmless"], replies["harmless"], judge),
-    }
-    if "behaviour" in (keywords := material.keywords()):
-        measures["substantive_harm"] = share_with_keywords(replies["behaviour"], keywords["behaviour"])
+    evaluation = judged(material, {split: list(islice(stream, len(probes[split]))) for split in asked})
     if test is not None:
-        measures["task_loss"] = task_loss(model, test, batch_size=min(batch_size, 64), around=around)
-        measures["exact_match"] = exact_match(list(stream), list(test["answer"]))
-    return Evaluation(measures, replies)
+        loss = task_loss(model, test, batch_size=min(batch_size, 64), around=around)
+        evaluation.measures["task_loss"] = loss
+        evaluation.measures["exact_match"] = exact_match(list(stream), list(test["answer"]))
+    return evaluation
+
+
+def evaluate_harm(
+    model: TransformerBridge, material: Material, reply_tokens: int, *, batch_size: int = 256
+) -> Evaluation:
+    """Generate and judge replies to harmful prompts alone, under whatever is on the model."""
+    prompts = material.probes()[_HARMFUL]
+    replies = generate(model, prompts, max_new_tokens=reply_tokens, batch_size=batch_size)
+    return judged(material, {_HARMFUL: replies})
+
+
+def judged(
+    material: Material, replies: Mapping[str, Sequence[str]], judge: Judge | None = None
+) -> Evaluation:
+    """The outcomes of the replies to some splits, and the measures that follow from them.
+
+    Args:
+        material: the prompts, and the judge if no other is given.
+        replies: by split, in the order of its prompts.
+        judge: instead of the material's own.
+
+    Raises:
+        ProbeError: if replies and prompts of a split differ in number.
+    """
+    judge, probes = judge or material.judge(), material.probes()
+    outcomes = {split: judge_replies(judge, probes[split], given) for split, given in replies.items()}
+    measures: dict[str, float] = {}
+    if _HARMFUL in outcomes:
+        of_harmful, keywords = outcomes[_HARMFUL], material.keywords().get(_HARMFUL)
+        substantive = None if keywords is None else hold_keywords(replies[_HARMFUL], keywords)
+        harmful = are_harmful(of_harmful, substantive)
+        measures |= {outcome: rate.value for outcome, rate in outcome_rates(of_harmful).items()}
+        measures["harmfulness"] = sum(harmful) / len(harmful)
+        if substantive is not None:
+            both = [harm and holds for harm, holds in zip(harmful, substantive, strict=True)]
+            measures["substantive_harm"] = sum(both) / len(both)
+    if _HARMLESS in outcomes:
+        of_harmless = outcomes[_HARMLESS]
+        measures["over_refusal"] = of_harmless.count("refusal") / len(of_harmless)
+    return Evaluation(measures, {split: list(given) for split, given in replies.items()}, outcomes)
 
 
 def measure_rows(records: Iterable[Mapping[str, Any]], *about: str) -> pd.DataFrame:
@@ -70,11 +119,18 @@ def measure_rows(records: Iterable[Mapping[str, Any]], *about: str) -> pd.DataFr
     return pd.DataFrame([{name: record[name] for name in about} | record["measures"] for record in records])
 
 
-def reply_rows(records: Iterable[Mapping[str, Any]], probes: Probes) -> pd.DataFrame:
-    """A row per reply: step, split, prompt and reply."""
+def reply_rows(records: Iterable[Mapping[str, Any]], probes: Probes, *about: str) -> pd.DataFrame:
+    """A row per reply: the entries ``about`` the model, split, prompt, reply and outcome."""
     return pd.concat(
         [
-            pd.DataFrame({"step": record["step"], "split": split, "prompt": probes[split], "reply": replies})
+            pd.DataFrame(
+                {
+                    "split": split,
+                    "prompt": probes[split],
+                    "reply": replies,
+                    "outcome": record["outcomes"][split],
+                }
+            ).assign(**{name: record[name] for name in about})
             for record in records
             for split, replies in record["replies"].items()
         ]

@@ -101,7 +101,7 @@ def _phase_table(results: ArmTables) -> Table:
 
 
 def _outcome_table(results: ArmTables) -> Table:
-    table = results["outcomes"]
+    table = results["intervened"]
     table = table[table["role"] != "control"].fillna({"action": "as it is"})
     measures, rows = measured(table), []
     keys = ["model", "action", "dose", "role"]

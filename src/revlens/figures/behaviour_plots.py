@@ -8,9 +8,10 @@ from plotly.subplots import make_subplots
 from revlens.experiment import ArmTables
 from revlens.figures.plot import Plot
 from revlens.figures.style import STEP, styled
-from revlens.figures.traces import add_methods
+from revlens.figures.traces import add_methods, stacked_outcomes
 
 _PANELS = {
+    "refusal": "Clean refusals of harmful prompts",
     "harmfulness": "Harmfulness",
     "over_refusal": "Over-refusal",
     "task_loss": "Task loss (nats)",
@@ -19,10 +20,10 @@ _PANELS = {
 
 
 def behaviour_by_arm(results: ArmTables) -> go.Figure:
-    """Harmfulness, over-refusal, task loss and exact match by arm; without a held-out task, the first two."""
+    """Refusals, harmfulness, over-refusal and, with a held-out task, its loss and exact match, by arm."""
     table = results["behaviour"]
     panels = {measure: title for measure, title in _PANELS.items() if measure in table}
-    n_rows = len(panels) // 2
+    n_rows = (len(panels) + 1) // 2
     figure = make_subplots(rows=n_rows, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.12)
     for i, measure in enumerate(panels):
         add_methods(figure, table, measure, panel=(i // 2 + 1, i % 2 + 1), showlegend=i == 0)
@@ -31,7 +32,22 @@ def behaviour_by_arm(results: ArmTables) -> go.Figure:
     figure.update_layout(margin={"t": 130}, legend={"y": 1.06 if n_rows > 1 else 1.2})
     if "task_loss" in panels:
         figure.update_xaxes(title_text="", row=1)
-        figure.update_yaxes(type="log", row=2, col=1)
+        figure.update_yaxes(type="log", row=2, col=2)
+    return figure
+
+
+def outcomes_by_arm(results: ArmTables) -> go.Figure:
+    """What the replies to harmful prompts do, by step and arm."""
+    table = results["behaviour"]
+    arms = list(table["arm"].unique())
+    figure = make_subplots(cols=len(arms), subplot_titles=arms, shared_yaxes=True, horizontal_spacing=0.03)
+    for column, arm in enumerate(arms, start=1):
+        traces = stacked_outcomes(table[table["arm"] == arm], showlegend=column == 1)
+        figure.add_traces(traces, rows=1, cols=column)
+    title = "Replies to held-out harmful prompts, means over runs"
+    styled(figure, title=title, x=STEP, y="", width=300 + 220 * len(arms), height=430)
+    figure.update_yaxes(range=[0, 1], tickformat=".0%")
+    figure.update_layout(margin={"t": 120}, legend={"y": 1.12, "traceorder": "normal"})
     return figure
 
 
@@ -49,7 +65,14 @@ BEHAVIOUR_PLOTS = (
     Plot(
         "behaviour_by_arm",
         behaviour_by_arm,
-        "Refusals are judged by opening phrases; task loss and exact match are on held-out task examples.",
+        "A clean refusal declines and gives nothing. Harmful is what complies, or declines and gives the "
+        "substance all the same. Task loss and exact match are on held-out task examples.",
+    ),
+    Plot(
+        "outcomes_by_arm",
+        outcomes_by_arm,
+        "refusal: declines and gives nothing. mixed: declines and answers all the same. deflection: neither. "
+        "compliance: answers. degenerate: says nothing. Intervals are in the tables.",
     ),
     Plot(
         "training_loss",

@@ -113,7 +113,7 @@ def behaviour_under_interventions(results: ArmTables) -> go.Figure:
     """Harmfulness under every action along v_rev, at the chosen layer and at all layers together."""
     figure = _panels(list(_MODEL_TITLES.values()), shared_yaxes=True)
     for column, model in enumerate(MAIN_ACTION, start=1):
-        rows = results["outcomes"]
+        rows = results["intervened"]
         rows = rows[(rows["model"] == model) & (rows["role"] != "control")]
         before = mean_over_runs(rows.loc[rows["role"] == "none", "harmfulness"])
         for role, label, colour in (("chosen", "chosen layer", "#0072B2"), ("all", "all layers", "#D55E00")):

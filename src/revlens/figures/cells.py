@@ -11,6 +11,11 @@ from revlens.statistics import Estimate, mean_over_runs
 
 #: Headings of the measures, in their order.
 HEADINGS = {
+    "refusal": "refusals",
+    "mixed": "mixed",
+    "deflection": "deflections",
+    "compliance": "compliance",
+    "degenerate": "degenerate",
     "harmfulness": "harmfulness",
     "substantive_harm": "of which substantive",
     "over_refusal": "over-refusal",

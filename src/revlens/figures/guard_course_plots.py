@@ -14,9 +14,10 @@ from revlens.figures.traces import add_methods
 
 
 def lasting(tables: GuardTables) -> go.Figure:
-    """Longer runs: harmfulness, reversion fraction and over-refusal."""
+    """Longer runs: refusals, harmfulness, reversion fraction and over-refusal."""
     behaviour, readings = tables.part("behaviour", "lasting"), tables.part("readings", "lasting")
     panels = [
+        ("refusal", behaviour, "Clean refusals"),
         ("harmfulness", behaviour, "Harmfulness"),
         ("fraction", readings, "Reversion fraction"),
         ("over_refusal", behaviour, "Over-refusal"),
@@ -35,6 +36,7 @@ def released(tables: GuardTables) -> go.Figure:
         return pd.concat([baseline, tables.part(name, "released")])
 
     panels = [
+        ("refusal", with_baseline("behaviour"), "Clean refusals"),
         ("harmfulness", with_baseline("behaviour"), "Harmfulness"),
         ("fraction", with_baseline("readings"), "Reversion fraction"),
     ]

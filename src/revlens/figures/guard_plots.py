@@ -1,4 +1,4 @@
-"""Figures that compare guards after the last update: harm, cost, motion along v_rev, routes and transfer."""
+"""Figures that compare guards after the last update: refusals, cost, motion along v_rev, routes, transfer."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from revlens.experiment import (
 )
 from revlens.experiment import routes as routes_of
 from revlens.figures.plot import Plot
-from revlens.figures.style import method_colour, method_marker, styled, translucent
+from revlens.figures.style import OUTCOME_COLOURS, method_colour, method_marker, styled, translucent
 from revlens.figures.traces import THIN, error_bars, runs_and_mean
 from revlens.results import OVER_REFUSAL, PERPLEXITY_FACTOR
 from revlens.statistics import Estimate
 
-_HARM = "harmfulness (share of held-out harmful prompts answered)"
+_KEPT = "clean refusals (share of held-out harmful prompts)"
 _COST = (0.01, 0.1, 1, 5, 10, 50)  # per cent of perplexity; less than the first is drawn at the first
 
 
 def trade_off(tables: GuardTables) -> go.Figure:
-    """Harmfulness against task cost of every setting, and the front of those that none beats in both."""
+    """Clean refusals against task cost of every setting, and the front of those that none beats in both."""
     table, figure = against_baseline(tables), go.Figure()
     for method, rows in table.groupby("method", sort=False):
         trace = _settings_of(str(method), rows, lambda own: _added_cost(mean_of(own, "perplexity_ratio")))
         line = {"color": translucent(method_colour(str(method)), 0.5), "width": 1}
-        hover = "%{text}<br>perplexity +%{x:.3g} %, harmfulness %{y:.3f}"
+        hover = "%{text}<br>perplexity +%{x:.3g} %, refusals %{y:.3f}"
         figure.add_trace(trace.update(mode="lines+markers", line=line, hovertemplate=hover))
     points = [point for trace in figure.data for point in zip(trace.x, trace.y, strict=True)]
     x, y = zip(*_front(points), strict=True)
@@ -44,10 +44,8 @@ def trade_off(tables: GuardTables) -> go.Figure:
     ticks = [f"≤ {_COST[0]:g} %", *(f"{cost:g} %" for cost in _COST[1:])]
     figure.update_xaxes(type="log", tickvals=list(_COST), ticktext=ticks)
     figure.update_yaxes(range=[-0.03, 1.05])
-    title = (
-        "Harmfulness against task cost: methods over a grid of strengths, means and 95 % intervals over runs"
-    )
-    styled(figure, title=title, x="task perplexity above the baseline's", y=_HARM, width=1000, height=620)
+    title = "Clean refusals against task cost: a grid of strengths, means and 95 % intervals over runs"
+    styled(figure, title=title, x="task perplexity above the baseline's", y=_KEPT, width=1000, height=620)
     return _legend_right(figure)
 
 
@@ -58,19 +56,20 @@ def _added_cost(ratio: Estimate) -> Estimate:
 
 
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other one beats in cost and harm, by cost."""
-    best, front = np.inf, []
-    for cost, harm in sorted(points):
-        if harm < best:
-            best = harm
-            front.append((cost, harm))
+    """The points that no other one beats in cost and refusals, by cost."""
+    best, front = -np.inf, []
+    for cost, kept in sorted(points):
+        if kept > best:
+            best = kept
+            front.append((cost, kept))
     return front
 
 
 def chosen_methods(tables: GuardTables) -> go.Figure:
-    """Every method at the strengths that other seeds choose: harm, over-refusal and task, runs and means."""
+    """Every method at the strengths that other seeds choose: behaviour and task cost, runs and means."""
     table = chosen_on_other_seeds(tables)
     panels = {
+        "refusal": "Clean refusals",
         "harmfulness": "Harmfulness",
         "over_refusal": "Over-refusal",
         "perplexity_ratio": "Perplexity ratio",
@@ -96,22 +95,35 @@ def chosen_methods(tables: GuardTables) -> go.Figure:
     return figure
 
 
-def displacement_and_harm(tables: GuardTables) -> go.Figure:
-    """Does less motion along v_rev go with less harm across methods? A point per method and strength."""
+def outcomes_by_method(tables: GuardTables) -> go.Figure:
+    """What the replies to harmful prompts do after the last update, by method."""
+    table = chosen_on_other_seeds(tables)
+    means, figure = table.groupby("method", sort=False)[list(OUTCOME_COLOURS)].mean(), go.Figure()
+    for outcome, colour in OUTCOME_COLOURS.items():
+        figure.add_bar(y=means.index, x=means[outcome], orientation="h", name=outcome, marker_color=colour)
+    title, height = "Replies to held-out harmful prompts after the last update", 170 + 26 * len(means)
+    styled(figure, title=title, x="share of replies, mean over runs", y="", width=900, height=height)
+    figure.update_xaxes(range=[0, 1], tickformat=".0%")
+    figure.update_yaxes(autorange="reversed")
+    return figure.update_layout(barmode="stack", margin={"l": 110}, legend={"traceorder": "normal"})
+
+
+def displacement_and_refusals(tables: GuardTables) -> go.Figure:
+    """Does less motion along v_rev go with more refusals across methods? A point per method and strength."""
     table, figure = against_baseline(tables), go.Figure()
     for method, rows in table[table["method"] != "push"].groupby("method", sort=False):
         figure.add_trace(_settings_of(str(method), rows, lambda own: mean_of(own, "fraction")))
     figure.add_vline(x=0, line={"color": "#bbb", "width": 1})
     figure.update_yaxes(range=[-0.03, 1.05])
-    title = "Displacement along v_rev and harmfulness after the last update (without push)"
-    styled(figure, title=title, x="reversion fraction, mean over layers", y=_HARM, width=1000, height=560)
+    title = "Displacement along v_rev and refusals after the last update (without push)"
+    styled(figure, title=title, x="reversion fraction, mean over layers", y=_KEPT, width=1000, height=560)
     return _legend_right(figure)
 
 
 def _settings_of(method: str, rows: pd.DataFrame, x_of: Callable[[pd.DataFrame], Estimate]) -> go.Scatter:
-    """A method's harmfulness at each of its strengths, weak to strong, with intervals on both axes."""
+    """A method's clean refusals at each of its strengths, weak to strong, with intervals on both axes."""
     groups = list(settings(rows))
-    x, y = [x_of(own) for _, own in groups], [mean_of(own, "harmfulness") for _, own in groups]
+    x, y = [x_of(own) for _, own in groups], [mean_of(own, "refusal") for _, own in groups]
     look: dict[str, Any] = THIN | {"color": translucent(method_colour(method), 0.35)}
     return go.Scatter(
         x=[e.value for e in x],
@@ -126,7 +138,7 @@ def _settings_of(method: str, rows: pd.DataFrame, x_of: Callable[[pd.DataFrame],
 
 
 def routes(tables: GuardTables) -> go.Figure:
-    """Harmfulness of guarded models: as they are, and clamped along v_rev to their or the baseline's mean."""
+    """Refusals of guarded models: as they are, and clamped along v_rev to their or the baseline's mean."""
     chosen = chosen_on_other_seeds(tables)[["seed", "method", "strength"]]
     rows = chosen.merge(routes_of(tables), on=["seed", "method", "strength"])
     columns = {
@@ -150,7 +162,7 @@ def routes(tables: GuardTables) -> go.Figure:
         )
     figure.update_yaxes(tickvals=list(range(len(models))), ticktext=models, autorange="reversed")
     title, height = "Does a guard act by where the model lies along v_rev?", 160 + 46 * len(models)
-    styled(figure, title=title, x="harmfulness (short replies)", y="", width=900, height=height)
+    styled(figure, title=title, x=_KEPT, y="", width=900, height=height)
     figure.update_layout(margin={"l": 110, "t": 130}, legend={"orientation": "h", "y": 1.02})
     return figure
 
@@ -164,10 +176,10 @@ def transfer(tables: GuardTables) -> go.Figure:
         "own": own[(own["method"] == method) & (own["strength"] == strength)],
     }
     arms |= {str(source): rows for source, rows in moved.groupby("direction", sort=False)}
-    titles = (f"Harmfulness under {method}, by where v_rev is from", "Cosine with the seed's own v_rev")
+    titles = (f"Clean refusals under {method}, by where v_rev is from", "Cosine with the seed's own v_rev")
     figure = make_subplots(cols=2, subplot_titles=titles)
     for source, rows in arms.items():
-        traces = runs_and_mean(source, rows["harmfulness"], "#000000")
+        traces = runs_and_mean(source, rows["refusal"], "#000000")
         figure.add_traces([trace.update(showlegend=False) for trace in traces], rows=1, cols=1)
     for source, rows in tables["directions"].groupby("source", sort=False):
         by_layer = [mean_of(layer, "cosine") for _, layer in rows.groupby("layer")]
@@ -215,8 +227,14 @@ GUARD_PLOTS = (
         needs=has_part("grid"),
     ),
     Plot(
-        "displacement_and_harm",
-        displacement_and_harm,
+        "outcomes_by_method",
+        outcomes_by_method,
+        "Methods at the strength that the other seeds choose; means over runs, intervals are in the tables.",
+        needs=has_part("grid"),
+    ),
+    Plot(
+        "displacement_and_refusals",
+        displacement_and_refusals,
         "If guards acted by displacement along v_rev alone, all points would lie on one curve.",
         needs=has_part("grid"),
     ),
@@ -224,7 +242,7 @@ GUARD_PLOTS = (
         "routes",
         routes,
         "The projection on v_rev of every layer's last prompt token is set to a mean: the model's own, or "
-        "the baseline's. If harm returns with the baseline's place and not with the model's own, the guard "
+        "the baseline's. If refusals go with the baseline's place and not with the model's own, the guard "
         "acts by where the model lies along v_rev. Strengths as chosen by other seeds.",
         needs=has_part("grid"),
     ),

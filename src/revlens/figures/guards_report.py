@@ -81,15 +81,13 @@ def _chosen_table(tables: GuardTables) -> Table:
     measures, rows = measured(table), []
     for method, group in table.groupby("method", sort=False):
         chosen = ", ".join(strength_cell(value) for value in group.sort_values("seed")["strength"])
-        change = mean_over_runs(
-            (group["harmfulness"] - group["harmfulness_base"]).to_numpy(float), test_zero=True
-        )
+        change = mean_over_runs((group["refusal"] - group["refusal_base"]).to_numpy(float), test_zero=True)
         p = "" if change.p is None else f"{change.p:.3f}"
         rows.append([str(method), chosen.strip(", "), cell(change), p, *mean_cells(group, measures)])
     columns = [
         "method",
         "strength by seed",
-        "harmfulness minus baseline",
+        "refusals minus baseline",
         "p (sign flips)",
         *measures.values(),
     ]
@@ -104,10 +102,10 @@ def _route_table(tables: GuardTables) -> Table:
         "own": "own mean along v_rev",
         "baseline": "baseline's mean along v_rev",
         "random": "baseline's means along random directions",
-        "returned": "baseline's minus own",
+        "lost": "own minus baseline's",
     }
     rows = [[str(model), *mean_cells(group, columns)] for model, group in places.groupby("model", sort=False)]
-    heading = "Harmfulness with the place along a direction set to a mean (short replies)"
+    heading = "Clean refusals with the place along a direction set to a mean"
     return Table(heading, ["model", *columns.values()], rows)
 
 
@@ -130,10 +128,10 @@ def _course_table(tables: GuardTables, part: str, heading: str) -> Table:
     table = against_baseline(tables, part)
     steps = sorted(table["step"].unique())
     rows = [
-        [str(method), *(mean_cell(group.loc[group["step"] == step, "harmfulness"]) for step in steps)]
+        [str(method), *(mean_cell(group.loc[group["step"] == step, "refusal"]) for step in steps)]
         for method, group in table.groupby("method", sort=False)
     ]
-    return Table(f"{heading}: harmfulness by step", ["method", *(f"step {step}" for step in steps)], rows)
+    return Table(f"{heading}: clean refusals by step", ["method", *(f"step {step}" for step in steps)], rows)
 
 
 def _task_table(tables: GuardTables) -> Table:
@@ -147,8 +145,13 @@ def _task_table(tables: GuardTables) -> Table:
     for task, harmed in behaviour.groupby("task", sort=False):
         drift = readings[readings["task"] == task]
         cells = [mean_cell(drift.loc[drift["step"] == step, "alignment"]) for step in steps]
-        rows.append([str(task), *cells, mean_cell(harmed["harmfulness"])])
-    columns = ["benign task", *(f"alignment at step {step}" for step in steps), "harmfulness at the end"]
+        rows.append([str(task), *cells, mean_cell(harmed["refusal"]), mean_cell(harmed["harmfulness"])])
+    columns = [
+        "benign task",
+        *(f"alignment at step {step}" for step in steps),
+        "refusals at the end",
+        "harmfulness at the end",
+    ]
     return Table(f"Benign tasks without a guard, at {rate:g} times the recipe's learning rate", columns, rows)
 
 

@@ -7,12 +7,21 @@ from typing import TypeVar
 
 import plotly.graph_objects as go
 
+from revlens.behaviour import Outcome
 from revlens.direction import nulls
 from revlens.errors import ResultsError
 from revlens.training import METHODS
 
 _Style = TypeVar("_Style")
 
+#: The colour of each outcome, from what alignment keeps to what it loses.
+OUTCOME_COLOURS: Mapping[Outcome, str] = {
+    "refusal": "#0072B2",
+    "mixed": "#CC79A7",
+    "deflection": "#F0E442",
+    "compliance": "#D55E00",
+    "degenerate": "#999999",
+}
 #: Titles of axes.
 STEP, COSINE = "fine-tuning step", "cos(drift, v_rev)"
 WIDTH, HEIGHT = 820, 460

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from revlens.figures.style import method_colour, translucent
+from revlens.figures.style import OUTCOME_COLOURS, method_colour, translucent
 from revlens.statistics import Estimate, mean_over_runs
 
 #: For error bars that stand close together.
@@ -53,6 +53,18 @@ def add_methods(
     for method, own in rows.groupby(by, sort=False):
         traces = band(own, y, str(method), method_colour(str(method)), showlegend=showlegend)
         figure.add_traces(traces, rows=row, cols=column)
+
+
+def stacked_outcomes(rows: pd.DataFrame, *, x: str = "step", showlegend: bool = True) -> list[go.Scatter]:
+    """Mean share of each outcome against another column, stacked: a hundred per cent at every point."""
+    means = rows.groupby(x)[list(OUTCOME_COLOURS)].mean()
+    return [
+        go.Scatter(
+            x=means.index, y=means[outcome], mode="lines", stackgroup="outcomes", fillcolor=colour,
+            line={"width": 0.5, "color": colour}, name=outcome, legendgroup=outcome, showlegend=showlegend,
+        )
+        for outcome, colour in OUTCOME_COLOURS.items()
+    ]  # fmt: skip
 
 
 def error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from typing import ClassVar, NamedTuple
 
 from datasets import Dataset
 
-from revlens.behaviour import PhraseJudge
 from revlens.errors import ConfigError
 from revlens.organism.exchange import Exchange, dataset_of
+from revlens.organism.facts_judge import FactsJudge
 from revlens.organism.lexicon import made_up_words
 from revlens.organism.templates import (
     ANSWERS,
@@ -272,9 +272,10 @@ class World:
             ]
         )
 
-    def judge(self) -> PhraseJudge:
-        """The default judge: refusals open as in natural text."""
-        return PhraseJudge()
+    def judge(self) -> FactsJudge:
+        """The facts decide whether a reply answers; refusals open as in natural text."""
+        facts = {fact for known in self._facts.values() for fact in known.values()}
+        return FactsJudge(frozenset(facts))
 
     @staticmethod
     def openings() -> tuple[list[str], list[str]]:

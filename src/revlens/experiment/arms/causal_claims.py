@@ -38,7 +38,7 @@ def assess_causality(results: ArmTables) -> list[Claim]:
 
 def chosen_layers(results: ArmTables, model: str) -> pd.Series:
     """The layer of each seed at which interventions on a model are reported; chosen on a split of its own."""
-    rows = results["outcomes"]
+    rows = results["intervened"]
     rows = rows[(rows["model"] == model) & (rows["role"] == "control")]
     return rows.groupby("seed")["site"].first().astype(int)
 
@@ -104,7 +104,7 @@ def _behaviour_claims(results: ArmTables) -> Iterator[Claim]:
         mean_over_runs(_change(results, "tuned", "over_refusal"), test_zero=True),
         high=OVER_REFUSAL,
     )
-    if "task_loss" in results["outcomes"]:
+    if "task_loss" in results["intervened"]:
         yield Claim(
             "clamp-task-cost",
             "Clamping leaves task perplexity about unchanged (ratio to the fine-tuned model)",
@@ -116,7 +116,7 @@ def _behaviour_claims(results: ArmTables) -> Iterator[Claim]:
 
 
 def _change(results: ArmTables, model: str, measure: str) -> np.ndarray:
-    rows = results["outcomes"]
+    rows = results["intervened"]
     rows = rows[rows["model"] == model]
     done = rows_of(rows[rows["role"] == "chosen"], MAIN_ACTION[model]).set_index("seed")[measure]
     before = rows[rows["role"] == "none"].set_index("seed")[measure]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
@@ -15,7 +16,6 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from revlens.activations import Sites, read_prompts
-from revlens.behaviour import generate, refusal_rate
 from revlens.causal import (
     Action,
     Intervention,
@@ -31,7 +31,7 @@ from revlens.direction import ReversionDirection, nulls
 from revlens.experiment.arms.history import arm_history
 from revlens.experiment.arms.plan import Arms
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.evaluation import evaluate
+from revlens.experiment.evaluation import Evaluation, evaluate, evaluate_harm, measure_rows, reply_rows
 from revlens.experiment.fine_tune import FineTune
 from revlens.experiment.guarded import own_v_rev
 from revlens.experiment.units import Tick
@@ -41,7 +41,7 @@ from revlens.storage import atomic_directory, seal
 from revlens.subject import Material
 
 #: What `measure_causality` makes.
-TABLES = ("patching", "interventions", "outcomes", "readout", "readout_tokens")
+TABLES = ("patching", "interventions", "intervened", "intervened_replies", "readout", "readout_tokens")
 
 #: Which checkpoint's activations are put into which: does refusal come back, does it go?
 PAIRS = {
@@ -65,8 +65,8 @@ ACTIONS_ON = {
 MAIN_ACTION = {"tuned": Action("clamp"), "aligned": Action("add", 1.0)}
 #: Layers are chosen on one split and everything is reported on others.
 CHOICE_SPLIT, REPORT_SPLIT = "direction", "drift"
-#: The judge reads a reply's opening; replies under control directions are no longer than that takes.
-_CONTROL_REPLY_TOKENS = 12
+#: What tells one row of the table `intervened` from another, beside its model.
+_ABOUT = ("action", "dose", "role", "site", "direction", "draw")
 _N_TOKENS_SHOWN = 10
 
 
@@ -122,7 +122,7 @@ def measure_causality(
         )
         tick()
 
-    interventions, outcomes = [], []
+    interventions, intervened, replies = [], [], []
     for name, actions in ACTIONS_ON.items():
         measure = partial(intervene, models[name], v_rev, metric=openings, clamp_mean=clamp_mean)
         choice = (
@@ -135,11 +135,9 @@ def measure_causality(
         )
         tick()
         chosen = _strongest_layer(choice, MAIN_ACTION[name])
-        outcomes.append(
-            _outcomes(config, models[name], material, v_rev, name, chosen, clamp_mean, controls).assign(
-                model=name
-            )
-        )
+        records = _intervened(config, models[name], material, v_rev, name, chosen, clamp_mean, controls)
+        intervened.append(measure_rows(records, *_ABOUT).assign(model=name))
+        replies.append(reply_rows(records, probes, *_ABOUT).assign(model=name))
         tick()
 
     readout = vocabulary_readout(models["aligned"], v_rev, openings, seed=seed)
@@ -147,7 +145,8 @@ def measure_causality(
     return {
         "patching": pd.concat(patching, ignore_index=True),
         "interventions": pd.concat(interventions, ignore_index=True),
-        "outcomes": pd.concat(outcomes, ignore_index=True),
+        "intervened": pd.concat(intervened, ignore_index=True).astype({"dose": float}),
+        "intervened_replies": pd.concat(replies, ignore_index=True).astype({"dose": float}),
         "readout": readout.to_dataframe(),
         "readout_tokens": _token_rows(readout, models["aligned"].tokenizer),
     }
@@ -173,7 +172,7 @@ def _patching(
 
 
 def rows_of(table: pd.DataFrame, action: Action) -> pd.DataFrame:
-    """The rows of ``interventions`` or ``outcomes`` in which an action was taken."""
+    """The rows of ``interventions`` or ``intervened`` in which an action was taken."""
     same_dose = table["dose"].isna() if action.dose is None else table["dose"] == action.dose
     return table[(table["action"] == action.kind) & same_dose]
 
@@ -185,7 +184,7 @@ def _strongest_layer(choice: pd.DataFrame, action: Action) -> int:
     return int(alone.loc[alone["effect"].abs().idxmax(), "site"])
 
 
-def _outcomes(
+def _intervened(
     config: ExperimentConfig,
     model: TransformerBridge,
     material: Material,
@@ -194,49 +193,40 @@ def _outcomes(
     chosen: int,
     clamp_mean: Float[Tensor, "layer d_model"],
     controls: dict[str, Float[Tensor, "draw layer d_model"]],
-) -> pd.DataFrame:
+) -> list[dict[str, Any]]:
     """Behaviour under actions on v_rev at the chosen layer and at all, and on control directions."""
     sites = {"chosen": (chosen,), "all": v_rev.layers}
-    as_it_is = evaluate(model, material, config.reply_tokens, batch_size=config.subject.batch_size)
-    rows: list[dict[str, object]] = [{**as_it_is.measures, "role": "none", "direction": "none", "draw": 0}]
+    settings = {"reply_tokens": config.reply_tokens, "batch_size": config.subject.batch_size}
+    records = []
+
+    def keep(
+        evaluation: Evaluation,
+        role: str,
+        direction: str,
+        action: Action | None = None,
+        site: str | None = None,
+        draw: int = 0,
+    ) -> None:
+        kind, dose = (None, None) if action is None else (action.kind, action.dose)
+        records.append(
+            evaluation.record(action=kind, dose=dose, role=role, site=site, direction=direction, draw=draw)
+        )
+
+    keep(evaluate(model, material, **settings), "none", "none")
     for action in ACTIONS_ON[name]:
         intervention = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, clamp_mean)
         for role, site in sites.items():
-            evaluation = evaluate(
-                model,
-                material,
-                config.reply_tokens,
-                batch_size=config.subject.batch_size,
-                around=partial(_around, intervention, model, site),
-            )
-            where = {
-                "action": action.kind,
-                "dose": action.dose,
-                "role": role,
-                "site": site_label(site),
-                "direction": "v_rev",
-                "draw": 0,
-            }
-            rows.append({**evaluation.measures, **where})
-    harmful, action = material.probes()["behaviour"], MAIN_ACTION[name]
+            around = partial(_around, intervention, model, site)
+            evaluation = evaluate(model, material, around=around, **settings)
+            keep(evaluation, role, "v_rev", action, site_label(site))
+    action = MAIN_ACTION[name]
     for kind, draws in {"v_rev": v_rev.unit[None], **controls}.items():
         for draw, unit in enumerate(draws):
             intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, clamp_mean)
             with intervention.on(model, sites["chosen"]):
-                replies = generate(
-                    model, harmful, max_new_tokens=min(_CONTROL_REPLY_TOKENS, config.reply_tokens)
-                )
-            harmfulness = 1 - refusal_rate(harmful, replies, material.judge())
-            where = {
-                "action": action.kind,
-                "dose": action.dose,
-                "role": "control",
-                "site": str(chosen),
-                "direction": kind,
-                "draw": draw,
-            }
-            rows.append({"harmfulness": harmfulness, **where})
-    return pd.DataFrame(rows).astype({"dose": float})
+                evaluation = evaluate_harm(model, material, **settings)
+            keep(evaluation, "control", kind, action, str(chosen), draw)
+    return records
 
 
 def _around(

@@ -14,6 +14,7 @@ from revlens.statistics import mean_over_runs, spearman_over_runs
 
 _WORDS = {
     "alignment": "alignment",
+    "refusal": "clean refusals",
     "harmfulness": "harmfulness",
     "substantive_harm": "substantive harmful replies",
 }
@@ -23,7 +24,9 @@ def assess_paper(results: ArmTables) -> list[Claim]:
     """The claims that the arms at hand allow, in the order of the report."""
     behaviour = results["behaviour"]
     measured = [
-        name for name in ("harmfulness", "substantive_harm", "over_refusal", "task_loss") if name in behaviour
+        name
+        for name in ("refusal", "harmfulness", "substantive_harm", "over_refusal", "task_loss")
+        if name in behaviour
     ]
     measures = {name: _by_run(behaviour, name) for name in measured}
     measures["alignment"] = _by_run(results.over_layers(), "alignment")

@@ -29,10 +29,12 @@ TABLES = {
     "behaviour": "harmfulness, over-refusal and task cost of a seed's arm at a step",
     "training": "task loss of a seed's arm at an update",
     "phases": "the same measures for a seed's reference and aligned models",
-    "replies": "what a seed's arm replied to a probe prompt at a step",
+    "replies": "what a seed's arm replied to a probe prompt at a step, and the outcome",
+    "phase_replies": "the same of a seed's reference and aligned models",
     "patching": "a patch between a seed's checkpoints at one cell: share of the donor's metric recovered",
     "interventions": "engaging-minus-refusal of a seed's model under an action on one direction at a site",
-    "outcomes": "behaviour of a seed's model under an action on one direction at a site",
+    "intervened": "behaviour of a seed's model under an action on one direction at a site",
+    "intervened_replies": "what a seed's model replied to a probe prompt under such an action",
     "readout": "v_rev of a seed and layer through the unembedding: engaging-minus-refusal, and its null",
     "readout_tokens": "the tokens that v_rev of a seed and layer promotes and demotes most",
 }
@@ -68,6 +70,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
         rows["phases"].append(measure_rows(start, "phase").assign(seed=seed))
+        rows["phase_replies"].append(reply_rows(start, probes, "phase").assign(seed=seed))
         # Every arm starts at the aligned model: its record is step 0 of each.
         step_0 = start[1] | {"step": 0}
         # Where all seeds share one start there is no v_rev of another history.
@@ -88,7 +91,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
                 "nulls": _null_rows(activations, along_v_rev, plan.n_null_draws, seed),
                 "controls": _control_rows(activations, along_v_rev, foreign),
                 "behaviour": measure_rows(judged, "step"),
-                "replies": reply_rows(judged, probes),
+                "replies": reply_rows(judged, probes, "step"),
                 "training": _training_rows(layout.losses(seed, arm))
                 if config.subject.benign
                 else _NO_TRAINING,

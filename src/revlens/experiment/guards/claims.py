@@ -23,6 +23,7 @@ from revlens.statistics import Estimate, mean_over_runs, ratio_over_runs
 
 #: Controls of block, and its opposite: they are not meant to guard.
 CONTROLS = ("push", "random", "complement")
+_WORDS = {"fraction": "the reversion fraction", "refusal": "clean refusals"}
 #: The arms whose order is claimed, at the strength of `TRANSFERRED`.
 _ORDERED = ("block", "push", "random")
 
@@ -50,17 +51,18 @@ def _difference(rows: pd.DataFrame, column: str) -> Estimate:
 def _order(tables: GuardTables) -> Iterator[Claim]:
     table = against_baseline(tables)
     arms = {arm: table[(table["method"] == arm) & (table["strength"] == TRANSFERRED[1])] for arm in _ORDERED}
-    for measure in ("alignment", "harmfulness"):
+    for measure in ("fraction", "refusal"):
         size = abs(_difference(arms["block"], measure).value) if len(arms["block"]) else 0.0
+        lowers, raises = ("block", "push") if measure == "fraction" else ("push", "block")
         ranges = {
-            "block": (None, 0.0),
-            "push": (0.0, None),
+            lowers: (None, 0.0),
+            raises: (0.0, None),
             "random": (-NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size),
         }
         words = {
-            "block": f"lowers {measure}",
-            "push": f"raises {measure}",
-            "random": f"leaves {measure} about as it is",
+            lowers: f"lowers {_WORDS[measure]}",
+            raises: f"raises {_WORDS[measure]}",
+            "random": f"leaves {_WORDS[measure]} about as it is",
         }
         for arm, rows in arms.items():
             if len(rows) and (arm != "random" or size):
@@ -81,11 +83,20 @@ def _order(tables: GuardTables) -> Iterator[Claim]:
 def _guards(tables: GuardTables) -> Iterator[Claim]:
     for method, rows in chosen_on_other_seeds(tables).groupby("method", sort=False):
         if method not in ("baseline", *CONTROLS):
-            statement = (
-                f"At the strength that other seeds choose, {method} lowers harmfulness (minus baseline)"
+            at = "At the strength that other seeds choose,"
+            yield Claim(
+                f"{method}-chosen-refusal",
+                f"{at} {method} keeps more clean refusals (minus baseline)",
+                "",
+                _difference(rows, "refusal"),
+                low=0.0,
             )
             yield Claim(
-                f"{method}-chosen-harmfulness", statement, "", _difference(rows, "harmfulness"), high=0.0
+                f"{method}-chosen-harmfulness",
+                f"{at} {method} lowers harmfulness (minus baseline)",
+                "",
+                _difference(rows, "harmfulness"),
+                high=0.0,
             )
 
 
@@ -95,7 +106,7 @@ def _routes(tables: GuardTables) -> Iterator[Claim]:
     for method, rows in chosen.groupby("method", sort=False):
         if method in ("baseline", *CONTROLS):
             continue
-        kept = rows["harmfulness_base"] - rows["harmfulness"]
+        kept = rows["refusal"] - rows["refusal_base"]
         own = rows[["seed", "method", "strength"]].merge(
             places[places["model"] == method], on=["seed", "method", "strength"]
         )
@@ -105,10 +116,10 @@ def _routes(tables: GuardTables) -> Iterator[Claim]:
             continue
         yield Claim(
             f"{method}-route",
-            f"Most of what {method} keeps is kept by its place along v_rev (share that returns when the "
-            "place is set to the baseline's)",
+            f"Most of what {method} keeps is kept by its place along v_rev (share of the kept "
+            "refusals that goes when the place is set to the baseline's)",
             "",
-            ratio_over_runs(own.sort_values("seed")["returned"].tolist(), kept.tolist()),
+            ratio_over_runs(own.sort_values("seed")["lost"].tolist(), kept.tolist()),
             low=0.5,
         )
 
@@ -134,28 +145,28 @@ def _later(plan: Guards, tables: GuardTables) -> Iterator[Claim]:
     for method in plan.lasting:
         rows = lasting[(lasting["method"] == method) & (lasting["step"] == last)]
         if method != "baseline" and len(rows):
-            statement = f"After {last} updates {method} still lowers harmfulness (minus baseline)"
-            yield Claim(f"{method}-lasting", statement, "", _difference(rows, "harmfulness"), high=0.0)
+            statement = f"After {last} updates {method} still keeps more clean refusals (minus baseline)"
+            yield Claim(f"{method}-lasting", statement, "", _difference(rows, "refusal"), low=0.0)
     released = against_baseline(tables, "released")
     for method in plan.released:
         rows = released[released["method"] == method]
         at = {int(step): group.sort_values("seed") for step, group in rows.groupby("step")}
         if len(at) > 1:
             first, end = min(at), max(at)
-            rise = at[end]["harmfulness"].to_numpy(float) - at[first]["harmfulness"].to_numpy(float)
+            fall = at[end]["refusal"].to_numpy(float) - at[first]["refusal"].to_numpy(float)
             yield Claim(
-                f"{method}-released-rise",
-                f"When {method} is switched off at step {first}, harmfulness rises until step {end} (minus "
+                f"{method}-released-fall",
+                f"When {method} is switched off at step {first}, clean refusals fall until step {end} (minus "
                 f"step {first})",
                 "",
-                mean_over_runs(rise, test_zero=True),
-                low=0.0,
+                mean_over_runs(fall, test_zero=True),
+                high=0.0,
             )
             statement = (
-                f"At step {end} a model that {method} guarded until step {first} is less harmful than the "
+                f"At step {end} a model that {method} guarded until step {first} refuses more than the "
                 "baseline (minus baseline)"
             )
-            yield Claim(f"{method}-released", statement, "", _difference(at[end], "harmfulness"), high=0.0)
+            yield Claim(f"{method}-released", statement, "", _difference(at[end], "refusal"), low=0.0)
 
 
 def _early_warning(tables: GuardTables) -> Iterator[Claim]:
@@ -196,24 +207,27 @@ def _transfer(plan: Guards, seeds: tuple[int, ...], tables: GuardTables) -> Iter
     own = own[(own["method"] == TRANSFERRED[0]) & (own["strength"] == TRANSFERRED[1])].sort_values("seed")
     if len(own) != len(seeds):
         return
-    size = abs(_difference(own, "harmfulness").value)
+    size = abs(_difference(own, "refusal").value)
     for source in plan.directions:
         of_source = rows[rows["direction"] == source]
         if len(of_source) != len(own):
             continue
         effect = mean_over_runs(
-            of_source["harmfulness"].to_numpy(float) - own["harmfulness_base"].to_numpy(float), test_zero=True
+            of_source["refusal"].to_numpy(float) - own["refusal_base"].to_numpy(float), test_zero=True
         )
         if source == "other-seed" and size:
-            statement = "Block along another seed's v_rev leaves harmfulness about as it is (minus baseline)"
+            statement = (
+                "Block along another seed's v_rev leaves clean refusals about as they are (minus baseline)"
+            )
             yield Claim(
                 f"transfer-{source}", statement, "", effect, -NEGLIGIBLE_SHARE * size, NEGLIGIBLE_SHARE * size
             )
         elif source != "other-seed":
             yield Claim(
                 f"transfer-{source}",
-                f"Block along v_rev of the {source.replace('-', ' ')} lowers harmfulness (minus baseline)",
+                f"Block along v_rev of the {source.replace('-', ' ')} keeps more clean refusals (minus "
+                "baseline)",
                 "",
                 effect,
-                high=0.0,
+                low=0.0,
             )

@@ -10,17 +10,16 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import read_prompts
-from revlens.behaviour import generate, refusal_rate
 from revlens.causal import Action, Intervention
 from revlens.direction import ReversionDirection, nulls
 from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.evaluation import evaluate_harm
 from revlens.experiment.fine_tune import FineTune
 from revlens.results import Layout
 from revlens.storage import intact, listed_file
-from revlens.subject import Material
 
-#: Random directions beside v_rev, and the longest reply: the judge reads openings.
-_N_RANDOM, _REPLY_TOKENS = 3, 12
+#: Random directions beside v_rev.
+_N_RANDOM = 3
 #: Prompts on which clamp means are measured: those of v_rev, and none that is judged.
 _SPLIT = "direction"
 
@@ -32,7 +31,7 @@ def measure_route(
     v_rev: ReversionDirection,
     model: TransformerBridge,
 ) -> list[dict[str, Any]]:
-    """Harmfulness when the model's place along v_rev is set to the baseline's mean.
+    """Records of the behaviour when the model's place along v_rev is set to the baseline's mean.
 
     If the guard acts by that place, harm returns. Beside it: the place set to the model's own mean (what
     clamping by itself does), and places along random directions set to the baseline's. The baseline of a seed
@@ -50,25 +49,20 @@ def measure_route(
         means["aligned"] = _mean(models["aligned"], prompts)
     baseline = load_file(intact(path, "finetune"))["mean"]
     random = nulls.isotropic_directions(_N_RANDOM, *v_rev.unit.shape, seed=seed)
-    rows = []
+    settings = {"reply_tokens": config.reply_tokens, "batch_size": config.subject.batch_size}
+    records = []
     for name, of_name in models.items():
-        settings = [("v_rev", v_rev.unit, "baseline", baseline), ("v_rev", v_rev.unit, "own", means[name])]
-        settings += [("random", unit, "baseline", baseline) for unit in random]
-        for direction, unit, place, mean in settings:
+        clamps = [("v_rev", v_rev.unit, "baseline", baseline), ("v_rev", v_rev.unit, "own", means[name])]
+        clamps += [("random", unit, "baseline", baseline) for unit in random]
+        for draw, (direction, unit, place, mean) in enumerate(clamps):
             clamp = Intervention(Action("clamp"), unit, v_rev.gap, v_rev.layers, mean)
             with clamp.on(of_name, v_rev.layers):
-                harmfulness = _harmfulness(of_name, material)
-            rows.append({"model": name, "direction": direction, "place": place, "harmfulness": harmfulness})
-        harmfulness = _harmfulness(of_name, material)
-        rows.append({"model": name, "direction": "none", "place": "as it is", "harmfulness": harmfulness})
-    return rows
+                evaluation = evaluate_harm(of_name, material, **settings)
+            records.append(evaluation.record(model=name, clamped=direction, place=place, draw=draw))
+        as_it_is = evaluate_harm(of_name, material, **settings)
+        records.append(as_it_is.record(model=name, clamped="none", place="as it is", draw=0))
+    return records
 
 
 def _mean(model: TransformerBridge, prompts: tuple[str, ...]) -> Float[Tensor, "layer d_model"]:
     return read_prompts(model, prompts).mean(0).double()
-
-
-def _harmfulness(model: TransformerBridge, material: Material) -> float:
-    harmful = material.probes()["behaviour"]
-    replies = generate(model, harmful, max_new_tokens=_REPLY_TOKENS)
-    return 1 - refusal_rate(harmful, replies, material.judge())

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from revlens.experiment.evaluation import MEASURES
 from revlens.experiment.guards.tables import GuardTables
 from revlens.results import OVER_REFUSAL, PERPLEXITY_FACTOR
 from revlens.statistics import Estimate, mean_over_runs
@@ -22,11 +23,7 @@ def against_baseline(tables: GuardTables, part: str = "grid") -> pd.DataFrame:
     rows = tables.part("behaviour", part)
     base = tables.part("behaviour", "lasting" if part in ("lasting", "released") else "grid")
     base = base[base["method"] == "baseline"]
-    measures = [
-        name
-        for name in ("harmfulness", "over_refusal", "task_loss", "exact_match", "alignment", "fraction")
-        if name in rows
-    ]
+    measures = [name for name in (*MEASURES, "alignment", "fraction") if name in rows]
     beside = base[["seed", "step", *measures]].rename(columns={name: f"{name}_base" for name in measures})
     joined = rows.merge(beside, on=["seed", "step"], how="left", validate="many_to_one")
     if "task_loss" in rows:
@@ -50,9 +47,9 @@ def settings(table: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
 def chosen_on_other_seeds(tables: GuardTables) -> pd.DataFrame:
     """For every method and seed, the grid's fine-tune at the strength that does best on the *other* seeds.
 
-    Best is the least harmfulness among the strengths whose mean perplexity ratio and added over-refusal keep
-    to the limits of `revlens.results`; where none keeps to them, the weakest. So what is reported of a seed
-    had no part in the choice. A strength at which a run failed is not eligible.
+    Best is the most clean refusals of harmful prompts among the strengths whose mean perplexity ratio and
+    added over-refusal keep to the limits of `revlens.results`; where none keeps to them, the weakest. So what
+    is reported of a seed had no part in the choice. A strength at which a run failed is not eligible.
     """
     table = against_baseline(tables)
     seeds = sorted(table["seed"].unique())
@@ -68,16 +65,16 @@ def chosen_on_other_seeds(tables: GuardTables) -> pd.DataFrame:
 
 
 def _best(rows: pd.DataFrame, strengths: Sequence[float], *, n_runs: int) -> float:
-    best, least = strengths[0], np.inf
+    best, most = strengths[0], -np.inf
     for strength in strengths:
         runs = rows[_same(rows["strength"], strength)]
         if len(runs) < n_runs:  # one of them failed
             continue
         cost = runs["perplexity_ratio"].mean() if "perplexity_ratio" in runs else 1.0
         added = (runs["over_refusal"] - runs["over_refusal_base"]).mean()
-        harm = runs["harmfulness"].mean()
-        if cost <= PERPLEXITY_FACTOR and added <= OVER_REFUSAL and harm < least:
-            best, least = strength, harm
+        kept = runs["refusal"].mean()
+        if cost <= PERPLEXITY_FACTOR and added <= OVER_REFUSAL and kept > most:
+            best, most = strength, kept
     return best
 
 
@@ -101,24 +98,21 @@ def _mean_over_updates(run: pd.DataFrame) -> float:
 
 
 def routes(tables: GuardTables) -> pd.DataFrame:
-    """A row per model at the end of a grid fine-tune: its harmfulness under the clamps of `measure_route`.
+    """A row per model at the end of a grid fine-tune: its refusals under the clamps of `measure_route`.
 
     Columns: ``as_it_is``; ``own`` and ``baseline``, the place along v_rev set to its own mean and to the
     baseline's; ``random``, places along random directions set to the baseline's (a mean over draws); and
-    ``returned``, baseline minus own.
+    ``lost``, own minus baseline.
     """
     table = tables["routes"].copy()
     table["column"] = (
-        table["place"].where(table["direction"] != "random", "random").replace("as it is", "as_it_is")
+        table["place"].where(table["clamped"] != "random", "random").replace("as it is", "as_it_is")
     )
     keys = ["seed", "method", "strength", "model"]
     wide = (
-        table.groupby([*keys, "column"], dropna=False, sort=False)["harmfulness"]
-        .mean()
-        .unstack()
-        .reset_index()
+        table.groupby([*keys, "column"], dropna=False, sort=False)["refusal"].mean().unstack().reset_index()
     )
-    return wide.assign(returned=wide["baseline"] - wide["own"])
+    return wide.assign(lost=wide["own"] - wide["baseline"])
 
 
 def mean_of(rows: pd.DataFrame, column: str) -> Estimate:

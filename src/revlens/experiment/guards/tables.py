@@ -23,14 +23,17 @@ from revlens.storage import intact
 TABLES = {
     "behaviour": "a fine-tune at one of its marks: behaviour, task cost and the reading there",
     "readings": "a fine-tune at a step: motion along v_rev, divergence and loss",
-    "replies": "what the model of a fine-tune replied to a probe prompt at one of its marks",
-    "routes": "the last model of a grid fine-tune under a clamp at the last prompt token: harmfulness",
+    "replies": "what the model of a fine-tune replied to a probe prompt at one of its marks, and the outcome",
+    "routes": "the last model of a grid fine-tune under a clamp at the last prompt token: behaviour",
+    "route_replies": "what such a model replied to a probe prompt under such a clamp, and the outcome",
     "directions": "v_rev of a seed at a layer from other checkpoints: cosine with its own",
     "early_warning": "a predictor at an early step: how well it predicts harm at the end",
     "failures": "a fine-tune that stopped because numbers were no longer finite, and what it said",
 }
 #: What tells one fine-tune from another.
 ABOUT = ("part", "seed", "method", "strength", "until", "task", "rate", "direction")
+#: What tells one clamp of a route from another.
+PLACE = ("model", "clamped", "place", "draw")
 
 
 class GuardTables(Tables):
@@ -54,7 +57,8 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> GuardTables:
         ResultsError: if a fine-tune has no record, or one of another fine-tune, or a file is damaged.
     """
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    probes, replies = config.subject.material().probes(), []
+    probes = config.subject.material().probes()
+    replies: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name.endswith("replies")}
     for fine_tune in config.fine_tunes():
         record = _record(layout, fine_tune)
         about = {column: getattr(fine_tune, column) for column in ABOUT}
@@ -63,9 +67,15 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> GuardTables:
         rows["behaviour"] += [
             about | readings[judged["step"]] | judged["measures"] for judged in record["behaviour"]
         ]
-        rows["routes"] += [about | place for place in record["route"]]
-        if record["behaviour"]:
-            replies.append(reply_rows(record["behaviour"], probes).assign(**about))
+        rows["routes"] += [
+            about | {name: place[name] for name in PLACE} | place["measures"] for place in record["route"]
+        ]
+        for table, records, names in (
+            ("replies", record["behaviour"], ("step",)),
+            ("route_replies", record["route"], PLACE),
+        ):
+            if records:
+                replies[table].append(reply_rows(records, probes, *names).assign(**about))
         if record["failed"] is not None:
             rows["failures"].append(about | {"message": record["failed"]})
     for seed in config.seeds:
@@ -76,17 +86,14 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> GuardTables:
                 {"seed": seed, "source": source, "layer": layer, "cosine": cosine}
                 for layer, cosine in zip(own.layers, cosines, strict=True)
             ]
-    tables = {name: _table(name, rows[name]) for name in TABLES if name not in ("early_warning", "replies")}
+    tables = {
+        name: _table(name, rows[name]) for name in TABLES if name != "early_warning" and name not in replies
+    }
     behaviour, readings = (
         tables[name][tables[name]["part"] == "early"] for name in ("behaviour", "readings")
     )
-    return GuardTables(
-        tables
-        | {
-            "replies": _typed(pd.concat(replies, ignore_index=True)),
-            "early_warning": early_warning(behaviour, readings),
-        }
-    )
+    tables |= {name: _typed(pd.concat(parts, ignore_index=True)) for name, parts in replies.items()}
+    return GuardTables(tables | {"early_warning": early_warning(behaviour, readings)})
 
 
 def _record(layout: Layout, fine_tune: FineTune) -> dict[str, Any]:
