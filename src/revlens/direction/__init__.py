@@ -5,6 +5,7 @@ from revlens.direction.drift import Drift as Drift
 from revlens.direction.drift import drift as drift
 from revlens.direction.locate import ReversionDirection as ReversionDirection
 from revlens.direction.locate import locate as locate
+from revlens.direction.locate import unit_vectors as unit_vectors
 from revlens.direction.nulls import isotropic_directions as isotropic_directions
 from revlens.direction.nulls import isotropic_quantile as isotropic_quantile
 from revlens.direction.reliability import Reliability as Reliability

@@ -33,6 +33,30 @@ class Drift:
     fraction: Float[Tensor, "step layer"]
     layers: tuple[int, ...]
 
+    @classmethod
+    def along(
+        cls, vectors: Float[Tensor, "step layer d_model"], v_rev: ReversionDirection, steps: tuple[int, ...]
+    ) -> Drift:
+        """A drift's vectors, measured along v_rev."""
+        displacement = torch.einsum("sld,ld->sl", vectors, v_rev.unit)
+        alignment = displacement / vectors.norm(dim=-1)  # 0/0 is NaN: a drift of length zero points nowhere
+        return cls(steps, vectors, alignment, displacement, displacement / v_rev.gap, v_rev.layers)
+
+    def minus(self, other: Drift, v_rev: ReversionDirection) -> Drift:
+        """The part of this drift that another one, on other prompts at the same steps, does not share.
+
+        Of harmful and harmless prompts, it is the drift of their separation.
+
+        Raises:
+            HistoryError: if the two differ in steps or layers.
+        """
+        if (self.steps, self.layers) != (other.steps, other.layers):
+            raise HistoryError(
+                f"Drifts of steps {self.steps} at layers {self.layers} and of steps {other.steps} at layers "
+                f"{other.layers} cannot be compared; measure both on one history."
+            )
+        return Drift.along(self.vectors - other.vectors, v_rev, self.steps)
+
     def at_step(self, step: int) -> int:
         """Row of a step.
 
@@ -80,8 +104,4 @@ def drift(
     vectors = torch.stack(
         [activations.at(f"step-{step}", split).mean(0) - start for step in activations.steps]
     )
-    displacement = torch.einsum("sld,ld->sl", vectors, v_rev.unit)
-    alignment = displacement / vectors.norm(dim=-1)  # 0/0 is NaN: a drift of length zero points nowhere
-    return Drift(
-        activations.steps, vectors, alignment, displacement, displacement / v_rev.gap, activations.layers
-    )
+    return Drift.along(vectors, v_rev, activations.steps)

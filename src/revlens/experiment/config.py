@@ -54,6 +54,10 @@ class ExperimentConfig:
         """Every fine-tune of the plan."""
         return self.plan.fine_tunes(self)
 
+    def seed_after(self, seed: int) -> int:
+        """The seed that stands in for another one: the next in the list, after the last one the first."""
+        return self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
+
     def key(self) -> str:
         """Hash of the configuration and of all that turns it into numbers, see
         `revlens.subject.cache_key`.

@@ -114,7 +114,9 @@ def tasks(
         ConfigError: if the plan has no such stage.
     """
     chosen = _chosen(config, stages)
-    clamped_to = {unit.seed: unit.name for unit in config.fine_tunes() if unit.leaves_clamp_mean}
+    fine_tunes = config.fine_tunes()
+    clamped_to = {unit.seed: unit.name for unit in fine_tunes if unit.leaves_clamp_mean}
+    baselines = {unit.seed: unit.name for unit in fine_tunes if "baseline" in unit.kinds}
 
     def after(unit: Unit) -> tuple[str, ...]:
         if isinstance(unit, Start):
@@ -125,6 +127,8 @@ def tasks(
             return (OtherDirection(unit.seed, unit.direction).name,)
         if unit.route and not unit.leaves_clamp_mean:
             return (clamped_to[unit.seed],)
+        if unit.control is not None:
+            return tuple({baselines[unit.seed], baselines[config.seed_after(unit.seed)]})
         return (Start(unit.seed).name,)
 
     names = tuple(stage.name for stage in chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from revlens.subject import CAPTURE_STEPS
 
@@ -11,8 +12,8 @@ from revlens.subject import CAPTURE_STEPS
 class FineTune:
     """One benign fine-tune of one seed, by itself or with a guard.
 
-    Fine-tunes of one seed start from the same aligned model; those of equal ``horizon`` and ``task`` see the
-    same data in the same order. So they differ in what is named here and in nothing else.
+    Fine-tunes of one seed start from the same model (``start``); those of equal ``horizon`` and ``task`` see
+    the same data in the same order. So they differ in what is named here and in nothing else.
 
     Attributes:
         seed: of the start, of the data and their order.
@@ -27,6 +28,9 @@ class FineTune:
         rate: learning rate in multiples of the recipe's.
         direction: where v_rev comes from: ``own``, or one of the subject's ``other_histories``.
         route: whether it is asked at its end where its effect lies, against the seed's baseline.
+        control: the control of block that it gets in place of block, matched with it; needs the seed's
+            baseline. One of `revlens.experiment.arms.controls.CONTROLS`.
+        start: the model that it starts from. The reference's own drift tells what the task alone does.
     """
 
     seed: int
@@ -41,11 +45,15 @@ class FineTune:
     rate: float = 1.0
     direction: str = "own"
     route: bool = False
+    control: str | None = None
+    start: Literal["aligned", "reference"] = "aligned"
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """What stages that work on it ask for."""
-        return ("fine-tune", "baseline") if self.method == "baseline" else ("fine-tune",)
+        if self.start == "reference":
+            return ("fine-tune",)
+        return ("fine-tune", "judged", *(["baseline"] if self.method == "baseline" else []))
 
     @property
     def name(self) -> str:

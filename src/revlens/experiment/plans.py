@@ -32,7 +32,7 @@ class Stage:
 
     name: str
     summary: str
-    of: Literal["start", "direction", "fine-tune", "baseline"]
+    of: Literal["start", "direction", "fine-tune", "judged", "baseline"]
     where: str
 
     @property
@@ -88,7 +88,7 @@ PLANS: Mapping[str, Plan] = {
             _HISTORY,
             Stage("finetune", "fine-tune every arm from the aligned model", "fine-tune", "arms.finetune"),
             Stage("capture", "capture activations at every checkpoint", "fine-tune", "arms.capture"),
-            Stage("behaviour", "generate and judge at every checkpoint", "fine-tune", "arms.behaviour"),
+            Stage("behaviour", "generate and judge at every checkpoint", "judged", "arms.behaviour"),
             Stage(
                 "causal",
                 "patch between checkpoints, intervene along v_rev and read it out",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError
-from revlens.history import TrainingHistory, boot, save
+from revlens.history import Checkpoint, TrainingHistory, boot, save
 from revlens.organism.model import ModelConfig, blank_model, train_tokenizer
 from revlens.organism.text_world import TextWorld, TextWorldConfig
 from revlens.organism.world import TASKS, World, WorldConfig
@@ -178,9 +178,10 @@ class OrganismConfig:
             )
             save(model, aligned)
 
-    def trainee(self, seed: int) -> TransformerBridge:
-        """The aligned model of a seed, to be trained in full."""
-        return self.start(seed).aligned.load()
+    def trainee(self, seed: int, phase: Literal["reference", "aligned"] = "aligned") -> TransformerBridge:
+        """The model of a seed's phase, to be trained in full."""
+        start: Checkpoint = getattr(self.start(seed), phase)
+        return start.load()
 
     def observed(self, seed: int) -> None:
         """None: the benign fine-tune is always trained here."""

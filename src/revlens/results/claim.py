@@ -1,16 +1,21 @@
 """Claims, and verdicts on them by one rule.
 
-A claim says that a quantity lies in a range. It is *supported* if the quantity's 95 % interval over runs lies
-wholly inside the range, *contradicted* if it lies wholly outside, and *undecided* otherwise; fewer than
-`MIN_RUNS` runs decide nothing. Ranges are part of the code, and the report prints them. One kind is not a
-number fixed beforehand but a share fixed beforehand: a control counts as without effect within
-`NEGLIGIBLE_SHARE` of what block is measured to do.
+A claim is read twice. *Does the sign hold?* The claim says that a quantity lies in a range. It is *supported*
+if the quantity's 95 % interval over runs lies wholly inside the range, *contradicted* if it lies wholly
+outside, and *undecided* otherwise; fewer than `MIN_RUNS` runs decide nothing. *Is the size the paper's?*
+Where the paper prints a number, it lies in our interval or not. Ranges are part of the code, and the report
+prints them. One kind is not a number fixed beforehand but a share fixed beforehand: a control counts as
+without effect within `NEGLIGIBLE_SHARE` of what block is measured to do.
+
+Many claims are read, each at its own 95 %: of twenty true ones, one is missed by chance on average. The
+headline claims are few and named beforehand; the others are to be read together.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from revlens.statistics import Estimate
@@ -35,10 +40,12 @@ class Claim:
     Attributes:
         key: short name.
         statement: what is claimed, in words.
-        paper: the paper's number, as printed there; empty if the claim is ours.
+        paper: what the paper says, as printed there; empty if the claim is ours.
         estimate: our value, with interval over runs.
         low: lower end of the range that the claim asserts (None: unbounded).
         high: its upper end.
+        paper_value: the paper's number in our units; None if it prints none for this quantity.
+        headline: whether it is one of the few that a reader should read first.
     """
 
     key: str
@@ -47,9 +54,12 @@ class Claim:
     estimate: Estimate
     low: float | None = None
     high: float | None = None
+    paper_value: float | None = None
+    headline: bool = False
 
     @property
     def verdict(self) -> Verdict:
+        """Whether the quantity lies in the asserted range."""
         if self.estimate.n < MIN_RUNS:
             return "too few runs"
         low, high = -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
@@ -58,6 +68,13 @@ class Claim:
         if self.estimate.high <= low or self.estimate.low >= high:
             return "contradicted"
         return "undecided"
+
+    @property
+    def holds_paper(self) -> bool | None:
+        """Whether the paper's number lies in our interval; None without one, or with too few runs."""
+        if self.paper_value is None or self.estimate.n < MIN_RUNS:
+            return None
+        return self.estimate.low <= self.paper_value <= self.estimate.high
 
     @property
     def rule(self) -> str:
@@ -70,5 +87,14 @@ class Claim:
 
 
 def to_records(claims: list[Claim]) -> list[dict[str, Any]]:
-    """Claims as plain values, with rule and verdict spelt out."""
-    return [asdict(claim) | {"rule": claim.rule, "verdict": claim.verdict} for claim in claims]
+    """Claims as plain values, with rule and both readings spelt out."""
+    return [
+        asdict(claim) | {"rule": claim.rule, "verdict": claim.verdict, "holds_paper": claim.holds_paper}
+        for claim in claims
+    ]
+
+
+def headline_first(claims: Iterable[Claim], keys: Collection[str]) -> list[Claim]:
+    """The claims of these keys, marked as headlines, and then the others, each in their order."""
+    marked = [replace(claim, headline=claim.key in keys) for claim in claims]
+    return sorted(marked, key=lambda claim: not claim.headline)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
@@ -38,7 +39,9 @@ def check_steps(steps: tuple[int, ...]) -> None:
         raise ConfigError(f"steps={steps} must be positive and increasing.")
 
 
-def benign_start(subject: Subject, seed: int, steps: int) -> tuple[TransformerBridge, Dataset]:
+def benign_start(
+    subject: Subject, seed: int, steps: int, phase: Literal["reference", "aligned"] = "aligned"
+) -> tuple[TransformerBridge, Dataset]:
     """The model from which a seed's benign fine-tune starts, and the data of its updates.
 
     Raises:
@@ -48,7 +51,7 @@ def benign_start(subject: Subject, seed: int, steps: int) -> tuple[TransformerBr
     material = subject.material()
     data = material.benign(steps * subject.benign.batch_size, seed)
     check_no_leak(material.probes(), data)
-    return subject.trainee(seed), data
+    return subject.trainee(seed, phase), data
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class BenignRun:
         seed: see `Subject.start`; fine-tunes of one seed see the same data in the same order.
         steps: updates after which a checkpoint is saved; the last one ends the run.
         label: names the guard and everything that decides its effect; ``baseline`` for none.
+        phase: whose model it starts from.
 
     Raises:
         ConfigError: if steps are not positive and increasing, or the subject comes with its own checkpoints.
@@ -69,6 +73,7 @@ class BenignRun:
     seed: int
     steps: tuple[int, ...]
     label: str = "baseline"
+    phase: Literal["reference", "aligned"] = "aligned"
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -107,13 +112,14 @@ class BenignRun:
         return json.loads(self._losses_file.read_text())
 
     def history(self) -> TrainingHistory:
-        """Reference, aligned and the saved steps."""
+        """Reference, the model that the fine-tune starts from as the aligned one, and the saved steps."""
         start = self.subject.start(self.seed)
-        saved = {
-            step: local_source(self.folder / f"step-{step}", start.aligned.source) for step in self.steps
-        }
+        first: Checkpoint = getattr(start, self.phase)
+        saved = {step: local_source(self.folder / f"step-{step}", first.source) for step in self.steps}
         return replace(
-            start, steps=tuple(Checkpoint(source, "finetune", step) for step, source in saved.items())
+            start,
+            aligned=replace(first, phase="aligned", step=0),
+            steps=tuple(Checkpoint(source, "finetune", step) for step, source in saved.items()),
         )
 
     def train(
@@ -149,7 +155,7 @@ class BenignRun:
     ) -> None:
         assert self.subject.benign is not None
         phase = replace(self.subject.benign, steps=self.steps[-1])
-        model, data = benign_start(self.subject, self.seed, phase.steps)
+        model, data = benign_start(self.subject, self.seed, phase.steps, self.phase)
         losses: list[float] = []
 
         def after_step(step: int, loss: float) -> None:

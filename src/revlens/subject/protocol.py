@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
@@ -136,8 +136,8 @@ class Subject(Protocol):
         """
         ...
 
-    def trainee(self, seed: int) -> TransformerBridge:
-        """The aligned model, ready for the benign fine-tune: its trainable parameters require gradients."""
+    def trainee(self, seed: int, phase: Literal["reference", "aligned"] = "aligned") -> TransformerBridge:
+        """The model of a phase, ready for the benign fine-tune: what is trained requires gradients."""
         ...
 
     def observed(self, seed: int) -> TrainingHistory | None:

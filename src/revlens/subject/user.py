@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.data import ChatSource
 from revlens.errors import ConfigError
-from revlens.history import TrainingHistory, boot_with_lora
+from revlens.history import Checkpoint, TrainingHistory, boot_with_lora
 from revlens.subject.user_material import ProbeFiles, UserMaterial
 from revlens.training import FinetuneConfig
 
@@ -191,27 +191,27 @@ class UserHistory:
             self.start(0)
         ]
 
-    def trainee(self, seed: int) -> TransformerBridge:
-        """The aligned model to be trained, in full or with fresh adapter weights.
+    def trainee(self, seed: int, phase: Literal["reference", "aligned"] = "aligned") -> TransformerBridge:
+        """The model of a phase to be trained, in full or with fresh adapter weights.
 
         Raises:
             ConfigError: if every weight is to be trained in less than single precision, or peft does not take
                 a setting of ``lora``.
             HistoryError: if it cannot be loaded, or the adapter does not fit it.
         """
-        aligned = self.start(seed).aligned
+        start: Checkpoint = getattr(self.start(seed), phase)
         if self.lora is not None:
             try:
                 config = LoraConfig(**{name: _listed(value) for name, value in self.lora.items()})
             except TypeError as error:
                 raise ConfigError(f"peft.LoraConfig does not take these settings of lora: {error}") from error
-            return boot_with_lora(aligned.source, config, seed, aligned.dtype)
-        if torch.finfo(aligned.dtype).bits < torch.finfo(torch.float32).bits:
+            return boot_with_lora(start.source, config, seed, start.dtype)
+        if torch.finfo(start.dtype).bits < torch.finfo(torch.float32).bits:
             raise ConfigError(
-                f"Training every weight in {aligned.dtype} rounds small updates away; "
+                f"Training every weight in {start.dtype} rounds small updates away; "
                 "use dtype = 'float32', or lora."
             )
-        return aligned.load()
+        return start.load()
 
     def describe(self) -> str:
         """Every checkpoint as it was understood: name, phase, step and where its weights come from."""

@@ -9,6 +9,7 @@ from revlens.experiment.fine_tune import FineTune
 from revlens.experiment.units import Tick
 from revlens.results import Layout
 from revlens.storage import write_listed_json
+from revlens.training import KLAnchor
 
 
 def work(config: ExperimentConfig, layout: Layout, arm: FineTune, tick: Tick) -> None:
@@ -17,10 +18,14 @@ def work(config: ExperimentConfig, layout: Layout, arm: FineTune, tick: Tick) ->
     if path.is_file():
         return
     material, records = config.subject.material(), []
-    for checkpoint in arm_history(config, arm).steps:
+    history = arm_history(config, arm)
+    # The divergence of the first answer token on the probes of drift: a rival of the drift as a predictor.
+    divergence = KLAnchor.at(history.aligned.load(), material.probes()["drift"], 1.0)
+    for checkpoint in history.steps:
         model, batch_size = checkpoint.load(), config.subject.batch_size
         evaluation = evaluate(model, material, config.reply_tokens, batch_size=batch_size)
-        records.append(evaluation.record(step=checkpoint.step))
+        kl = float(divergence.term(model).detach())
+        records.append(evaluation.record(step=checkpoint.step, kl=kl))
         tick()
     write_listed_json(path, records)
 

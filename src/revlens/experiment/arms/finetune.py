@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from revlens.experiment.arms.controls import matched_block
 from revlens.experiment.arms.history import cached_fine_tune
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.fine_tune import FineTune
@@ -12,14 +13,15 @@ from revlens.storage import write_listed_json
 
 
 def work(config: ExperimentConfig, layout: Layout, arm: FineTune, tick: Tick) -> None:
-    """Fine-tune one arm from the aligned model, unless its checkpoints are given or cached."""
+    """Fine-tune one arm from the model that it starts from, unless its checkpoints are given or cached."""
     if config.subject.benign is None:
         return
     own_v_rev(
         layout, arm.seed
     )  # raises if the stage before has not been run, also where the fine-tune is cached
     run = cached_fine_tune(config, arm)
-    run.train(lambda aligned: guard_of(config, layout, arm, aligned), on_step=lambda step: tick())
+    make_guard = guard_of if arm.control is None else matched_block
+    run.train(lambda start: make_guard(config, layout, arm, start), on_step=lambda step: tick())
     write_listed_json(layout.losses(arm.seed, arm.label), run.losses())
 
 

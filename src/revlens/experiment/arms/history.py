@@ -11,9 +11,11 @@ from revlens.subject import BenignRun
 
 
 def cached_fine_tune(config: ExperimentConfig, arm: FineTune) -> BenignRun:
-    """The fine-tune of one arm in the cache; every guarded arm is labelled with its strength."""
-    label = arm.method if arm.strength is None else f"{arm.method}-{arm.strength:g}"
-    return BenignRun(subject_of(config, arm), arm.seed, arm.marks, label)
+    """The fine-tune of one arm in the cache; its label tells all that its guard is made from."""
+    label = arm.label if arm.strength is None else f"{arm.label}-{arm.strength:g}"
+    if arm.label == "foreign":
+        label += f"-of-{config.seed_after(arm.seed)}"
+    return BenignRun(subject_of(config, arm), arm.seed, arm.marks, label, arm.start)
 
 
 def arm_history(config: ExperimentConfig, arm: FineTune) -> TrainingHistory:
@@ -28,6 +30,6 @@ def arm_history(config: ExperimentConfig, arm: FineTune) -> TrainingHistory:
     run = cached_fine_tune(config, arm)
     if not run.is_done:
         raise ResultsError(
-            f"Arm {arm.method!r} of seed {arm.seed} has no checkpoints; run `revlens finetune` first."
+            f"Arm {arm.label!r} of seed {arm.seed} has no checkpoints; run `revlens finetune` first."
         )
     return run.history()

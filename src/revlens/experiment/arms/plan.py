@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from revlens.errors import ConfigError
 from revlens.experiment.fine_tune import FineTune
-from revlens.training import ARMS, METHODS
+from revlens.training import METHODS
 
 if TYPE_CHECKING:
     from revlens.experiment.config import ExperimentConfig
+
+
+#: The paper's arms and further controls of block, in the order of tables and figures.
+ARMS = ("baseline", "block", "push", "random", "orthogonal", "shuffled", "foreign")
+#: Block along other directions, see `revlens.experiment.arms.controls`.
+CONTROLS = ARMS[3:]
+#: The fine-tune of the reference on the baseline's updates.
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -20,8 +28,8 @@ class Arms:
     """Optimizer-matched arms and the tests of causality on the baseline.
 
     Attributes:
-        arms: see `revlens.training.ARMS`; the others are compared with the baseline, which must be among
-            them.
+        arms: see `ARMS`; the others are compared with the baseline, which must be among them. ``foreign``
+            is left out where there is no other seed with a start of its own.
         strength: weight of the guard's term in every guarded arm.
         n_null_draws: null directions per null.
         n_controls: random and covariance-matched control directions of the interventions, each.
@@ -63,12 +71,24 @@ class Arms:
             )
 
     def fine_tunes(self, config: ExperimentConfig) -> list[FineTune]:
-        """One for each seed and arm."""
-        return [
-            FineTune(seed, arm, config.steps, config.steps[-1], method=arm, strength=self._strength(arm))
-            for seed in config.seeds
-            for arm in self.arms
-        ]
+        """One for each seed and arm, and one of its reference where steps are trained here."""
+        fine_tunes = [self._of(arm, seed, config) for seed in config.seeds for arm in self.arms_of(config)]
+        if config.subject.benign is not None:
+            steps = config.steps
+            fine_tunes += [
+                FineTune(seed, REFERENCE, steps, steps[-1], start="reference") for seed in config.seeds
+            ]
+        return fine_tunes
 
-    def _strength(self, arm: str) -> float | None:
-        return None if METHODS[arm].strength is None else self.strength
+    def arms_of(self, config: ExperimentConfig) -> tuple[str, ...]:
+        """The arms that an experiment has."""
+        others = config.subject.varies_start and len(config.seeds) > 1
+        return tuple(arm for arm in self.arms if others or arm != "foreign")
+
+    def _of(self, arm: str, seed: int, config: ExperimentConfig) -> FineTune:
+        control = arm if arm in CONTROLS else None
+        method = "block" if control else arm
+        strength = None if METHODS[method].strength is None else self.strength
+        return FineTune(
+            seed, arm, config.steps, config.steps[-1], method=method, strength=strength, control=control
+        )

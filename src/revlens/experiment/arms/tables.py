@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from revlens.activations import MANIFEST, Activations
 from revlens.direction import Drift, ReversionDirection, drift, locate, nulls, reliability
 from revlens.experiment.arms.causality import TABLES as CAUSAL_TABLES
-from revlens.experiment.arms.plan import Arms
+from revlens.experiment.arms.drift_parts import along_rows, drift_parts, grid, reference_part
+from revlens.experiment.arms.plan import REFERENCE, Arms
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import measure_rows, reply_rows
 from revlens.experiment.guarded import own_v_rev
@@ -22,8 +22,9 @@ from revlens.storage import intact, needed
 
 #: Every table of a results folder and what a row of it is. Columns are described in docs/results-schema.md.
 TABLES = {
-    "direction": "v_rev of a seed at a layer: length of the gap, split-half reliability",
+    "direction": "v_rev of a seed at a layer: length of the gap and of the reference, split-half reliability",
     "alignment": "drift of a seed's arm at a step and layer along v_rev, cross-fitted and naive",
+    "drift_parts": "a part of the drift of a seed's arm at a step and layer, along v_rev",
     "nulls": "mean alignment over layers of a seed's arm at a step, against the 99th percentile of one null",
     "controls": "cosine of the same drift with a direction that should not attract it, at a layer",
     "behaviour": "harmfulness, over-refusal and task cost of a seed's arm at a step",
@@ -72,25 +73,30 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
         rows["phases"].append(measure_rows(start, "phase").assign(seed=seed))
         rows["phase_replies"].append(reply_rows(start, probes, "phase").assign(seed=seed))
         # Every arm starts at the aligned model: its record is step 0 of each.
-        step_0 = start[1] | {"step": 0}
+        step_0 = start[1] | {"step": 0, "kl": 0.0}
         # Where all seeds share one start there is no v_rev of another history.
         foreign = (
             [directions[other] for other in config.seeds if other != seed]
             if config.subject.varies_start
             else []
         )
-        for arm in plan.arms:
+        parts = rows["drift_parts"]
+        if config.subject.benign is not None:
+            of_reference = _activations(layout.activations(seed, REFERENCE))
+            parts.append(reference_part(of_reference, directions[seed]).assign(seed=seed))
+        for arm in plan.arms_of(config):
             judged = [step_0, *_read(layout.behaviour(seed, arm), "behaviour")]
             activations = _activations(layout.activations(seed, arm))
             along_v_rev = drift(activations, directions[seed])
             naive = drift(activations, locate(activations, "drift"), "drift", naive=True)
             tables = {
+                "drift_parts": drift_parts(activations, directions[seed]),
                 "alignment": pd.concat(
                     [_drift_rows(along_v_rev, "cross-fitted"), _drift_rows(naive, "naive")]
                 ),
                 "nulls": _null_rows(activations, along_v_rev, plan.n_null_draws, seed),
                 "controls": _control_rows(activations, along_v_rev, foreign),
-                "behaviour": measure_rows(judged, "step"),
+                "behaviour": measure_rows(judged, "step", "kl"),
                 "replies": reply_rows(judged, probes, "step"),
                 "training": _training_rows(layout.losses(seed, arm))
                 if config.subject.benign
@@ -105,11 +111,13 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
 
 
 def _direction_rows(activations: Activations, v_rev: ReversionDirection) -> pd.DataFrame:
-    split_half = reliability(activations.at("reference", v_rev.split), activations.at("aligned", v_rev.split))
+    reference, aligned = (activations.at(name, v_rev.split) for name in ("reference", "aligned"))
+    split_half = reliability(reference, aligned)
     return pd.DataFrame(
         {
             "layer": v_rev.layers,
             "gap": v_rev.gap,
+            "reference_norm": reference.mean(0).norm(dim=-1),
             "reliability_half": split_half.half,
             "reliability": split_half.full,
             "reliability_low": split_half.low,
@@ -119,12 +127,7 @@ def _direction_rows(activations: Activations, v_rev: ReversionDirection) -> pd.D
 
 
 def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:
-    columns = {
-        "alignment": motion.alignment,
-        "displacement": motion.displacement,
-        "fraction": motion.fraction,
-    }
-    table = _grid(motion, {name: values.numpy() for name, values in columns.items()})
+    table = along_rows(motion)
     return table.assign(drift_norm=motion.vectors.norm(dim=-1).flatten().numpy(), estimate=estimate)
 
 
@@ -158,16 +161,8 @@ def _control_rows(activations: Activations, motion: Drift, foreign: list[Reversi
         others = torch.stack([v_rev.unit for v_rev in foreign])
         cosines["foreign"] = torch.einsum("sld,fld->slf", unit, others).mean(-1)
     return pd.concat(
-        [_grid(motion, {"cosine": values.numpy()}).assign(control=name) for name, values in cosines.items()]
+        [grid(motion, {"cosine": values.numpy()}).assign(control=name) for name, values in cosines.items()]
     )
-
-
-def _grid(motion: Drift, columns: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A row per step and layer, steps outermost, as ``[step layer]`` arrays flatten."""
-    index = pd.MultiIndex.from_product([motion.steps, motion.layers], names=["step", "layer"]).to_frame(
-        index=False
-    )
-    return index.assign(**{name: values.ravel() for name, values in columns.items()})
 
 
 _NO_TRAINING = pd.DataFrame(

@@ -27,9 +27,9 @@ def work(config: ExperimentConfig, layout: Layout, other: OtherDirection, tick: 
 
 
 def _locate(config: ExperimentConfig, layout: Layout, other: OtherDirection) -> ReversionDirection:
-    subject, seeds, seed = config.subject, config.seeds, other.seed
+    subject, seed = config.subject, other.seed
     if other.source == "other-seed":
-        return own_v_rev(layout, seeds[(seeds.index(seed) + 1) % len(seeds)])
+        return own_v_rev(layout, config.seed_after(seed))
     prompts = subject.material().probes()["direction"]
     own, halved = subject.start(seed), subject.halved(other.source).start(seed)
     pair = {

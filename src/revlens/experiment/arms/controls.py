@@ -1,0 +1,139 @@
+"""The controls of block: penalties along other directions, each matched with block in what it takes away.
+
+At equal weight a direction along which the fine-tune hardly moves costs next to nothing, and its arm is the
+baseline whatever block does. So a control's weight is the one at which the baseline's own drift pays as much
+along the control as along v_rev.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from revlens.activations import read_prompts
+from revlens.direction import nulls, unit_vectors
+from revlens.experiment.arms.history import arm_history
+from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.fine_tune import FineTune
+from revlens.experiment.guarded import own_v_rev
+from revlens.results import Layout
+from revlens.training import Block, ProbeMotion
+
+
+@dataclass(frozen=True)
+class ControlInputs:
+    """What a control's direction is made from.
+
+    Attributes:
+        config: the experiment.
+        layout: its files.
+        seed: whose fine-tune is controlled.
+        motion: of the guard probes along v_rev.
+        drift: the baseline's, on these probes after its last update.
+    """
+
+    config: ExperimentConfig
+    layout: Layout
+    seed: int
+    motion: ProbeMotion
+    drift: Float[Tensor, "layer d_model"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control arm.
+
+    Attributes:
+        name: of its arm.
+        summary: what it blocks, for the docs.
+        directions: a vector at each layer, of any length and sign.
+    """
+
+    name: str
+    summary: str
+    directions: Callable[[ControlInputs], Float[Tensor, "layer d_model"]]
+
+
+def matched_block(
+    config: ExperimentConfig, layout: Layout, arm: FineTune, aligned: TransformerBridge
+) -> Block:
+    """The control of block in an arm, at the weight at which the baseline pays as much as for block.
+
+    Signs are such that the baseline drifts forward along the control: backward motion would be free.
+
+    Raises:
+        ResultsError: if the baseline of the seed has not been fine-tuned.
+    """
+    assert arm.control is not None
+    assert arm.strength is not None
+    prompts = config.subject.material().probes()["guard"]
+    motion = ProbeMotion.along(own_v_rev(layout, arm.seed), aligned, prompts)
+    drift = baseline_drift(config, arm.seed, motion)
+    vectors = CONTROLS[arm.control].directions(ControlInputs(config, layout, arm.seed, motion, drift))
+    unit = unit_vectors(vectors.to(drift))
+    unit = torch.where((drift * unit).sum(-1, keepdim=True) < 0, -unit, unit)
+    ratio = penalty(drift, motion.unit) / penalty(drift, unit)
+    return Block(replace(motion, unit=unit), arm.strength * float(ratio))
+
+
+def penalty(drift: Float[Tensor, "layer d_model"], unit: Float[Tensor, "layer d_model"]) -> Float[Tensor, ""]:
+    """Block's term at weight 1 for a drift, in squared activation units."""
+    return torch.relu((drift * unit).sum(-1)).square().mean()
+
+
+def baseline_drift(
+    config: ExperimentConfig, seed: int, motion: ProbeMotion
+) -> Float[Tensor, "layer d_model"]:
+    """Drift of a seed's baseline on the probes of a motion, after its last update.
+
+    Raises:
+        ResultsError: if it has not been fine-tuned.
+    """
+    (baseline,) = (arm for arm in config.fine_tunes() if arm.seed == seed and arm.label == "baseline")
+    with torch.no_grad():
+        return motion.drift(arm_history(config, baseline).steps[-1].load())
+
+
+def _random(given: ControlInputs) -> Tensor:
+    return nulls.isotropic_directions(1, *given.motion.unit.shape, seed=given.seed)[0]
+
+
+def _orthogonal(given: ControlInputs) -> Tensor:
+    along = (given.drift * given.motion.unit).sum(-1, keepdim=True) * given.motion.unit
+    return given.drift - along
+
+
+def _shuffled(given: ControlInputs) -> Tensor:
+    start, prompts = given.config.subject.start(given.seed), given.config.subject.material().probes()
+    reference, aligned = (read_prompts(checkpoint.load(), prompts["direction"]) for checkpoint in start)
+    return nulls.relabelled_directions(reference, aligned, 1, seed=given.seed)[0]
+
+
+def _foreign(given: ControlInputs) -> Tensor:
+    other = given.config.seed_after(given.seed)
+    aligned = given.config.subject.start(other).aligned.load()
+    prompts = given.config.subject.material().probes()["guard"]
+    return baseline_drift(
+        given.config, other, ProbeMotion.along(own_v_rev(given.layout, other), aligned, prompts)
+    )
+
+
+#: Every control by the name of its arm.
+CONTROLS: Mapping[str, Control] = {
+    control.name: control
+    for control in (
+        Control("random", "a direction uniform on the sphere at each layer", _random),
+        Control("orthogonal", "the baseline's own drift without its part along v_rev", _orthogonal),
+        Control(
+            "shuffled",
+            "v_rev of a shuffled history: reference and aligned swapped on a random half of the prompts",
+            _shuffled,
+        ),
+        Control("foreign", "the drift of another seed's baseline", _foreign),
+    )
+}
