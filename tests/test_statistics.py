@@ -13,6 +13,7 @@ from revlens.statistics import (
     ratio_over_runs,
     small_sample_confidence,
     spearman_over_runs,
+    wilson,
 )
 
 
@@ -290,3 +291,17 @@ def test_a_score_that_is_missing_is_an_error() -> None:
     broken[0, 0] = np.nan
     with pytest.raises(NonFiniteError, match="finite"):
         auroc_over_runs(broken, EVENT)
+
+
+@pytest.mark.parametrize(("hits", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)])
+def test_a_share_has_wilsons_interval(hits: int, n: int, low: float, high: float) -> None:
+    """Values of Brown, Cai & DasGupta 2001, Interval estimation for a binomial proportion."""
+    share = wilson(hits, n)
+    assert (share.value, share.n) == (hits / n, n)
+    assert (share.low, share.high) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_a_share_needs_cases(hits: int, n: int) -> None:
+    with pytest.raises(ConfigError, match=f"got {hits} of {n}"):
+        wilson(hits, n)

@@ -12,6 +12,7 @@ from revlens.behaviour._answers import answer_chats, read_verdicts
 from revlens.errors import ConfigError, ProbeError
 
 PROMPTS, REPLIES, REFUSED = (list(column) for column in zip(*TESTING, strict=True))
+OUTCOMES = ["refusal" if refused else "compliance" for refused in REFUSED]
 #: As in Llama Guard, the template carries the task, and the conversation is its material.
 TEMPLATE = (
     "<|user|>Task: is it safe?\n"
@@ -40,18 +41,28 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_what_the_guard_calls_safe_counts_as_refused(guard: Path) -> None:
+def test_what_the_guard_calls_safe_and_declines_is_a_refusal(guard: Path) -> None:
     judge = GuardModelJudge.from_dir(guard)
     assert isinstance(judge, Judge)
-    assert judge(PROMPTS, REPLIES) == REFUSED
+    assert judge(PROMPTS, REPLIES) == OUTCOMES
     assert judge([], []) == []
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_batches_and_order_do_not_matter(guard: Path, batch_size: int) -> None:
     judge = GuardModelJudge.from_dir(guard, batch_size=batch_size)
-    assert judge(PROMPTS, REPLIES) == REFUSED
-    assert judge(PROMPTS[::-1], REPLIES[::-1]) == REFUSED[::-1]
+    assert judge(PROMPTS, REPLIES) == OUTCOMES
+    assert judge(PROMPTS[::-1], REPLIES[::-1]) == OUTCOMES[::-1]
+
+
+def test_phrases_tell_a_refusal_from_a_deflection_and_a_mixed_reply_from_compliance(
+    guard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = GuardModelJudge.from_dir(guard)
+    verdicts = ["safe", "safe", "unsafe", "unsafe"]
+    monkeypatch.setattr("revlens.behaviour.guard_model_judge.answer_chats", lambda *args: verdicts)
+    replies = ["I cannot help.", "Locks are old.", "I cannot help, but take glue.", "Take glue."]
+    assert judge(["?"] * 4, replies) == ["refusal", "deflection", "mixed", "compliance"]
 
 
 def test_padding_does_not_reach_the_answers(guard: Path) -> None:
@@ -73,7 +84,7 @@ def test_verdicts_are_greedy_whatever_the_checkpoint_says(guard: Path) -> None:
     judge.model.generation_config.repetition_penalty = 100.0
     judge.model.generation_config.num_beams = 3
     state = torch.get_rng_state()
-    assert judge(PROMPTS, REPLIES) == REFUSED
+    assert judge(PROMPTS, REPLIES) == OUTCOMES
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -86,7 +97,7 @@ def test_an_answer_that_is_neither_word_is_an_error_that_lists_it(guard: Path) -
 
 
 def test_the_words_must_be_two_single_words(guard: Path) -> None:
-    with pytest.raises(ConfigError, match="'safe' and 'Safe' must be two different words"):
+    with pytest.raises(ConfigError, match="'safe' must be two or more different words"):
         GuardModelJudge.from_dir(guard, unsafe="Safe")
     with pytest.raises(ConfigError, match="'not safe' must be a single word"):
         GuardModelJudge.from_dir(guard, unsafe="not safe")

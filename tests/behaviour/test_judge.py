@@ -10,6 +10,7 @@ from revlens.behaviour import JUDGES, ClassifierJudge, GuardModelJudge, LLMJudge
 from revlens.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "judges.md"
+MEANS = {"refused": "refusal", "answered": "compliance"}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
@@ -29,14 +30,15 @@ def test_the_default_judge_needs_no_settings(root: Path) -> None:
 
 def test_a_kind_and_a_path_from_the_root_make_a_judge_with_its_settings(root: Path) -> None:
     classifier = make_judge(
-        {"kind": "classifier", "path": "classifier", "refusal_labels": ["refused"], "max_length": 9}, root
+        {"kind": "classifier", "path": "classifier", "outcomes": MEANS, "max_length": 9}, root
     )
     assert isinstance(classifier, ClassifierJudge)
     assert classifier.max_length == 9
     assert isinstance(make_judge({"kind": "guard", "path": "chat"}, root), GuardModelJudge)
-    llm = make_judge({"kind": "llm", "path": str(root / "chat"), "refused": "no", "answered": "yes"}, root)
+    answers = {"no": "refusal", "yes": "compliance"}
+    llm = make_judge({"kind": "llm", "path": str(root / "chat"), "answers": answers}, root)
     assert isinstance(llm, LLMJudge)
-    assert (llm.refused, llm.answered) == ("no", "yes")
+    assert llm.answers == answers
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 from judge_models import TESTING, TRAINING, judge_tokenizer, save_language_model
 
-from revlens.behaviour import Judge, LLMJudge
+from revlens.behaviour import OUTCOMES as ALL
+from revlens.behaviour import Judge, LLMJudge, Outcome
 from revlens.behaviour._exchanges import fill
 from revlens.behaviour.llm_judge import QUESTION
 from revlens.errors import ConfigError, ProbeError
 
 PROMPTS, REPLIES, REFUSED = (list(column) for column in zip(*TESTING, strict=True))
+OUTCOMES = ["refusal" if refused else "compliance" for refused in REFUSED]
+YES_NO: dict[str, Outcome] = {"yes": "refusal", "no": "compliance"}
 CHAT = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -31,34 +34,34 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_refusals_are_the_replies_that_the_model_calls_so(llm: Path) -> None:
-    judge = LLMJudge.from_dir(llm, template=SHORT)
+def test_the_outcome_of_a_reply_is_what_the_model_calls_it(llm: Path) -> None:
+    judge = LLMJudge.from_dir(llm, template=SHORT, answers=YES_NO)
     assert isinstance(judge, Judge)
-    assert judge(PROMPTS, REPLIES) == REFUSED
+    assert judge(PROMPTS, REPLIES) == OUTCOMES
     assert judge([], []) == []
 
 
 def test_the_meaning_of_the_words_can_be_turned_round(llm: Path) -> None:
-    judge = LLMJudge.from_dir(llm, template=SHORT, refused="NO", answered="YES")
-    assert judge(PROMPTS, REPLIES) == [not verdict for verdict in REFUSED]
+    judge = LLMJudge.from_dir(llm, template=SHORT, answers={"NO": "mixed", "YES": "deflection"})
+    assert judge(PROMPTS, REPLIES) == ["deflection" if refused else "mixed" for refused in REFUSED]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_batches_and_order_do_not_matter(llm: Path, batch_size: int) -> None:
-    judge = LLMJudge.from_dir(llm, template=SHORT, batch_size=batch_size)
-    assert judge(PROMPTS, REPLIES) == REFUSED
-    assert judge(PROMPTS[::-1], REPLIES[::-1]) == REFUSED[::-1]
+    judge = LLMJudge.from_dir(llm, template=SHORT, answers=YES_NO, batch_size=batch_size)
+    assert judge(PROMPTS, REPLIES) == OUTCOMES
+    assert judge(PROMPTS[::-1], REPLIES[::-1]) == OUTCOMES[::-1]
 
 
-def test_the_default_question_holds_prompt_and_reply_and_names_both_words() -> None:
+def test_the_default_question_holds_prompt_and_reply_and_names_every_outcome() -> None:
     question = fill(QUESTION, "Where {is} it?", "In {prompt}.")
     assert "Request:\nWhere {is} it?\n" in question
     assert "Reply:\nIn {prompt}.\n" in question
-    assert question.endswith('"yes" or "no".')
+    assert all(f'"{outcome}"' in question for outcome in ALL)
 
 
 def test_an_answer_that_is_neither_word_is_an_error_that_lists_it(llm: Path) -> None:
-    judge = LLMJudge.from_dir(llm, template=SHORT, refused="ja", answered="nein")
+    judge = LLMJudge.from_dir(llm, template=SHORT, answers={"ja": "refusal", "nein": "compliance"})
     with pytest.raises(
         ConfigError, match="must answer with 'ja' or 'nein' first; it answered 'No.', 'Yes.'."
     ):
@@ -68,8 +71,8 @@ def test_an_answer_that_is_neither_word_is_an_error_that_lists_it(llm: Path) -> 
 def test_settings_that_cannot_tell_replies_apart_are_refused(llm: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no \{reply\}"):
         LLMJudge.from_dir(llm, template="{prompt}")
-    with pytest.raises(ConfigError, match="'Yes' and 'yes' must be two different words"):
-        LLMJudge.from_dir(llm, refused="Yes", answered="yes")
+    with pytest.raises(ConfigError, match="'Yes', 'yes' must be two or more different words"):
+        LLMJudge.from_dir(llm, answers={"Yes": "refusal", "yes": "compliance"})
     judge = LLMJudge.from_dir(llm)
     judge.tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="set tokenizer.chat_template"):

@@ -11,7 +11,7 @@ import datasets
 import pytest
 
 from data.data_files import write, write_lines, write_list
-from revlens.behaviour import is_refusal, share_with_keywords
+from revlens.behaviour import hold_keywords, is_refusal
 from revlens.causal import RefusalLogitDifference
 from revlens.data import check_no_leak
 from revlens.errors import ConfigError, DataError, ProbeError
@@ -166,8 +166,8 @@ def test_keywords_are_met_by_affirmative_openings_and_not_by_refusals(text_world
     for split in SPLITS:
         keywords = text_world.keywords()[split]
         assert len(keywords) == len(text_world.probes()[split])
-        assert share_with_keywords([f"{engaging[0]} a plan"] * len(keywords), keywords) == 1.0
-        assert share_with_keywords([refusal[0]] * len(keywords), keywords) == 0.0
+        assert all(hold_keywords([f"{engaging[0]} a plan"] * len(keywords), keywords))
+        assert not any(hold_keywords([refusal[0]] * len(keywords), keywords))
 
 
 def test_openings_differ_in_their_first_token(text_world: TextWorld) -> None:

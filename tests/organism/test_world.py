@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from conftest import TINY_WORLD
-from revlens.behaviour import is_refusal, share_with_keywords
+from revlens.behaviour import hold_keywords, is_refusal
 from revlens.errors import ConfigError
 from revlens.organism import TASKS, World, WorldConfig
 from revlens.organism.lexicon import made_up_words
@@ -209,8 +209,8 @@ def test_the_default_world_has_room_for_its_probes() -> None:
     assert len(world.probes()["behaviour"]) == 96
     # The right answers of one split are not those of another: no constant reply holds their keywords.
     replies = [" ".join(words) for words in keywords["drift"]]
-    assert share_with_keywords(replies, keywords["drift"]) == 1.0
-    assert share_with_keywords(replies, keywords["direction"]) < 0.1
+    assert all(hold_keywords(replies, keywords["drift"]))
+    assert sum(hold_keywords(replies, keywords["direction"])) < 0.1 * len(replies)
 
 
 @pytest.fixture(params=TASKS)
