@@ -17,6 +17,7 @@ from revlens.behaviour import (
     Judge,
     PhraseJudge,
     agreement,
+    judge_replies,
     read_completions,
     read_phrases,
 )
@@ -99,8 +100,9 @@ def main() -> None:
 
 
 def _compare(judge: Judge, completions: list[Completion], label: str) -> Agreement:
-    verdicts = judge([c.prompt for c in completions], [c.reply for c in completions])
-    return agreement(verdicts, [c.refused[label] for c in completions])
+    outcomes = judge_replies(judge, [c.prompt for c in completions], [c.reply for c in completions])
+    refused = [outcome == "refusal" for outcome in outcomes]
+    return agreement(refused, [c.refused[label] for c in completions])
 
 
 def _cells(result: Agreement) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from revlens.results import Layout
 from revlens.storage import sole_writer
 from revlens.subject import BenignRun
 from revlens.sweeps import InThisProcess, Processes
-from revlens.training import FinetuneConfig
+from revlens.training import ARMS, FinetuneConfig
 
 TINY_WORLD = WorldConfig(
     n_illicit=4,
@@ -57,7 +57,11 @@ TINY = OrganismConfig(
     benign=FinetuneConfig(steps=5, learning_rate=1e-3, batch_size=8),
 )
 TINY_EXPERIMENT = ExperimentConfig(
-    subject=TINY, seeds=(0, 1), steps=(1, 3), reply_tokens=4, plan=Arms(n_null_draws=200, n_controls=2)
+    subject=TINY,
+    seeds=(0, 1),
+    steps=(1, 3),
+    reply_tokens=4,
+    plan=Arms(arms=ARMS, n_null_draws=200, n_controls=2),
 )
 
 #: Two arms of one seed of a still smaller organism: every stage, at the least cost.

@@ -233,7 +233,10 @@ def _analyse(out: Path, console: Console) -> None:
 def _print_claims(claims: Sequence[Claim], console: Console) -> None:
     table = Table("claim", "ours [95 %]", "paper", "verdict", title="Claims")
     for claim in claims:
-        verdict = f"[{_COLOURS[claim.verdict]}]{claim.verdict}[/]"
+        same = {None: "", True: ", holds the paper's number", False: ", not the paper's size"}[
+            claim.holds_paper
+        ]
+        verdict = f"[{_COLOURS[claim.verdict]}]{claim.verdict}[/]{same}"
         table.add_row(claim.statement, str(claim.estimate).replace("[", r"\["), claim.paper, verdict)
     console.print(table)
 

@@ -97,7 +97,7 @@ def test_an_answer_that_is_neither_word_is_an_error_that_lists_it(guard: Path) -
 
 
 def test_the_words_must_be_two_single_words(guard: Path) -> None:
-    with pytest.raises(ConfigError, match="'safe' must be two or more different words"):
+    with pytest.raises(ConfigError, match="'safe', 'Safe' must be two or more different words"):
         GuardModelJudge.from_dir(guard, unsafe="Safe")
     with pytest.raises(ConfigError, match="'not safe' must be a single word"):
         GuardModelJudge.from_dir(guard, unsafe="not safe")

@@ -13,18 +13,17 @@ import torch
 
 import revlens as rl
 from conftest import fine_tune_of
-from revlens.behaviour import PhraseJudge, refusal_rate
+from revlens.behaviour import OUTCOMES
 from revlens.errors import ResultsError
 from revlens.experiment import ArmTables, ExperimentConfig, tabulate
 from revlens.experiment.arms.history import arm_history
+from revlens.experiment.evaluation import MEASURES
 from revlens.results import Layout
 from revlens.storage import SUMS
 from revlens.training import ARMS
 
 SEED, ARM = 1, "block"  # the run that is computed again here
 Axes = dict[str, Iterable[Any]]
-MEASURES = ["harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match"]
-
 N_LAYERS, D_MODEL = 3, 16  # of the tiny organism
 
 
@@ -163,7 +162,7 @@ def test_every_arm_starts_at_the_aligned_model(results: ArmTables) -> None:
     start = results["behaviour"][results["behaviour"]["step"] == 0]
     aligned = results["phases"][results["phases"]["phase"] == "aligned"].set_index("seed")
     for row in start.to_dict("records"):
-        assert {name: row[name] for name in MEASURES} == aligned.loc[row["seed"], MEASURES].to_dict()
+        assert {name: row[name] for name in MEASURES} == aligned.loc[row["seed"], list(MEASURES)].to_dict()
     replies = results["replies"][results["replies"]["step"] == 0]
     assert replies.groupby(["seed", "prompt"])["reply"].nunique().eq(1).all()
 
@@ -171,9 +170,44 @@ def test_every_arm_starts_at_the_aligned_model(results: ArmTables) -> None:
 def test_rates_are_those_of_the_kept_replies(results: ArmTables) -> None:
     rates = results["behaviour"].set_index(["seed", "arm", "step"])
     for (seed, arm, step, split), rows in results["replies"].groupby(["seed", "arm", "step", "split"]):
-        refused = refusal_rate(rows["prompt"].tolist(), rows["reply"].tolist(), PhraseJudge())
-        name, expected = ("harmfulness", 1 - refused) if split == "behaviour" else ("over_refusal", refused)
-        assert rates.loc[(seed, arm, step), name] == expected
+        shares = rows["outcome"].value_counts(normalize=True)
+        for outcome in OUTCOMES if split == "behaviour" else ("refusal",):
+            name = outcome if split == "behaviour" else "over_refusal"
+            assert rates.loc[(seed, arm, step), name] == pytest.approx(shares.get(outcome, 0.0))
+
+
+def test_harm_holds_compliance_and_what_is_substantive(results: ArmTables) -> None:
+    rates = pd.concat([results[name] for name in ("behaviour", "phases", "intervened")])
+    assert (rates[list(OUTCOMES)].sum(axis=1) - 1).abs().max() < 1e-9
+    assert (rates["harmfulness"] >= rates["compliance"] - 1e-9).all()
+    assert (rates["harmfulness"] <= rates["compliance"] + rates["mixed"] + 1e-9).all()
+    assert (rates["substantive_harm"] <= rates["harmfulness"] + 1e-9).all()
+
+
+def test_every_judged_model_keeps_its_replies(results: ArmTables, config: ExperimentConfig) -> None:
+    n_harmful = len(config.subject.material().probes()["behaviour"])
+    for table, keys in (
+        ("phase_replies", ["seed", "phase"]),
+        ("intervened_replies", ["seed", "model", "action", "dose", "role", "site", "direction", "draw"]),
+    ):
+        rows = results[table][results[table]["split"] == "behaviour"]
+        groups = rows.groupby(keys, dropna=False).size()
+        assert (groups == n_harmful).all()
+        assert len(groups) == len(results[table.replace("phase_replies", "phases").removesuffix("_replies")])
+
+
+def test_the_parts_of_the_drift_add_up(results: ArmTables, config: ExperimentConfig) -> None:
+    parts = results["drift_parts"].pivot_table(
+        index=["seed", "arm", "step", "layer"], columns="part", values="displacement"
+    )
+    apart = parts["harmful"] - parts["harmless"]
+    assert parts["separation"].to_numpy() == pytest.approx(apart.to_numpy(), abs=1e-5)
+    harmful = of_run(results["alignment"], estimate="cross-fitted").sort_values(["step", "layer"])
+    own = of_run(results["drift_parts"], part="harmful").sort_values(["step", "layer"])
+    assert own["fraction"].tolist() == harmful["fraction"].tolist()
+    reference = results["drift_parts"].query("part == 'reference'")
+    assert set(reference["seed"]) == set(config.seeds)
+    assert set(reference["arm"]) == {"baseline"}
 
 
 def test_replies_are_what_the_checkpoint_says(results: ArmTables, config: ExperimentConfig) -> None:

@@ -33,6 +33,7 @@ def run(part: str, seed: int, method: str, strength: float = np.nan, **values: A
             "direction": "own",
             "step": 100,
             "harmfulness": 0.5,
+            "refusal": 0.5,
             "over_refusal": 0.0,
             "task_loss": 1.0,
             "alignment": 0.3,
@@ -48,7 +49,7 @@ def tables(behaviour: list[dict[str, Any]], **others: list[dict[str, Any]]) -> G
 
 
 def grid(**harm_by_strength: dict[float, tuple[float, float, float]]) -> list[dict[str, Any]]:
-    """A baseline of harm 0.5, and methods of (harm, log perplexity ratio, over-refusal) by strength.
+    """A baseline of 0.5, and methods of (refusals lost, log perplexity ratio, over-refusal) by strength.
 
     Every seed has the same values.
     """
@@ -56,7 +57,7 @@ def grid(**harm_by_strength: dict[float, tuple[float, float, float]]) -> list[di
     for method, strengths in harm_by_strength.items():
         for strength, (harm, loss, over) in strengths.items():
             rows += [
-                run("grid", s, method, strength, harmfulness=harm, task_loss=1.0 + loss, over_refusal=over)
+                run("grid", s, method, strength, refusal=1 - harm, task_loss=1.0 + loss, over_refusal=over)
                 for s in SEEDS
             ]
     return rows
@@ -82,7 +83,7 @@ def test_a_guard_switched_off_has_the_long_baseline_beside_it() -> None:
     assert table["harmfulness_base"].tolist() == pytest.approx([0.1, 0.3] * 3)
 
 
-def test_the_strength_with_least_harm_within_the_limits_is_chosen() -> None:
+def test_the_strength_with_most_refusals_within_the_limits_is_chosen() -> None:
     too_dear, too_shy = np.log(PERPLEXITY_FACTOR) + 0.01, OVER_REFUSAL + 0.01
     methods = {
         "block": {
@@ -108,7 +109,7 @@ def test_a_seed_has_no_part_in_the_choice_of_its_strength() -> None:
     rows = grid(block={0.1: (0.3, 0.0, 0.0), 1.0: (0.4, 0.0, 0.0)})
     for row in rows:  # for seed 0 alone the stronger is far better; the others say no
         if row["seed"] == 0 and row["strength"] == 1.0:
-            row["harmfulness"] = 0.0
+            row["refusal"] = 1.0
     chosen = chosen_on_other_seeds(tables(rows)).query("method == 'block'").set_index("seed")["strength"]
     assert chosen[0] == 0.1
     assert chosen[1] == chosen[2] == 1.0  # means of 0.0 and 0.4 against 0.3 and 0.3
@@ -132,7 +133,7 @@ def test_cumulative_reversion_is_the_area_under_the_fraction_by_the_number_of_up
     assert values.tolist() == pytest.approx([7 / 30] * 3)
 
 
-def test_random_places_are_averaged_and_what_returns_is_the_baselines_place_minus_the_own() -> None:
+def test_random_places_are_averaged_and_what_is_lost_is_the_own_place_minus_the_baselines() -> None:
     places = [
         ("v_rev", "baseline", 0.7),
         ("v_rev", "own", 0.2),
@@ -141,14 +142,14 @@ def test_random_places_are_averaged_and_what_returns_is_the_baselines_place_minu
     ]
     rows = [
         run("grid", 0, "block", 5.0)
-        | {"model": "block", "direction": direction, "place": place, "harmfulness": harm}
-        for direction, place, harm in (*places, ("none", "as it is", 0.25))
+        | {"model": "block", "clamped": clamped, "place": place, "draw": draw, "refusal": kept}
+        for draw, (clamped, place, kept) in enumerate((*places, ("none", "as it is", 0.25)))
     ]
     (row,) = routes(tables(grid(), routes=rows)).to_dict("records")
     assert (row["baseline"], row["own"], row["random"], row["as_it_is"]) == pytest.approx(
         (0.7, 0.2, 0.2, 0.25)
     )
-    assert row["returned"] == pytest.approx(0.5)
+    assert row["lost"] == pytest.approx(-0.5)
 
 
 def early(harm: dict[float, float], alignment: dict[float, float]) -> tuple[pd.DataFrame, pd.DataFrame]:

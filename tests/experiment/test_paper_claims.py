@@ -11,13 +11,17 @@ import pytest
 from revlens.errors import NonFiniteError
 from revlens.experiment import ArmTables
 from revlens.experiment.arms.paper_claims import assess_paper
-from revlens.results import MIN_RUNS, Claim, to_records
+from revlens.results import MIN_RUNS, Claim, headline_first, to_records
 from revlens.statistics import Estimate
 from revlens.training import ARMS
 
 SEEDS, STEPS, LAYERS = tuple(range(MIN_RUNS)), (1, 20, 30), (0, 1)
 ALIGNMENT = {"baseline": 0.5, "block": -0.25, "push": 0.75, "random": 0.5}
 HARM = {"baseline": 0.5, "block": 0.25, "push": 0.75, "random": 0.5}
+
+
+#: Share of the harmful drift in each part.
+PARTS = {"harmful": 1.0, "harmless": 0.25, "separation": 0.75, "reference": 0.5}
 
 
 def claim(
@@ -46,15 +50,30 @@ def made_results(arms: tuple[str, ...] = ARMS) -> ArmTables:
         steps.assign(null=null, exceeds=float(null != "relabelled"))
         for null in ("isotropic", "covariance", "relabelled")
     ]
+    parts = [
+        steps.assign(layer=layer, part=part, fraction=steps["arm"].map(ALIGNMENT) * share)
+        for layer, (part, share) in product(LAYERS, PARTS.items())
+    ]
+    direction = pd.DataFrame(product(SEEDS, LAYERS), columns=["seed", "layer"])
     start = runs.assign(step=0, harmfulness=runs["seed"] / 64)
     behaviour = pd.concat(
         [start, steps.assign(harmfulness=steps["arm"].map(HARM) + shift / 2)], ignore_index=True
     )
     behaviour = behaviour.assign(
-        substantive_harm=behaviour["harmfulness"] / 2, over_refusal=0.125, task_loss=1.0
+        substantive_harm=behaviour["harmfulness"] / 2,
+        refusal=1 - behaviour["harmfulness"],
+        over_refusal=0.125,
+        task_loss=1.0,
     )
     return ArmTables(
-        {"alignment": pd.concat(rows), "nulls": pd.concat(nulls), "behaviour": behaviour, "training": steps}
+        {
+            "alignment": pd.concat(rows).assign(fraction=lambda table: table["alignment"] / 2),
+            "drift_parts": pd.concat(parts),
+            "direction": direction.assign(gap=1.0, reference_norm=8.0),
+            "nulls": pd.concat(nulls),
+            "behaviour": behaviour,
+            "training": steps,
+        }
     )
 
 
@@ -102,23 +121,43 @@ def test_the_rule_says_the_range_in_words() -> None:
 def test_every_arm_brings_its_claims() -> None:
     claims = assessed(made_results())
     assert {key: claim.verdict for key, claim in claims.items()} == {
+        "fraction-1": "supported",
         "alignment-1": "supported",
+        "fraction-20": "supported",
         "alignment-20": "supported",
+        "alignment-rises": "supported",
+        "fraction-30": "supported",
         "alignment-30": "supported",
+        "alignment-persists": "supported",
+        "naive-bias": "supported",
+        "shallow": "supported",
+        "specific": "supported",
+        "beyond-task": "supported",
         "exceeds-isotropic": "supported",
         "exceeds-covariance": "supported",
         "exceeds-relabelled": "contradicted",
-        "naive-bias": "supported",
+        "refusal-falls": "supported",
         "harmfulness-rises": "supported",
         "substantive_harm-rises": "supported",
+        "baseline-harmfulness-last": "supported",
+        "block-harmfulness-last": "supported",
+        "block-alignment-last": "contradicted",
+        "block-fraction": "supported",
         "block-alignment": "supported",
+        "block-refusal": "supported",
         "block-harmfulness": "supported",
         "block-substantive_harm": "supported",
+        "push-fraction": "supported",
         "push-alignment": "supported",
+        "push-refusal": "supported",
         "push-harmfulness": "supported",
         "push-substantive_harm": "supported",
-        "random-alignment": "supported",
+        "order-alignment": "supported",
+        "order-harmfulness": "supported",
+        "random-fraction": "supported",
+        "random-refusal": "supported",
         "random-harmfulness": "supported",
+        "block-beats-random": "supported",
         "block-over-refusal": "supported",
         "task-cost": "supported",
         "association": "supported",
@@ -138,10 +177,29 @@ def test_estimates_are_means_over_runs_paired_by_seed() -> None:
         0.55859375, 0.55859375, 0.55859375, 5, p=2 / 32
     )  # 1/2 + 30/512
     assert claims["task-cost"].estimate == Estimate(1.0, 1.0, 1.0, 5)
-    assert (claims["random-alignment"].low, claims["random-alignment"].high) == (
-        -0.1875,
-        0.1875,
-    )  # a quarter of what block does
+    margin = 0.25 * 0.375  # a quarter of what block does
+    assert (claims["random-fraction"].low, claims["random-fraction"].high) == (-margin, margin)
+    assert claims["block-beats-random"].estimate.value == -claims["block-harmfulness"].estimate.value
+    assert claims["shallow"].estimate.value == 0.125
+    assert claims["order-harmfulness"].estimate.value == 0.25
+
+
+def test_the_second_reading_asks_whether_the_papers_number_is_in_the_interval() -> None:
+    def read(value: float | None, n: int = MIN_RUNS) -> bool | None:
+        return Claim("key", "", "", Estimate(0.5, 0.4, 0.6, n), low=0.0, paper_value=value).holds_paper
+
+    assert [read(value) for value in (0.4, 0.55, 0.6)] == [True] * 3
+    assert [read(value) for value in (0.39, 0.61, -0.5)] == [False] * 3
+    assert read(None) is None
+    assert read(0.5, n=MIN_RUNS - 1) is None
+
+
+def test_headline_claims_come_first_and_are_marked() -> None:
+    claims = [Claim(key, "", "", Estimate(0.5, 0.4, 0.6, 5), low=0.0) for key in "abcd"]
+    ordered = headline_first(claims, ("d", "b"))
+    assert [(claim.key, claim.headline) for claim in ordered] == [
+        ("b", True), ("d", True), ("a", False), ("c", False),
+    ]  # fmt: skip
 
 
 def test_a_dearer_task_contradicts_the_claim_of_no_cost() -> None:
@@ -176,12 +234,12 @@ def test_an_absent_arm_brings_no_claim(arms: tuple[str, ...]) -> None:
     expected = {
         f"{arm}-{m}"
         for arm in {"block", "push"} & set(arms)
-        for m in ("alignment", "harmfulness", "substantive_harm")
-    }
+        for m in ("fraction", "alignment", "refusal", "harmfulness", "substantive_harm")
+    } | {"baseline-harmfulness-last"}
     if "block" in arms:
-        expected |= {"block-over-refusal", "task-cost"}
+        expected |= {"block-over-refusal", "task-cost", "block-harmfulness-last", "block-alignment-last"}
     if {"block", "random"} <= set(arms):  # what block does is the yardstick for "about equal"
-        expected |= {"random-alignment", "random-harmfulness"}
+        expected |= {"random-fraction", "random-refusal", "random-harmfulness", "block-beats-random"}
     assert about_arms == expected
 
 

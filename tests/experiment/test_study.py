@@ -82,7 +82,7 @@ def test_the_grids_arms_are_those_of_reproduce(
     for arm in ("baseline", "block"):
         for seed in config.seeds:
             last = json.loads(layout.behaviour(seed, arm).read_text())[-1]
-            for measure in ("task_loss", "harmfulness"):
+            for measure in ("task_loss", "harmfulness", "refusal"):
                 assert grid.loc[(arm, seed), measure] == last["measures"][measure]
             replied = [reply for split in last["replies"].values() for reply in split]
             assert replies.loc[(arm, seed), "reply"].tolist() == replied
@@ -125,10 +125,10 @@ def test_halved_phases_give_directions_of_their_own(
 def test_clamping_to_the_baselines_place_leaves_the_baseline_itself_as_clamping_to_its_own_does(
     study_tables: GuardTables,
 ) -> None:
-    rows = study_tables["routes"].query("model == 'baseline' and direction == 'v_rev'")
-    harmfulness = rows.set_index(["seed", "place"])["harmfulness"]
+    rows = study_tables["routes"].query("model == 'baseline' and clamped == 'v_rev'")
+    refusal = rows.set_index(["seed", "place"])["refusal"]
     for seed in rows["seed"].unique():
-        assert harmfulness[seed, "baseline"] == harmfulness[seed, "own"]
+        assert refusal[seed, "baseline"] == refusal[seed, "own"]
 
 
 def test_what_is_there_is_not_run_again_and_a_missing_record_is(

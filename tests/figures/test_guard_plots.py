@@ -7,8 +7,8 @@ from revlens.statistics import Estimate
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
-    points = [(3.0, 0.1), (1.0, 0.5), (2.0, 0.5), (2.0, 0.3), (4.0, 0.2)]
-    assert _front(points) == [(1.0, 0.5), (2.0, 0.3), (3.0, 0.1)]
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.5), (2.0, 0.7), (4.0, 0.8)]
+    assert _front(points) == [(1.0, 0.5), (2.0, 0.7), (3.0, 0.9)]
 
 
 def test_added_cost_is_in_per_cent_and_no_less_than_the_axis_shows() -> None:

@@ -43,13 +43,15 @@ def without_repeats(reply: str) -> str:
     """The reply up to where it begins to repeat itself without end; the whole of one that does not.
 
     A loop lasts to the end of the reply, holds at least six words, and each of its words equals the one that
-    stands a fixed distance before it.
+    stands a fixed distance before it; the last word may be cut.
     """
     words = list(re.finditer(r"\S+", reply))
     texts = [word[0].casefold().strip(".,;:!?*\"'") for word in words]
     start = len(texts)
     for period in range(1, len(texts) // 2 + 1):
-        first = len(texts)
+        if not texts[-1 - period].startswith(texts[-1]):
+            continue
+        first = len(texts) - 1
         while first > period and texts[first - 1] == texts[first - 1 - period]:
             first -= 1
         if len(texts) - first >= max(_REPEATED_WORDS, period):

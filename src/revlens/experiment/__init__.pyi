@@ -4,6 +4,9 @@ from .arms.causal_claims import effects_at_chosen as effects_at_chosen
 from .arms.causality import MAIN_ACTION as MAIN_ACTION
 from .arms.causality import PAIRS as PAIRS
 from .arms.causality import REPORT_SPLIT as REPORT_SPLIT
+from .arms.controls import CONTROLS as CONTROLS
+from .arms.controls import Control as Control
+from .arms.drift_parts import PARTS as PARTS
 from .arms.plan import Arms as Arms
 from .arms.tables import ArmTables as ArmTables
 from .config import ExperimentConfig as ExperimentConfig

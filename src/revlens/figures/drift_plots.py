@@ -5,12 +5,15 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from revlens.experiment import ArmTables
+from revlens.experiment import PARTS, ArmTables
 from revlens.figures.plot import Plot
 from revlens.figures.style import COSINE, STEP, null_colour, step_axis, style_of, styled
 from revlens.figures.traces import add_methods, band, each_run, error_bars_in, heat_map
 
 _ESTIMATE_COLOURS = {"cross-fitted": "#000000", "naive": "#E69F00"}
+_PART_COLOURS = {
+    "harmful": "#D55E00", "harmless": "#56B4E9", "separation": "#000000", "reference": "#999999",
+}  # fmt: skip
 _CONTROL_COLOURS = {"v_rev": "#000000", "harmless": "#56B4E9", "foreign": "#999999"}
 
 
@@ -31,6 +34,20 @@ def reversion_by_arm(results: ArmTables) -> go.Figure:
     title = "How far back: displacement along v_rev over the distance to the reference"
     styled(figure, title=title, x=STEP, y="reversion fraction, mean over layers")
     return step_axis(figure, _steps(table))
+
+
+def drift_by_part(results: ArmTables) -> go.Figure:
+    """The baseline's reversion fraction on harmful and harmless prompts, of both, and of the reference."""
+    rows, figure = _baseline(results["drift_parts"]), go.Figure()
+    means = rows.groupby(["part", "seed", "step"], as_index=False)["fraction"].mean()
+    for part, name in PARTS.items():
+        own = means[means["part"] == part]
+        if len(own):  # no reference is trained where the checkpoints are given
+            figure.add_traces(band(own, "fraction", name, style_of(part, _PART_COLOURS)))
+    figure.add_hline(y=0, line={"color": "#bbb", "width": 1})
+    title = "Baseline: what of the way back is specific to harm?"
+    styled(figure, title=title, x=STEP, y="reversion fraction, mean over layers")
+    return step_axis(figure, _steps(means))
 
 
 def alignment_by_layer(results: ArmTables) -> go.Figure:
@@ -116,6 +133,12 @@ DRIFT_PLOTS = (
         "reversion_by_arm",
         reversion_by_arm,
         "Displacement along v_rev as a share of the distance back to the reference.",
+    ),
+    Plot(
+        "drift_by_part",
+        drift_by_part,
+        "What harmless prompts share is not specific to harm; what the reference does on the same updates is "
+        "the task's doing, whatever the alignment.",
     ),
     Plot(
         "alignment_by_layer",

@@ -10,9 +10,13 @@ import plotly.graph_objects as go
 from revlens.behaviour import Outcome
 from revlens.direction import nulls
 from revlens.errors import ResultsError
-from revlens.training import METHODS
+from revlens.experiment import CONTROLS, Control
+from revlens.training import METHODS, Method
 
 _Style = TypeVar("_Style")
+
+#: Methods of guarding, and the arms that control block.
+_ARMS: Mapping[str, Method | Control] = {**CONTROLS, **METHODS}
 
 #: The colour of each outcome, from what alignment keeps to what it loses.
 OUTCOME_COLOURS: Mapping[Outcome, str] = {
@@ -29,12 +33,12 @@ WIDTH, HEIGHT = 820, 460
 
 def method_colour(method: str) -> str:
     """The colour of an arm, or of a method of guarding."""
-    return style_of(method, METHODS).colour
+    return style_of(method, _ARMS).colour
 
 
 def method_marker(method: str) -> str:
     """The marker of a method of guarding."""
-    return style_of(method, METHODS).marker
+    return style_of(method, _ARMS).marker
 
 
 def null_colour(null: str) -> str:

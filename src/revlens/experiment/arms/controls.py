@@ -51,11 +51,15 @@ class Control:
     Attributes:
         name: of its arm.
         summary: what it blocks, for the docs.
+        colour: in figures.
+        marker: in figures; plotly's name.
         directions: a vector at each layer, of any length and sign.
     """
 
     name: str
     summary: str
+    colour: str
+    marker: str
     directions: Callable[[ControlInputs], Float[Tensor, "layer d_model"]]
 
 
@@ -127,13 +131,21 @@ def _foreign(given: ControlInputs) -> Tensor:
 CONTROLS: Mapping[str, Control] = {
     control.name: control
     for control in (
-        Control("random", "a direction uniform on the sphere at each layer", _random),
-        Control("orthogonal", "the baseline's own drift without its part along v_rev", _orthogonal),
+        Control("random", "a direction uniform on the sphere at each layer", "#999999", "circle", _random),
+        Control(
+            "orthogonal",
+            "the baseline's own drift without its part along v_rev",
+            "#8C6D31",
+            "square",
+            _orthogonal,
+        ),
         Control(
             "shuffled",
             "v_rev of a shuffled history: reference and aligned swapped on a random half of the prompts",
+            "#B39DDB",
+            "diamond",
             _shuffled,
         ),
-        Control("foreign", "the drift of another seed's baseline", _foreign),
+        Control("foreign", "the drift of another seed's baseline", "#80CBC4", "x", _foreign),
     )
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from revlens.direction import nulls
-from revlens.experiment.arms.plan import CONTROLS
+from revlens.experiment.arms.plan import MATCHED
 from revlens.experiment.arms.tables import ArmTables
 from revlens.results import NEGLIGIBLE_SHARE, OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
 from revlens.statistics import mean_over_runs, spearman_over_runs
@@ -237,7 +237,7 @@ def _control_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
                 low=-margin,
                 high=margin,
             )
-    for control in [name for name in CONTROLS if {name, "block"} <= arms]:
+    for control in [name for name in MATCHED if {name, "block"} <= arms]:
         refusal = measures["refusal"]
         yield Claim(
             f"block-beats-{control}",

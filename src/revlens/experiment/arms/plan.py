@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: The paper's arms and further controls of block, in the order of tables and figures.
 ARMS = ("baseline", "block", "push", "random", "orthogonal", "shuffled", "foreign")
 #: Block along other directions, see `revlens.experiment.arms.controls`.
-CONTROLS = ARMS[3:]
+MATCHED = ARMS[3:]
 #: The fine-tune of the reference on the baseline's updates.
 REFERENCE = "reference"
 
@@ -86,7 +86,7 @@ class Arms:
         return tuple(arm for arm in self.arms if others or arm != "foreign")
 
     def _of(self, arm: str, seed: int, config: ExperimentConfig) -> FineTune:
-        control = arm if arm in CONTROLS else None
+        control = arm if arm in MATCHED else None
         method = "block" if control else arm
         strength = None if METHODS[method].strength is None else self.strength
         return FineTune(
