@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def as_written(path: Path, texts: tuple[str, ...]) -> Path:
         content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     else:
         content = csv_text([["text"], *([text] for text in texts)], "\t" if ".tsv" in path.suffixes else ",")
-    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+    pack: Callable[[bytes], bytes] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(
+        path.suffix, bytes
+    )
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(pack(content.encode()))
     return path
