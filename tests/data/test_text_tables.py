@@ -49,11 +49,13 @@ def as_written(path: Path, texts: tuple[str, ...]) -> Path:
         content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     else:
         content = csv_text([["text"], *([text] for text in texts)], "\t" if ".tsv" in path.suffixes else ",")
-    pack: Callable[[bytes], bytes] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(
-        path.suffix, bytes
-    )
+    packs: dict[str, Callable[[bytes], bytes]] = {
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+    }
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(pack(content.encode()))
+    path.write_bytes(packs.get(path.suffix, bytes)(content.encode()))
     return path
 
 

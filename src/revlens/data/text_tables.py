@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from revlens.errors import DataError
 
 #: What each format of text tables is read by, and how compressed files are opened, by suffix.
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".json", ".jsonl")
-COMPRESSED: dict[str, Callable[[Path], IO[bytes]]] = {
+COMPRESSED: dict[str, Callable[[Path], Any]] = {
     "": lambda path: path.open("rb"),
     ".gz": gzip.GzipFile,
     ".bz2": bz2.BZ2File,
