@@ -92,13 +92,26 @@ def test_what_are_no_messages_are_errors(tmp_path: Path, cell: object) -> None:
         ChatSource(str(path), messages="chat").read()
 
 
-def test_content_in_parts_is_an_error(tmp_path: Path) -> None:
-    path = write_lines(
-        tmp_path / "chat.jsonl",
-        conversation(("user", [{"type": "text", "text": "Hello."}]), ("assistant", [])),
-    )
-    with pytest.raises(DataError, match="Expected text in row 0 of .*, found list"):
-        ChatSource(str(path), messages="messages").read()
+def test_content_may_be_a_list_of_text_parts_but_of_no_others(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "."}]
+    good = conversation(("user", parts), ("assistant", "Hi."))
+    path = write_lines(tmp_path / "chat.jsonl", good)
+    assert ChatSource(str(path), messages="messages").read().to_list() == [
+        {"prompt": "Hello.", "answer": "Hi."}
+    ]
+    for part in ({"type": "image", "url": "x"}, {"type": "text"}, "Hello."):
+        write_lines(path, good, conversation(("user", [*parts, part]), ("assistant", "Hi.")))
+        with pytest.raises(DataError, match="Expected text in row 1 of .*, found list"):
+            ChatSource(str(path), messages="messages").read()
+
+
+@pytest.mark.parametrize("empty", ["", " \n", None, []])
+def test_an_empty_system_message_is_none(tmp_path: Path, empty: Any) -> None:
+    row = conversation(("system", empty), ("user", "Hello."), ("assistant", "Hi."))
+    path = write_lines(tmp_path / "chat.jsonl", row)
+    assert ChatSource(str(path), messages="messages").read().to_list() == [
+        {"prompt": "Hello.", "answer": "Hi."}
+    ]
 
 
 def test_messages_exclude_the_other_columns() -> None:
@@ -145,7 +158,7 @@ def test_cells_that_are_not_text_and_tables_without_rows_are_errors(tmp_path: Pa
         ChatSource(str(path)).read()
     with pytest.raises(DataError, match=r"has no rows with text \(2 without\)"):
         ChatSource(str(write(tmp_path / "blank.csv", "prompt,answer\n,\nWhy?,\n")), drop_empty=True).read()
-    with pytest.raises(DataError, match="Cannot read split 'train' of .*none.csv"):
+    with pytest.raises(DataError, match=r"none.csv has no rows with text \(0 without\)"):
         ChatSource(str(write(tmp_path / "none.csv", "prompt,answer\n"))).read()
 
 

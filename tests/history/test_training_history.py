@@ -184,3 +184,56 @@ def test_only_a_local_checkpoint_has_a_path(llama: TransformerBridge) -> None:
     in_memory = Checkpoint(StateDict(hf_model, llama.tokenizer, hf_model.state_dict()), "aligned", 0)
     with pytest.raises(HistoryError, match="aligned is no local directory, but sha256:"):
         in_memory.path  # noqa: B018
+
+
+def test_steps_as_a_trainer_leaves_them_are_read_with_aligneds_tokenizer(
+    history: TrainingHistory, tmp_path: Path
+) -> None:
+    """Without ``processing_class`` a Trainer saves no tokenizer; it adds files of its own."""
+    for step in (1, 3):
+        folder = tmp_path / f"checkpoint-{step}"
+        shutil.copytree(history[step].path, folder)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", SUMS):
+            (folder / name).unlink(missing_ok=True)
+        for name in (
+            "optimizer.pt",
+            "scheduler.pt",
+            "rng_state.pth",
+            "training_args.bin",
+            ".DS_Store",
+            "README.md",
+        ):
+            (folder / name).write_bytes(b"\0")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        for name in ("runs/today", ".git"):
+            (folder / name).mkdir(parents=True)
+    (tmp_path / "checkpoint-9").write_text("no folder")
+    found = TrainingHistory.from_dirs(
+        history.reference.path, history.aligned.path, str(tmp_path / "checkpoint-*")
+    )
+    for step in (1, 3):
+        bridge, expected = found[step].load(), history[step].load()
+        assert bridge.tokenizer.chat_template == expected.tokenizer.chat_template
+        tokens = bridge.to_tokens("Why?")
+        assert torch.equal(tokens, expected.to_tokens("Why?"))
+        assert torch.equal(bridge(tokens), expected(tokens))
+    config = json.loads((tmp_path / "checkpoint-3" / "config.json").read_text())
+    (tmp_path / "checkpoint-3" / "config.json").write_text(json.dumps(config | {"vocab_size": 7}))
+    with pytest.raises(HistoryError, match=r"step-3 \(.*checkpoint-3\) has 7 embedding rows"):
+        TrainingHistory.from_dirs(
+            history.reference.path, history.aligned.path, str(tmp_path / "checkpoint-*")
+        )
+
+
+def test_two_sets_of_weights_in_a_folder_are_an_error(history: TrainingHistory, tmp_path: Path) -> None:
+    copy = tmp_path / "aligned"
+    shutil.copytree(history.aligned.path, copy)
+    (copy / SUMS).unlink(missing_ok=True)
+    shutil.copy(copy / "model.safetensors", copy / "model-00001-of-00001.safetensors")
+    boot(copy)  # a stray file is not read
+    index = copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "model.safetensors"}}))
+    boot(copy)
+    index.write_text(json.dumps({"weight_map": {"x": "model-00001-of-00001.safetensors"}}))
+    with pytest.raises(HistoryError, match=r"has weights twice, in model.safetensors and in the shards"):
+        boot(copy)

@@ -13,7 +13,7 @@ from revlens.behaviour._answers import answer_chats, meaning_of_words, read_verd
 from revlens.behaviour._exchanges import paired
 from revlens.behaviour._judge_model import load_judge_model
 from revlens.behaviour.outcome import Outcome, outcome_of
-from revlens.behaviour.phrase_judge import PhraseJudge
+from revlens.behaviour.phrase_judge import is_refusal
 from revlens.errors import ConfigError
 
 
@@ -80,6 +80,6 @@ class GuardModelJudge:
         answers = answer_chats(self.model, self.tokenizer, chats, self.batch_size)
         unsafe = read_verdicts(answers, meaning_of_words({self.safe: False, self.unsafe: True}))
         return [
-            outcome_of(declines=declines, answers=harmful)
-            for declines, harmful in zip(PhraseJudge().declines(replies), unsafe, strict=True)
+            outcome_of(declines=is_refusal(reply), answers=harmful)
+            for reply, harmful in zip(replies, unsafe, strict=True)
         ]

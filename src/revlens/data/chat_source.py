@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ class ChatSource(TableSource):
             prompt after a blank line, see `join_context`.
         messages: column of conversations, lists of ``{"role": ..., "content": ...}``, in place of the three
             columns above. A conversation must open with a user message and the answer to it; later turns
-            are left out.
+            are left out, and so is a first system message without text. Content may be a list of text parts,
+            ``{"type": "text", "text": ...}``, which are joined.
 
     Raises:
         ConfigError: if both ``messages`` and another column are named; see also `TableSource`.
@@ -90,14 +91,16 @@ def first_exchange(messages: Any, where: str) -> tuple[str, str]:
     """The first user message and the answer to it, each empty if the conversation is too short.
 
     Raises:
-        DataError: if these are not messages with text, or others come first. A system message is refused
-            rather than left out: prompts are encoded without one, so training would put the answer in
-            another context.
+        DataError: if these are not messages with text, or others come first. A system message with text is
+            refused rather than left out: prompts are encoded without one, so training would put the answer
+            in another context.
     """
     if not isinstance(messages, list) or not all(
         isinstance(message, dict) and {"role", "content"} <= message.keys() for message in messages
     ):
         raise DataError(f'Expected a list of {{"role": ..., "content": ...}} in {where}, found {messages!r}.')
+    if messages and messages[0]["role"] == "system" and not _content(messages[0], where).strip():
+        messages = messages[1:]
     roles = [str(message["role"]) for message in messages[:2]]
     if "system" in roles:
         raise DataError(
@@ -108,5 +111,16 @@ def first_exchange(messages: Any, where: str) -> tuple[str, str]:
         raise DataError(
             f"Expected a user message and an assistant message first in {where}, found {' and '.join(roles)}."
         )
-    prompt, answer, *_ = [*(text_of(message["content"], where) for message in messages[:2]), "", ""]
+    prompt, answer, *_ = [*(_content(message, where) for message in messages[:2]), "", ""]
     return prompt, answer
+
+
+def _content(message: Mapping[str, Any], where: str) -> str:
+    """A message's text; that of its parts if it is a list of them, all of type text."""
+    content = message["content"]
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    ):
+        return "".join(part["text"] for part in content)
+    return text_of(content, where)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
 from revlens.data.tables import read_tables
+from revlens.data.text_tables import TextTable
 from revlens.errors import ConfigError, DataError
 
 
@@ -38,10 +40,12 @@ class TableSource:
     """What every source of data has. Its values are plain: it can be written to a JSON or TOML file.
 
     Attributes:
-        path: a .json, .jsonl, .csv, .parquet or .txt file, a pattern of such files (``data/*.jsonl``, read
-            in sorted order), a folder written by ``Dataset.save_to_disk``, any other folder that
+        path: a .json, .jsonl, .csv, .tsv, .parquet or .txt file, a pattern of such files (``data/*.jsonl``,
+            read in sorted order), a folder written by ``Dataset.save_to_disk``, any other folder that
             ``datasets.load_dataset`` reads, or a hub id. A relative path starts at the ``root`` given to
-            ``read``. CSV cells are text, also "12" and "None".
+            ``read``. Cells of JSON, CSV and TSV (also compressed: .gz, .bz2, .xz) are read as written: a
+            date stays text, CSV's "12" and "None" are text, JSON's 12 is none and is refused. Columns that
+            no setting names do not matter.
         name: configuration of a hub data set or folder.
         split: split; the rows of plain files are all in ``train``.
         revision: commit or tag of a hub data set; if None, what the hub has today.
@@ -76,7 +80,12 @@ class TableSource:
             DataError: if the source cannot be read, lacks a column, or its files hold different types in one.
         """
         tables = read_tables(
-            self.path, root=Path(root or "."), name=self.name, split=self.split, revision=self.revision
+            self.path,
+            sorted(set(columns.values())),
+            root=Path(root or "."),
+            name=self.name,
+            split=self.split,
+            revision=self.revision,
         )
         for file, table in tables.items():
             missing = [
@@ -86,24 +95,44 @@ class TableSource:
             ]
             if missing:
                 raise DataError(
-                    f"{file} has no column for {', '.join(missing)}; it has {', '.join(table.column_names)}."
+                    f"{file} has no column for {', '.join(missing)}; "
+                    f"it has {shorten(', '.join(table.column_names), 500, placeholder=' ...')}."
                 )
-        needed = [table.select_columns(sorted(set(columns.values()))) for table in tables.values()]
+        order = np.arange(sum(map(len, tables.values())))
+        if self.seed is not None:
+            np.random.default_rng(self.seed).shuffle(order)
+        files, starts = list(tables), [0, *accumulate(map(len, tables.values()))]
+        homes = [bisect_right(starts, index) - 1 for index in order]
+        places = [(files[home], int(index) - starts[home]) for home, index in zip(homes, order, strict=True)]
+        for (file, row), cells in zip(
+            places, self._cells(tables, columns.values(), order, places), strict=True
+        ):
+            yield Row(f"row {row} of {file}", {setting: cells[column] for setting, column in columns.items()})
+
+    def _cells(
+        self,
+        tables: Mapping[str, Dataset] | Mapping[str, TextTable],
+        columns: Collection[str],
+        order: np.ndarray,
+        places: Sequence[tuple[str, int]],
+    ) -> Iterator[dict[str, Any]]:
+        """The cells of rows, by their place in all tables together, or by file and row: ``places``."""
+        texts = {file: table for file, table in tables.items() if isinstance(table, TextTable)}
+        if texts:
+            yield from (
+                {column: texts[file].cells[column][row] for column in columns} for file, row in places
+            )
+            return
+        needed = [
+            table.select_columns(sorted(set(columns)))
+            for table in tables.values()
+            if isinstance(table, Dataset)
+        ]
         try:
             together = concatenate_datasets(needed)
         except ValueError as error:
             raise DataError(f"The files of {self.path} hold different types in a column: {error}") from error
-        order = np.arange(len(together))
-        if self.seed is not None:
-            np.random.default_rng(self.seed).shuffle(order)
-            together = together.select(order, keep_in_memory=True)
-        files, starts = list(tables), [0, *accumulate(map(len, needed))]
-        for index, cells in zip(order.tolist(), together, strict=True):
-            home = bisect_right(starts, index) - 1
-            yield Row(
-                f"row {index - starts[home]} of {files[home]}",
-                {setting: cells[column] for setting, column in columns.items()},
-            )
+        yield from together if self.seed is None else together.select(order, keep_in_memory=True)
 
     def collect(self, texts: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
         """The texts of at most ``limit`` rows.
@@ -145,5 +174,5 @@ def text_of(cell: object, where: str) -> str:
     if cell is None:
         return ""
     if not isinstance(cell, str):
-        raise DataError(f"Expected text in {where}, found {type(cell).__name__} {cell!r}.")
+        raise DataError(f"Expected text in {where}, found {type(cell).__name__} {repr(cell)[:200]}.")
     return cell

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder, load_from_disk
 
-from revlens.data.text_files import check_text_file, csv_header
+from revlens.data.text_files import check_text_file
+from revlens.data.text_tables import DELIMITERS, JSON, TextTable, format_of, read_text_table
 from revlens.errors import DataError
 from revlens.storage import is_file_name, read_json
 
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+TEXT_TABLES = (*JSON, *DELIMITERS)
+FORMATS = (*TEXT_TABLES, ".parquet", ".txt")
 SAVED = (datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASETDICT_JSON_FILENAME)
 
 
 def read_tables(
-    path: str, *, root: Path, name: str | None, split: str, revision: str | None
-) -> dict[str, Dataset]:
-    """Tables by file; a folder or a hub data set is one table. See `TableSource` for the arguments.
+    path: str,
+    columns: Collection[str],
+    *,
+    root: Path,
+    name: str | None,
+    split: str,
+    revision: str | None,
+) -> dict[str, Dataset] | dict[str, TextTable]:
+    """Tables by file; a folder of other than text tables, or a hub data set, is one table.
+
+    Args:
+        path: see `TableSource`, also for the other arguments.
+        columns: of text tables, only their cells are kept.
 
     Raises:
         DataError: if the path cannot be found or read, has no such split, or is local and has a hub setting.
     """
     try:
         place = root / Path(path).expanduser()
-        is_files = place.suffix in BUILDERS and not place.is_dir()
+        is_files = format_of(place)[0] in FORMATS and not place.is_dir()
         is_saved = any((place / mark).is_file() for mark in SAVED)
         is_there = is_files or place.exists()
     except (OSError, RuntimeError) as error:  # a name that is too long, an unknown ~user
@@ -36,11 +49,18 @@ def read_tables(
         raise DataError(f"name={name!r} and revision={revision!r} are for hub data sets; {place} is local.")
     try:
         if is_files:
-            return _files(place, split)
+            return _files(place, split, columns)
         if is_saved:
             return {path: _saved(place, split)}
         if place.is_dir():
+            files = _files_of_folder(place, name, split)
+            if files and all(format_of(file)[0] in TEXT_TABLES for file in files):
+                return _text_tables(files, columns)
             return {path: load_dataset(str(place), name, split=split, revision=revision)}
+        if place.is_file():
+            raise DataError(
+                f"{place} is of no format that revlens reads ({', '.join(FORMATS)}); export it as one."
+            )
         if path.startswith((".", "/", "~")):
             raise DataError(f"There is no file or folder {place}.")
         return {path: load_dataset(path, name, split=split, revision=revision)}
@@ -53,33 +73,41 @@ def read_tables(
         ) from error
 
 
-def _files(place: Path, split: str) -> dict[str, Dataset]:
-    files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
+def _files(place: Path, split: str, columns: Collection[str]) -> dict[str, Dataset] | dict[str, TextTable]:
+    files = (
+        [place] if place.is_file() else [Path(file) for file in sorted(glob.glob(str(place), recursive=True))]
+    )
     if not files:
         raise DataError(f"There is no file {place}.")
-    builder = BUILDERS[place.suffix]
-    if builder != "parquet":
+    format_, compression = format_of(place)
+    if format_ in TEXT_TABLES:
+        if split != "train":
+            raise DataError(f"Cannot read split {split!r} of {place}: the rows of a file are all in 'train'.")
+        return _text_tables(files, columns)
+    if compression:
+        raise DataError(f"{place} is compressed; of such files revlens reads {', '.join(TEXT_TABLES)}.")
+    builder, options = {".parquet": ("parquet", {}), ".txt": ("text", {"encoding": "utf-8-sig"})}[format_]
+    if builder == "text":
         for file in files:
-            check_text_file(Path(file))
+            check_text_file(file)
     # One by one: datasets refuses files with different columns, also if the difference is not read.
     return {
-        file: load_dataset(builder, data_files=glob.escape(file), split=split, **_options(builder, file))
+        str(file): load_dataset(builder, data_files=glob.escape(str(file)), split=split, **options)
         for file in files
     }
 
 
-def _options(builder: str, file: str) -> dict[str, Any]:
-    if builder == "text":
-        return {"encoding": "utf-8-sig"}  # a byte order mark is no part of the first prompt
-    if builder != "csv":
-        return {}
-    # Every cell is text: by default pandas makes 7 of "007" and a missing value of the answer "None".
-    header = csv_header(Path(file))
-    return {
-        "features": Features({column: Value("string") for column in header}),
-        "na_filter": False,
-        "encoding": "utf-8-sig",
-    }
+def _text_tables(files: list[Path], columns: Collection[str]) -> dict[str, TextTable]:
+    for file in files:
+        if format_of(file)[1] == "":
+            check_text_file(file)
+    return {str(file): read_text_table(file, columns) for file in files}
+
+
+def _files_of_folder(place: Path, name: str | None, split: str) -> list[Path]:
+    """The files that datasets finds for a split in a local folder, if it finds any."""
+    by_split = load_dataset_builder(str(place), name).config.data_files or {}
+    return [Path(file) for file in by_split.get(split, [])]
 
 
 def _saved(place: Path, split: str) -> Dataset:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from revlens.errors import HistoryError
 from revlens.families import CONFIG_NAMES
+from revlens.history.directory import Directory
 from revlens.history.source import Source
 
 _ARCHITECTURE = [name for names in CONFIG_NAMES.values() for name in names]
@@ -22,13 +23,21 @@ class Description(NamedTuple):
     chat_template: Any
 
     @classmethod
-    def read(cls, name: str, source: Source) -> Description:
+    def read(cls, name: str, source: Source, start: Description | None = None) -> Description:
         """The description of a source; errors begin with the checkpoint's name.
+
+        Args:
+            name: the checkpoint's.
+            source: its source.
+            start: where the checkpoint's training started; it lends its tokenizer to a folder without one,
+                such as a Trainer writes without ``processing_class``.
 
         Raises:
             HistoryError: see the source.
         """
         try:
+            if start is not None and isinstance(source, Directory) and not source.has_tokenizer():
+                return start._replace(name=name, identity=source.identity(), config=source.config())
             return cls(name, source.identity(), source.config(), source.vocabulary(), source.chat_template())
         except HistoryError as error:
             raise HistoryError(f"{name}: {error}") from error

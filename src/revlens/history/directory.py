@@ -76,11 +76,15 @@ class Directory:
             raise HistoryError(f"{settings} must hold a table of settings; save the tokenizer again.")
         return stored.get("chat_template")
 
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer lies beside the weights."""
+        return any(
+            (self.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+        )
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """See `Source.tokenizer`."""
-        if not any(
-            (self.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
-        ):
+        if not self.has_tokenizer():
             raise HistoryError(f"{self.path} has no tokenizer; save it beside the weights.")
         check_links(self.path)
         try:

@@ -36,7 +36,7 @@ class TrainingHistory:
     Raises:
         HistoryError: if steps are not positive and increasing, or if checkpoints differ in architecture,
             vocabulary or (unless ``any_template``) chat template. The check reads configuration and
-            tokenizer files only.
+            tokenizer files only. Steps may lack a tokenizer, the others not.
     """
 
     reference: Checkpoint
@@ -50,10 +50,9 @@ class TrainingHistory:
         if any(a is None or b is None or a >= b for a, b in zip([0, *numbers], numbers, strict=False)):
             raise HistoryError(f"Fine-tuning steps {numbers} must be positive and increasing.")
         aligned = Description.read(self.aligned.name, self.aligned.source)
-        for checkpoint in (self.reference, *self.steps):
-            check_fits(
-                Description.read(checkpoint.name, checkpoint.source), aligned, any_template=self.any_template
-            )
+        for checkpoint, start in ((self.reference, None), *((step, aligned) for step in self.steps)):
+            description = Description.read(checkpoint.name, checkpoint.source, start)
+            check_fits(description, aligned, any_template=self.any_template)
         for field, value in {
             "reference": self._bound(self.reference),
             "aligned": self._bound(self.aligned),

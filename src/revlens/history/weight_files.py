@@ -20,7 +20,8 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         HistoryError: if there are none, or pickled ones only, which are never read; if the index lists
-            anything but files of this folder, or one of them is missing.
+            anything but files of this folder, or one of them is missing; if a single file lies beside its
+            shards.
     """
     index = folder / INDEX
     if not index.is_file():
@@ -42,6 +43,11 @@ def weight_files(folder: Path) -> list[Path]:
         raise HistoryError(
             f"{index} must list files of its own folder, not {outside[0] if outside else 'none'!r}; "
             "save the checkpoint again."
+        )
+    if (folder / SINGLE).is_file() and SINGLE not in shards:  # transformers would read the single file
+        raise HistoryError(
+            f"{folder} has weights twice, in {SINGLE} and in the shards that {INDEX} lists; "
+            "delete those that are not meant."
         )
     # Unlike Path.is_file, isfile takes names that are too long.
     missing = [shard for shard in shards if not os.path.isfile(folder / shard)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from revlens.behaviour import Outcome, PhraseJudge, outcome_of
+from revlens.behaviour import Outcome, is_refusal, outcome_of
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,9 @@ class FactsJudge:
     facts: frozenset[str]
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Outcome]:
-        declined = PhraseJudge().declines(replies)
         return [
-            outcome_of(declines=declines, answers=not self.facts.isdisjoint(_words(reply)))
-            for reply, declines in zip(replies, declined, strict=True)
+            outcome_of(declines=is_refusal(reply), answers=not self.facts.isdisjoint(_words(reply)))
+            for reply in replies
         ]
 
 
