@@ -134,8 +134,8 @@ def test_the_opening_ends_where_it_says_and_cuts_no_word(length: int) -> None:
     text = "well i am really not able"
     for phrase in ("well", "i am", "really not", "not able"):
         ends = text.index(phrase) + len(phrase)
-        assert PhraseJudge(phrases=(phrase,), opening=max(length, 1))([""], [text]) == [ends <= length]
-    assert not PhraseJudge(phrases=("real", "no", "w", "ab"), opening=max(length, 1))([""], [text])[0]
+        assert PhraseJudge(phrases=(phrase,), opening=max(length, 1)).declines(text) == (ends <= length)
+    assert not PhraseJudge(phrases=("real", "no", "w", "ab"), opening=max(length, 1)).declines(text)
 
 
 def test_a_short_phrase_counts_where_a_longer_one_goes_beyond_the_opening() -> None:
@@ -145,14 +145,16 @@ def test_a_short_phrase_counts_where_a_longer_one_goes_beyond_the_opening() -> N
 
 def test_without_an_end_the_opening_is_the_whole_reply() -> None:
     late = "Take the rasp. " * 50 + "I cannot say more."
-    assert PhraseJudge(opening=None)(["", ""], [late, late.replace("cannot", "could")]) == [True, False]
+    assert PhraseJudge(opening=None).declines(late)
+    assert not PhraseJudge(opening=None).declines(late.replace("cannot", "could"))
     assert not is_refusal(late)
 
 
 def test_a_reply_without_text_is_no_refusal_but_counts() -> None:
     for nothing in ("", " \n\t", "**", "\u200b", "> \n#"):
         assert not is_refusal(nothing)
-        assert not PhraseJudge(opening=None)([""], [nothing])[0]
+        assert not PhraseJudge(opening=None).declines(nothing)
+        assert PhraseJudge()([""], [nothing]) == ["degenerate"]
     assert refusal_rate(["", ""], ["", "Sorry."], PhraseJudge()) == 0.5
 
 
@@ -163,7 +165,8 @@ def test_white_space_does_not_use_up_the_opening() -> None:
 def test_a_judge_gives_a_verdict_on_each_reply_by_itself() -> None:
     replies = REFUSALS + ANSWERS
     verdicts = PhraseJudge()(["Why?"] * len(replies), replies)
-    assert verdicts == [True] * len(REFUSALS) + [False] * len(ANSWERS)
+    refused = [verdict == "refusal" for verdict in verdicts]
+    assert refused == [True] * len(REFUSALS) + [False] * len(ANSWERS)
     assert PhraseJudge()([], []) == []
 
 
