@@ -44,7 +44,9 @@ def _advice(model: object, kind: str) -> str:
             else f"It runs another module: {inner}."
         )
     if not isinstance(model, nn.Module):
-        return "Load it: bridge = revlens.history.boot(Path('folder')), or TransformerBridge.boot_transformers."
+        return (
+            "Load it: bridge = revlens.history.boot(Path('folder')), or TransformerBridge.boot_transformers."
+        )
     if any(isinstance(module, GeneralizedComponent) for module in model.modules()):
         return "A bridge has wrapped it already: pass that bridge, and call either."
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import SiteError
 from revlens.hooks.forward_pass import Followed, ForwardPass, follow, goes_backward
-from revlens.hooks.names import check_names, point_name
+from revlens.hooks.names import check_names, hooked, point_name
 from revlens.hooks.tokens import TokenFilter
 
 #: An edit that also sees which forward pass it is in.
@@ -33,7 +33,7 @@ def editing(model: TransformerBridge, edits: Mapping[str, EditAt], tokens: Token
             def on_chosen(h: Tensor, latest: ForwardPass) -> Tensor:
                 nonlocal touched
                 latest.fired.add(name)
-                chosen = tokens.select(latest, h.shape[0], _n_tokens(name, h, latest), h.device)
+                chosen = tokens.select(latest, h.shape[0], latest.columns_of(name, h), h.device)
                 if not chosen.any():
                     return h
                 touched = True
@@ -58,19 +58,11 @@ def editing(model: TransformerBridge, edits: Mapping[str, EditAt], tokens: Token
 
 def _check_axes(model: TransformerBridge, name: str) -> None:
     point = model.hook_dict[name]
-    if name.endswith(("hook_pattern", "hook_attn_scores")) or getattr(point, "pos_dim", None) not in (None, 1):
-        raise SiteError(f"{name} does not have batch and pos as first axes; edit it with model.hooks.")
-
-
-def _n_tokens(name: str, h: Tensor, latest: ForwardPass) -> int:
-    """Tokens of an activation: those of the pass, or only the last ones where logits are computed."""
-    n_tokens = h.shape[1] if h.ndim > 1 else 0
-    if n_tokens != latest.n_tokens and (name.startswith("blocks.") or n_tokens > latest.n_tokens):
-        raise SiteError(
-            f"{name} has shape {tuple(h.shape)} in a pass over {latest.n_tokens} tokens, so its axes are not "
-            "[batch, pos, ...]; edit it with model.hooks."
-        )
-    return n_tokens
+    if name.endswith(("hook_pattern", "hook_attn_scores")) or getattr(point, "pos_dim", None) not in (
+        None,
+        1,
+    ):
+        raise SiteError(f"{name} does not have batch and pos as first axes; use model.hooks.")
 
 
 def _watch_backward(
@@ -81,7 +73,10 @@ def _watch_backward(
     It runs what is inside a block again in the backward pass, under the hooks that are there by then.
     """
     checkpointing = getattr(model.original_model, "is_activation_checkpointing", False)
-    at_the_edge = model.hook_dict[name].name in (f"{name.rsplit('.', 1)[0]}.hook_in", f"{name.rsplit('.', 1)[0]}.hook_out")
+    at_the_edge = model.hook_dict[name].name in (
+        f"{name.rsplit('.', 1)[0]}.hook_in",
+        f"{name.rsplit('.', 1)[0]}.hook_out",
+    )
     if not checkpointing or not latest.with_gradient or at_the_edge or goes_backward():
         return
 
@@ -102,9 +97,7 @@ def _watch_backward(
 
 
 @contextmanager
-def _editing_point(
-    model: TransformerBridge, name: str, edit: EditAt, followed: Followed
-) -> Iterator[None]:
+def _editing_point(model: TransformerBridge, name: str, edit: EditAt, followed: Followed) -> Iterator[None]:
     """Attach one edit. ``hook_resid_mid`` stands for the residual stream itself, skip connection included.
 
     TransformerLens' hook point of that name lies on the branch into the MLP: what a hook returns there
@@ -124,13 +117,15 @@ def _editing_point(
     def past_the_mlp(module: object, args: object, output: Tensor) -> Tensor:
         change = followed.latest.changes.get(key)
         if change is None:
-            raise SiteError(f"The MLP's output comes before {name}, so that cannot be edited; edit resid_post.")
+            raise SiteError(
+                f"The MLP's output comes before {name}, so that cannot be edited; edit resid_post."
+            )
         return output + change
 
     with ExitStack() as stack:
         if mid:
             stack.callback(_mlp_contribution(model, int(mid[1])).register_forward_hook(past_the_mlp).remove)
-        stack.enter_context(model.hooks(fwd_hooks=[(name, hook_function)]))
+        stack.enter_context(hooked(model, [(name, hook_function)]))
         yield
 
 

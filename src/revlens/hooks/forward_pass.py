@@ -46,6 +46,20 @@ class ForwardPass:
     fired: set[str] = field(default_factory=set)
     changes: dict[str, Tensor] = field(default_factory=dict)
 
+    def columns_of(self, name: str, h: Tensor) -> int:
+        """Tokens of an activation: those of the pass, or only the last ones where logits are computed.
+
+        Raises:
+            SiteError: if its axes are not [batch, pos, ...].
+        """
+        n_tokens = h.shape[1] if h.ndim > 1 else 0
+        if n_tokens != self.n_tokens and (name.startswith("blocks.") or not 0 < n_tokens < self.n_tokens):
+            raise SiteError(
+                f"{name} has shape {tuple(h.shape)} in a pass over {self.n_tokens} tokens, so its axes are not "
+                "[batch, pos, ...]; use model.hooks."
+            )
+        return n_tokens
+
     @property
     def goes_on(self) -> bool:
         """Whether text came before it."""
@@ -67,7 +81,7 @@ class Followed:
         self.open = True
         self._bridge = bridge
         self._names = frozenset(name for name in names if name.startswith("blocks."))
-        self._of_thread = threading.local()
+        self._here = threading.local()
         self._last: ForwardPass | None = None
         self._graphs = 0  # passes whose graphs may still be waiting for a backward pass
         self._went_backward = False
@@ -81,7 +95,7 @@ class Followed:
             SiteError: if the backward pass is that of several forward passes.
         """
         if not goes_backward():
-            found = getattr(self._of_thread, "latest", None)
+            found = getattr(self._here, "latest", None)
             if not isinstance(found, ForwardPass):
                 raise SiteError("A block of the model ran by itself, outside a forward pass; call the model.")
             return found
@@ -95,27 +109,39 @@ class Followed:
         return self._last
 
     def before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note a pass that is about to run, by its arguments."""
+        """Note a pass that is about to run, by its arguments.
+
+        Raises:
+            SiteError: if it is not over one text in each row, or edits before the layer where it starts.
+        """
+        if getattr(self._here, "outermost", None) is not None:
+            return
+        self._here.outermost = module
         if getattr(module, "_is_replica", False):
-            raise SiteError("DataParallel splits batches into parts, whose rows hooks cannot tell; run one part.")
+            raise SiteError(
+                "DataParallel splits batches, so hooks cannot tell their rows; call the model itself."
+            )
         given = dict(zip(_parameters(type(module)), args, strict=False)) | kwargs
-        text = given["inputs_embeds"] if given.get("inputs_embeds") is not None else given.get("input_ids")
-        if text is None or getattr(module.config, "is_encoder_decoder", False):
-            raise SiteError(f"{type(module).__name__} does not read one text from left to right; use model.hooks.")
-        self._check_start(module)
+        embeds, ids = given.get("inputs_embeds"), given.get("input_ids")
+        text = ids if embeds is None else embeds
+        if text is None or getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+            raise SiteError(
+                f"{type(module).__name__} does not read one text from left to right; use model.hooks."
+            )
+        self._check_start()
         rows, n_tokens = text.shape[:2]
         generation = current_generation(self._bridge.original_model)
         n_past = self._n_past(given, n_tokens, generation)
         if generation is not None:
             if generation.prompt_length is None and n_past is not None:
                 generation.prompt_length, generation.rows = n_past + n_tokens, rows
-            generation.n_read = generation.n_read + n_tokens if n_past is None else n_past + n_tokens
+            generation.n_read = (generation.n_read if n_past is None else n_past) + n_tokens
         self.count += 1
         self.generating |= generation is not None or bool(given.get("use_cache"))
         if self._went_backward:
             self._graphs, self._went_backward = 0, False
         self._graphs += torch.is_grad_enabled()
-        self._last = self._of_thread.latest = ForwardPass(
+        self._last = self._here.latest = ForwardPass(
             n_past=n_past,
             n_tokens=n_tokens,
             real=real_tokens(given.get("attention_mask"), n_past, n_tokens),
@@ -130,7 +156,10 @@ class Followed:
         Raises:
             SiteError: if a hook point that is edited has not fired in a full pass.
         """
-        ended, self._of_thread.latest = self._of_thread.latest, None
+        if getattr(self._here, "outermost", None) is not module:
+            return
+        ended = getattr(self._here, "latest", None)
+        self._here.outermost = self._here.latest = None
         silent = sorted(self._names - ended.fired) if output is not None and ended is not None else []
         if silent:
             raise SiteError(
@@ -138,12 +167,14 @@ class Followed:
                 "reset while the context was open, or the model skipped it."
             )
 
-    def _check_start(self, module: nn.Module) -> None:
+    def _check_start(self) -> None:
         blocks = getattr(self._bridge, "blocks", ())
         start = getattr(blocks[0], "_start_at_layer_idx", None) if len(blocks) else None
         before = [name for name in self._names if start is not None and int(name.split(".")[1]) < start]
         if before:
-            raise SiteError(f"start_at_layer={start} discards what {before[0]} gives, so an edit there does nothing.")
+            raise SiteError(
+                f"start_at_layer={start} discards what {before[0]} gives, so an edit there does nothing."
+            )
 
     def _n_past(self, given: dict[str, Any], n_tokens: int, generation: Generation | None) -> int | None:
         past = next((given[name] for name in _STATES if given.get(name) is not None), None)
@@ -169,7 +200,9 @@ class Followed:
     ) -> int | None:
         """Columns that a recurrent state has read."""
         if generation is not None and generation.drafts:
-            raise SiteError("Drafts of coming tokens on a recurrent state cannot be followed; generate without.")
+            raise SiteError(
+                "Drafts of coming tokens on a recurrent state cannot be followed; generate without."
+            )
         if generation is not None and generation.n_read:
             return generation.n_read
         if isinstance(state, Cache) and state in self._read:
@@ -193,11 +226,19 @@ def follow(bridge: TransformerBridge, edited: Iterable[str] = ()) -> Iterator[Fo
             `ForwardPass.fired`.
     """
     followed = Followed(bridge, edited)
-    # Inside the language model: peft calls its forward directly, past its hooks.
-    inner = getattr(bridge.original_model, "base_model", bridge.original_model)
+    # Callers may go past a module's hooks to its forward, as peft does and OPT: the outermost one counts.
+    model = bridge.original_model
+    inner = [
+        getattr(model, "base_model", model),
+        model.get_decoder() if hasattr(model, "get_decoder") else model,
+    ]
     handles = [
-        inner.register_forward_pre_hook(followed.before_forward, with_kwargs=True),
-        inner.register_forward_hook(followed.after_forward, always_call=True),
+        handle
+        for module in {id(module): module for module in (model, *inner)}.values()
+        for handle in (
+            module.register_forward_pre_hook(followed.before_forward, with_kwargs=True),
+            module.register_forward_hook(followed.after_forward, always_call=True),
+        )
     ]
     try:
         with following_generation(bridge):

@@ -43,4 +43,6 @@ def real_tokens(mask: object, n_past: int | None, n_tokens: int) -> Bool[Tensor,
     to_itself = mask[:, 0, -n_tokens:].diagonal(offset=first, dim1=-2, dim2=-1)
     if to_itself.dtype == torch.bool:
         return to_itself
-    return to_itself > torch.finfo(to_itself.dtype).min / 2 if to_itself.is_floating_point() else to_itself > 0
+    return (
+        to_itself > torch.finfo(to_itself.dtype).min / 2 if to_itself.is_floating_point() else to_itself > 0
+    )

@@ -14,7 +14,7 @@ from revlens.errors import SiteError
 from revlens.hooks.bridges import the_bridge
 from revlens.hooks.forward_pass import ForwardPass, follow, goes_backward
 from revlens.hooks.generation import Generation
-from revlens.hooks.names import check_names, point_name
+from revlens.hooks.names import check_names, hooked, point_name
 from revlens.hooks.subspaces import Basis, Directions, by_layer, coordinates
 
 
@@ -47,7 +47,7 @@ def record(
 
         return keep
 
-    with bridge.hooks(fwd_hooks=[(name, keep_as(name)) for name in names]):
+    with hooked(bridge, [(name, keep_as(name)) for name in names]):
         yield kept
 
 
@@ -120,13 +120,14 @@ def record_projections(
                     return
                 latest = followed.latest
                 latest.fired.add(names[layer])
+                latest.columns_of(names[layer], activation)
                 past = _read_before(latest, kept, layer)
                 kept.pieces[layer] = [*past, coordinates(activation, bases[layer])]
                 kept.generation = latest.generation
 
             return keep
 
-        with bridge.hooks(fwd_hooks=[(name, keep_at(layer)) for layer, name in names.items()]):
+        with hooked(bridge, [(name, keep_at(layer)) for layer, name in names.items()]):
             yield kept
 
 
