@@ -4,6 +4,7 @@ Knows nothing of histories. Directions are unit vectors or orthonormal subspaces
 in float32 at least, and come off when their context closes, after an exception too.
 """
 
+from revlens.hooks.bridges import check_wrappable as check_wrappable
 from revlens.hooks.bridges import the_bridge as the_bridge
 from revlens.hooks.contexts import ablate as ablate
 from revlens.hooks.contexts import add as add

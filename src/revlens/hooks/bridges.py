@@ -2,60 +2,74 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from peft import PeftModel
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformers import PreTrainedModel
 
-from revlens.errors import SiteError
+from revlens.errors import ModelError
 
 #: Modules that run another one, which has the weights and the hook points: where they keep it.
-_AROUND = {
-    "OptimizedModule": "_orig_mod",
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "FullyShardedDataParallel": "module",
-}
+_AROUND = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 
-def the_bridge(model: object) -> TransformerBridge:
-    """The model itself, if it is a bridge whose hooks act.
+def the_bridge(model: object, *, hooked: bool = True) -> TransformerBridge:
+    """The model itself, if it is a bridge: the one door of everything that takes one.
 
-    A Hugging Face model is not wrapped here: a bridge takes the model's modules over for good, and that is
-    for the caller to ask.
+    A Hugging Face model is not wrapped here: a bridge takes the model's modules over for good, which is for
+    the caller to ask.
+
+    Args:
+        model: what the caller was given.
+        hooked: whether hooks will be attached, which compiled code does not call.
 
     Raises:
-        SiteError: if not, naming the call that makes one.
+        ModelError: if it is none, naming the call that makes one; or if it is compiled and hooks must act.
     """
-    if isinstance(model, TransformerBridge):
+    if not isinstance(model, TransformerBridge):
+        raise ModelError(f"Expected a TransformerBridge, got a {type(model).__name__}. {_advice(model)}")
+    if hooked:
         _check_not_compiled(model)
-        return model
+    return model
+
+
+def check_wrappable(model: nn.Module) -> None:
+    """Check that a bridge can take over a Hugging Face model.
+
+    Raises:
+        ModelError: if the model has no language-model head, is no Hugging Face model or has a bridge already.
+    """
+    wrapped = any(isinstance(module, GeneralizedComponent) for module in model.modules())
+    if wrapped or not isinstance(model, PreTrainedModel) or _is_headless(model):
+        kind = type(model).__name__
+        raise ModelError(f"Expected a Hugging Face language model to wrap, got a {kind}. {_advice(model)}")
+
+
+def _is_headless(model: PreTrainedModel) -> bool:
+    return model.base_model is model and model.get_output_embeddings() is None
+
+
+def _advice(model: Any) -> str:
     kind = type(model).__name__
-    raise SiteError(f"Expected a TransformerBridge, got a {kind}. {_advice(model, kind)}")
-
-
-def _advice(model: object, kind: str) -> str:
     if kind in _AROUND:
-        around = "compiled code does not call hooks that come later" if kind == "OptimizedModule" else "it"
-        inner = f"pass the bridge inside, model.{_AROUND[kind]}"
-        return (
-            f"It is a compiled model, and {around}: {inner}."
-            if kind == "OptimizedModule"
-            else f"It runs another module: {inner}."
+        what = (
+            "is compiled, and compiled code calls no hooks" if kind == "OptimizedModule" else "runs a model"
         )
+        return f"It {what}; pass the one inside it: model.{_AROUND[kind]}."
     if not isinstance(model, nn.Module):
-        return (
-            "Load it: bridge = revlens.history.boot(Path('folder')), or TransformerBridge.boot_transformers."
-        )
+        return "Load one: revlens.history.boot(Path(folder)), or TransformerBridge.boot_transformers(name)."
     if any(isinstance(module, GeneralizedComponent) for module in model.modules()):
-        return "A bridge has wrapped it already: pass that bridge, and call either."
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        return "A bridge has wrapped it already; pass that bridge, whose hooks act in calls of either."
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(inner, PreTrainedModel):
-        return "Make one of a Hugging Face checkpoint: TransformerBridge.boot_transformers(name)."
-    if inner.get_output_embeddings() is None:
+        return "Make one of a Hugging Face model: TransformerBridge.boot_transformers(name)."
+    if _is_headless(inner):
         return (
-            "It has no language-model head: load it with AutoModelForCausalLM.from_pretrained, "
-            "and wrap it: bridge = revlens.history.wrap(model, tokenizer)."
+            "It has no language-model head. Load it with AutoModelForCausalLM.from_pretrained, and wrap "
+            "that: bridge = revlens.history.wrap(model, tokenizer)."
         )
     given = "model" if inner is model else "model.get_base_model()"
     return (
@@ -65,11 +79,11 @@ def _advice(model: object, kind: str) -> str:
 
 
 def _check_not_compiled(model: TransformerBridge) -> None:
-    """Check that no module was compiled in place: its code would not call hooks that come later."""
-    for name, module in [("", model), *model.original_model.named_modules()]:
-        own_forward = module.__dict__.get("forward")
-        if module._compiled_call_impl is not None or hasattr(own_forward, "_torchdynamo_orig_callable"):
-            raise SiteError(
-                f"{name or type(module).__name__} is compiled (torch.compile), and compiled code does not call "
-                "hooks that come later; pass the model as it was before it was compiled."
+    """Check that nothing was compiled in place: its code would not call hooks that come later."""
+    for name, module in [("The bridge", model), *model.original_model.named_modules()]:
+        forward = module.__dict__.get("forward")
+        if module._compiled_call_impl is not None or hasattr(forward, "_torchdynamo_orig_callable"):
+            raise ModelError(
+                f"{name or type(module).__name__} is compiled (torch.compile), and compiled code calls no "
+                "hooks; pass the model as it was before."
             )

@@ -6,9 +6,10 @@ All of them take a `TransformerBridge` and the same choices:
     tokens, rows, prompt_length: see `revlens.hooks.tokens.TokenFilter`.
 and raise:
     HookNameError: if the model has no such component at a layer.
-    SiteError: if the model is no bridge whose hooks act (see `revlens.hooks.bridges.the_bridge`); if a layer,
-        a direction or a row does not exist; in a forward pass that they cannot follow, or that leaves an
-        edited hook point out; on closing, if forward passes ran and none of their tokens was selected.
+    ModelError: see `revlens.hooks.bridges.the_bridge`.
+    SiteError: if a layer, a direction or a row does not exist; in a forward pass that they cannot follow, or
+        that leaves an edited hook point out; on closing, if forward passes ran and none of their tokens was
+        selected.
     NonFiniteError: if a direction or a value holds NaN or infinity, or directions are linearly dependent.
 """
 

@@ -83,16 +83,16 @@ def _watch_backward(
     def check(gradient: Tensor) -> None:
         if not followed.open:
             raise SiteError(
-                f"Gradient checkpointing runs {name} again in the backward pass, and the context that edits it "
-                "is closed: go backward inside it."
+                f"Gradient checkpointing runs {name} again in the backward pass, and the context that edits "
+                "it is closed: go backward inside it."
             )
 
     if edited.requires_grad:
         edited.register_hook(check)
     elif not torch.is_grad_enabled():
         raise SiteError(
-            f"Reentrant gradient checkpointing runs {name} again in the backward pass, where no hook can tell "
-            "whether its edit still stands; enable it with use_reentrant=False."
+            f"Reentrant gradient checkpointing runs {name} again in the backward pass, where no hook can "
+            "tell whether its edit still stands; enable it with use_reentrant=False."
         )
 
 
@@ -136,7 +136,7 @@ def _mlp_contribution(model: TransformerBridge, layer: int) -> nn.Module:
     owners = [child for child in block.children() if any(module is point for module in child.children())]
     if len(owners) != 1:
         raise SiteError(
-            f"resid_mid of layer {layer} cannot be edited on {model.cfg.architecture}: its block does not add "
-            f"the output of one module to the stream after it ({name}). Edit attn_out or resid_post instead."
+            f"resid_mid of layer {layer} cannot be edited on {model.cfg.architecture}: its block does not "
+            f"add the output of one module to the stream after it ({name}); edit attn_out or resid_post."
         )
     return owners[0]

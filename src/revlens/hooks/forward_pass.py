@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -55,8 +55,8 @@ class ForwardPass:
         n_tokens = h.shape[1] if h.ndim > 1 else 0
         if n_tokens != self.n_tokens and (name.startswith("blocks.") or not 0 < n_tokens < self.n_tokens):
             raise SiteError(
-                f"{name} has shape {tuple(h.shape)} in a pass over {self.n_tokens} tokens, so its axes are not "
-                "[batch, pos, ...]; use model.hooks."
+                f"{name} has shape {tuple(h.shape)} in a pass over {self.n_tokens} tokens, so its axes are "
+                "not [batch, pos, ...]; use model.hooks."
             )
         return n_tokens
 
@@ -103,8 +103,8 @@ class Followed:
         if self._graphs != 1 or self._last is None:
             raise SiteError(
                 f"Gradient checkpointing runs blocks again in the backward pass of {self._graphs} forward "
-                "passes, and hooks cannot tell which of them; go backward after each forward pass, or turn it "
-                "off: model.original_model.gradient_checkpointing_disable()."
+                "passes, and hooks cannot tell which of them; go backward after each forward pass, or turn "
+                "it off: model.original_model.activation_checkpointing_disable()."
             )
         return self._last
 
@@ -121,7 +121,7 @@ class Followed:
             raise SiteError(
                 "DataParallel splits batches, so hooks cannot tell their rows; call the model itself."
             )
-        given = dict(zip(_parameters(type(module)), args, strict=False)) | kwargs
+        given = dict(zip(_parameters(type(module).forward), args, strict=False)) | kwargs
         embeds, ids = given.get("inputs_embeds"), given.get("input_ids")
         text = ids if embeds is None else embeds
         if text is None or getattr(getattr(module, "config", None), "is_encoder_decoder", False):
@@ -180,9 +180,8 @@ class Followed:
         past = next((given[name] for name in _STATES if given.get(name) is not None), None)
         in_loop = generation is not None and generation.n_read > 0 and not generation.mixed
         if past is None:
-            # RWKV's loop keeps its state to itself: a pass that reads the whole text reads one more each time.
-            carries = in_loop and generation is not None and n_tokens <= generation.n_read
-            return generation.n_read if carries and generation is not None else 0
+            # Some loops keep a state to themselves; a pass over all of the text reads more each time.
+            return generation.n_read if in_loop and generation and n_tokens <= generation.n_read else 0
         if isinstance(past, Cache):
             try:
                 return int(past.get_seq_length())
@@ -227,7 +226,7 @@ def follow(bridge: TransformerBridge, edited: Iterable[str] = ()) -> Iterator[Fo
     """
     followed = Followed(bridge, edited)
     # Callers may go past a module's hooks to its forward, as peft does and OPT: the outermost one counts.
-    model = bridge.original_model
+    model: Any = bridge.original_model
     inner = [
         getattr(model, "base_model", model),
         model.get_decoder() if hasattr(model, "get_decoder") else model,
@@ -255,5 +254,5 @@ def goes_backward() -> bool:
 
 
 @cache
-def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
-    return tuple(inspect.signature(kind.forward).parameters)[1:]
+def _parameters(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)[1:]

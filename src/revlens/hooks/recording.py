@@ -34,7 +34,7 @@ def record(
 
     Raises:
         HookNameError: if a name matches no hook point.
-        SiteError: see `revlens.hooks.bridges.the_bridge`.
+        ModelError: see `revlens.hooks.bridges.the_bridge`.
     """
     bridge = the_bridge(model)
     check_names(bridge, names)
@@ -145,7 +145,7 @@ def _read_before(latest: ForwardPass, kept: Projections, layer: int) -> list[Ten
     n_read = sum(piece.shape[1] for piece in pieces)
     if latest.n_past is None or n_read < latest.n_past or kept.generation is not latest.generation:
         raise SiteError(
-            f"A forward pass goes on after {latest.n_past or 'unknown'} columns, of which {n_read} are recorded; "
-            "open record_projections before the prompt runs, and let one text run at a time."
+            f"A forward pass goes on after {latest.n_past or 'unknown'} columns, of which {n_read} are "
+            "recorded; open record_projections before the prompt runs, and let one text run at a time."
         )
     return pieces if n_read == latest.n_past else [torch.cat(pieces, dim=1)[:, : latest.n_past]]

@@ -79,7 +79,8 @@ class TokenFilter:
             prompts = batch // copies
             if any(not 0 <= row < prompts for row in self.rows):
                 raise SiteError(
-                    f"rows={list(self.rows)} must lie between 0 and {prompts - 1}: the batch has {prompts} rows."
+                    f"rows={list(self.rows)} must lie between 0 and {prompts - 1}: "
+                    f"the batch has {prompts} rows."
                 )
             wanted = torch.zeros(prompts, 1, dtype=torch.bool, device=device)
             wanted[list(self.rows)] = True
@@ -87,15 +88,15 @@ class TokenFilter:
         return chosen
 
     def _copies(self, latest: ForwardPass, batch: int) -> int:
-        """Rows of each prompt: generation runs beams or samples of one prompt as rows that follow each other."""
+        """How many rows each prompt has: generation runs its beams or samples side by side."""
         generation = latest.generation
         if generation is None or (self.tokens == "all" and self.rows is None):
             return 1
         if generation.mixed or (generation.rows and batch % generation.rows):
             raise SiteError(
-                f"Generation with {generation.mixed or f'{batch} rows for {generation.rows} prompts'}, so "
-                "passes over the prompts and their answers cannot be told apart; edit all tokens of all rows, "
-                "or generate without."
+                f"In generation, {generation.mixed or f'{batch} rows stand for {generation.rows} prompts'}, "
+                "so passes over the prompts and their answers cannot be told apart; edit all tokens of all "
+                "rows, or generate without."
             )
         return batch // generation.rows if generation.rows else 1
 
@@ -131,6 +132,6 @@ def _check_one_text_a_row(latest: ForwardPass, tokens: str) -> None:
         back = back & (latest.real[:, 1:] & latest.real[:, :-1]).to(back.device)
     if bool(back.any()):
         raise SiteError(
-            f"tokens={tokens!r} means those of one text in each row, but position_ids start again inside a row: "
-            "several texts are packed into it. Give each its own row, or edit all tokens."
+            f"tokens={tokens!r} means those of one text in each row, but position_ids start again inside a "
+            "row: several texts are packed into it. Give each its own row, or edit all tokens."
         )
