@@ -108,7 +108,7 @@ def truth(
         if rows is not None:
             chosen = chosen & torch.tensor([[row in rows] for row in range(len(ids))])
         with added(model, chosen):
-            logits = model(ids, use_cache=False, **arguments(model, full)).logits  # type: ignore[operator]
+            logits = model(ids, use_cache=False, **arguments(model, full)).logits
         ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], 1)
     return ids
 
@@ -186,7 +186,7 @@ def check(
         lambda module, args, output: streams.append(output if isinstance(output, Tensor) else output[0])
     )
     with torch.no_grad():
-        model(read, use_cache=False, **arguments(model, full))  # type: ignore[operator]
+        model(read, use_cache=False, **arguments(model, full))
     torch.testing.assert_close(projections[1] * full, streams[0] @ U * full, rtol=1e-4, atol=1e-4)
     assert "generate" not in vars(bridge) | vars(bridge.original_model), "all comes off"
 

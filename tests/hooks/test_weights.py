@@ -87,7 +87,7 @@ def copied(model: TransformerBridge) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", OTHER_WRITERS)
 def test_a_direction_that_stays_in_the_stream_is_named_and_undone(family: str) -> None:
-    hf = random_model(OTHER_WRITERS[family] | {"model_type": family})
+    hf: Any = random_model(OTHER_WRITERS[family] | {"model_type": family})
     model = wrap(hf, train_tokenizer(["any text"], 264))
     before, tied = (
         copied(model),
@@ -99,7 +99,7 @@ def test_a_direction_that_stays_in_the_stream_is_named_and_undone(family: str) -
         hooks.orthogonalise(model, V)
     assert as_it_was(model, before)
     assert (model.embed.original_component.weight is model.unembed.original_component.weight) == tied
-    assert model.original_model.config.tie_word_embeddings == tied
+    assert hf.config.tie_word_embeddings == tied
     with torch.no_grad(), hooks.ablate(model, V), hooks.record(model, ["blocks.1.hook_out"]) as kept:
         model(PROMPT, attention_mask=torch.ones_like(PROMPT))  # the advice works
     assert (kept["blocks.1.hook_out"] @ V / V.norm()).abs().max() < 1e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 
 import torch
@@ -32,10 +33,13 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
     model.config.architectures = [type(model).__name__]  # boot_transformers picks the family by it
     if not model.config.name_or_path:
         model.config.name_or_path = type(model).__name__
+    own = copy.deepcopy(tokenizer)
+    if not os.path.isdir(own.name_or_path):  # boot_transformers would look for it on the hub
+        own.init_kwargs["add_bos_token"] = True
     bridge = TransformerBridge.boot_transformers(
         model.config.name_or_path,
         hf_model=model,
-        tokenizer=copy.deepcopy(tokenizer),
+        tokenizer=own,
         dtype=model.dtype,
         device=model.device,
     )

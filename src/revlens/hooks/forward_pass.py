@@ -129,7 +129,7 @@ class Followed:
                 f"{type(module).__name__} does not read one text from left to right; use model.hooks."
             )
         self._check_start()
-        rows, n_tokens = text.shape[:2]
+        rows, n_tokens = text.shape[0], text.shape[1]
         generation = current_generation(self._bridge.original_model)
         n_past = self._n_past(given, n_tokens, generation)
         if generation is not None:
@@ -168,7 +168,7 @@ class Followed:
             )
 
     def _check_start(self) -> None:
-        blocks = getattr(self._bridge, "blocks", ())
+        blocks: Any = getattr(self._bridge, "blocks", ())
         start = getattr(blocks[0], "_start_at_layer_idx", None) if len(blocks) else None
         before = [name for name in self._names if start is not None and int(name.split(".")[1]) < start]
         if before:
