@@ -18,6 +18,10 @@ class HookNameError(RevlensError, KeyError):
         return str(self.args[0])
 
 
+class ModelError(RevlensError, TypeError):
+    """A model is of another kind than the one asked for, such as a Hugging Face model without a bridge."""
+
+
 class SiteError(RevlensError, ValueError):
     """A layer, component or position policy does not exist on this model."""
 

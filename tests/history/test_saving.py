@@ -63,3 +63,16 @@ def test_weights_without_a_place_in_the_model_are_named(llama: TransformerBridge
     with pytest.raises(HistoryError, match="has no place for: probe"):
         save(llama, tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_compatibility_mode_has_processed_are_not_saved(tmp_path: Path) -> None:
+    path = save_family("gpt2", tmp_path / "aligned")
+    bridge = boot(path)
+    bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)  # as the message advises
+    save(bridge, tmp_path / "again")
+    torch.testing.assert_close(boot(tmp_path / "again")(TOKENS), bridge(TOKENS), rtol=0, atol=1e-6)
+    bridge = boot(path)
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    with pytest.raises(HistoryError, match=r"were processed.*no_processing=True"):
+        save(bridge, tmp_path / "processed")
+    assert not (tmp_path / "processed").exists()

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError
 from revlens.forward import Passes, Positions, run_pooled
 from revlens.history import TrainingHistory
+from revlens.hooks import the_bridge
 from revlens.prompts import Batch, encode_prompts
 
 
@@ -30,7 +31,7 @@ def read_batch(
 
 @torch.no_grad()
 def read_prompts(
-    model: TransformerBridge,
+    model: nn.Module,
     prompts: Sequence[str],
     sites: Sites | None = None,
     positions: Positions = "last",
@@ -51,10 +52,12 @@ def read_prompts(
         batch_size: prompts per forward pass.
 
     Raises:
+        ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
         ConfigError: if the batch size is below 1; also see `revlens.prompts.encode_prompts`.
         NonFiniteError: if an activation is NaN or infinite, naming the layer and the prompt.
     """
+    model = the_bridge(model)
     if not prompts:
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()

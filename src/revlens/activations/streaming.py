@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations.moments import Moments, RunningMoments
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError, SiteError
 from revlens.forward import Passes, PositionsOrAll, is_sharded
-from revlens.hooks import Directions, by_layer, coordinates, point_name
+from revlens.hooks import Directions, by_layer, coordinates, point_name, the_bridge
 from revlens.prompts import encode_prompts
 
 
 @torch.no_grad()
 def read_moments(
-    model: TransformerBridge,
+    model: nn.Module,
     prompts: Sequence[str],
     sites: Sites | None = None,
     positions: PositionsOrAll = "last",
@@ -47,10 +47,12 @@ def read_moments(
         accelerator: with several processes, each reads its share of the prompts and gets the moments of all.
 
     Raises:
+        ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
         SiteError: if layers have differing numbers of directions, and see `revlens.hooks.subspaces.by_layer`.
         NonFiniteError: if an activation is NaN or infinite, naming the layer.
     """
+    model = the_bridge(model)
     if not prompts:
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
+from torch import Tensor, nn
 
 from revlens.activations.sites import Sites
 from revlens.errors import NonFiniteError, ProbeError
 from revlens.forward import Passes
+from revlens.hooks import the_bridge
 from revlens.prompts import encode_prompts
 
 
 @torch.no_grad()
 def read_tokens(
-    model: TransformerBridge, prompts: Sequence[str], sites: Sites | None = None, *, batch_size: int = 64
+    model: nn.Module, prompts: Sequence[str], sites: Sites | None = None, *, batch_size: int = 64
 ) -> list[Float[Tensor, "pos layer d_model"]]:
     """Activations at every token of each user message in the model's chat format, as float32 on the CPU.
 
@@ -30,9 +30,11 @@ def read_tokens(
         batch_size: prompts per forward pass.
 
     Raises:
+        ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
         NonFiniteError: if an activation is NaN or infinite, naming the prompt.
     """
+    model = the_bridge(model)
     if not prompts:
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
+from torch import nn
 
 from revlens.errors import ProbeError
 from revlens.forward import shortest_first
+from revlens.hooks import the_bridge
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 
 
 @torch.no_grad()
 def generate(
-    model: TransformerBridge, prompts: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 128
+    model: nn.Module, prompts: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 128
 ) -> list[str]:
     """Greedy reply to each user message, in the model's chat format, without special tokens.
 
     Prompts of similar length share a batch; replies come back in the order of the prompts.
 
     Raises:
+        ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
         ConfigError: if the batch size is below 1; also see `revlens.prompts.encode_prompts`.
     """
+    model = the_bridge(model, hooked=False)
     if not prompts:
         raise ProbeError("No prompts to reply to.")
     rows = encode_prompts(model.tokenizer, prompts)

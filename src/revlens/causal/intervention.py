@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
+from torch import Tensor, nn
 
 from revlens import hooks
 from revlens.errors import ConfigError
@@ -65,7 +64,7 @@ class Intervention:
 
     def on(
         self,
-        model: TransformerBridge,
+        model: nn.Module,
         layers: Sequence[int],
         *,
         tokens: hooks.Tokens = "last_prompt",

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.causal.intervention import Action, Intervention
 from revlens.causal.intervention_effects import InterventionEffects
@@ -16,11 +15,12 @@ from revlens.causal.metric import Metric, measure
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, SiteError
 from revlens.forward import last_token_passes
+from revlens.hooks import the_bridge
 
 
 @torch.no_grad()
 def intervene(
-    model: TransformerBridge,
+    model: nn.Module,
     v_rev: ReversionDirection,
     actions: Sequence[Action],
     prompts: Sequence[str],
@@ -47,10 +47,12 @@ def intervene(
         progress: show a bar.
 
     Raises:
+        ModelError: see `revlens.hooks.the_bridge`.
         ConfigError: if there is no action, a kind of controls is called ``v_rev``, or the batch size is below
             1.
         SiteError: if controls or the clamp mean do not have v_rev's layers and width.
     """
+    model = the_bridge(model)
     controls = controls or {}
     if not actions or "v_rev" in controls:
         raise ConfigError(

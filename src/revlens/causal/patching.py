@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.patching import PatchingResult, make_df_from_ranges
 
@@ -19,13 +19,14 @@ from revlens.causal.patch_sweep import PatchSweep
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, HistoryError, NonFiniteError, ProbeError, SiteError
 from revlens.forward import unpadded_batches, unpatched_run
+from revlens.hooks import the_bridge
 from revlens.prompts import encode_prompts
 
 
 @torch.no_grad()
 def patch_between(
-    donor: TransformerBridge,
-    recipient: TransformerBridge,
+    donor: nn.Module,
+    recipient: nn.Module,
     prompts: Sequence[str],
     metric: Metric,
     *,
@@ -65,6 +66,7 @@ def patch_between(
     Warns:
         FallbackWarning: if the recipient does not allow short passes; each patch then runs whole prompts.
     """
+    donor, recipient = the_bridge(donor), the_bridge(recipient)
     sites = sites or Sites()
     layers = sites.resolve(recipient.cfg.n_layers)
     replace = replacement(part, v_rev, layers, recipient.cfg.d_model)
@@ -73,8 +75,8 @@ def patch_between(
 
 @torch.no_grad()
 def patch_heads_between(
-    donor: TransformerBridge,
-    recipient: TransformerBridge,
+    donor: nn.Module,
+    recipient: nn.Module,
     prompts: Sequence[str],
     metric: Metric,
     *,
@@ -90,6 +92,7 @@ def patch_heads_between(
     Raises:
         SiteError: also if layers differ in their number of heads.
     """
+    donor, recipient = the_bridge(donor), the_bridge(recipient)
     chosen = Sites(layers=layers).resolve(recipient.cfg.n_layers)
     return _patch(donor, recipient, prompts, metric, "z", chosen, last, replace_all, "full", batch_size)
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis.logit_lens import logit_readout
 
 from revlens.causal.metric import Metric, measure
 from revlens.direction import ReversionDirection, isotropic_directions
+from revlens.hooks import the_bridge
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class VocabularyReadout:
 
 
 def vocabulary_readout(
-    model: TransformerBridge, v_rev: ReversionDirection, metric: Metric, *, n_draws: int = 1000, seed: int = 0
+    model: nn.Module, v_rev: ReversionDirection, metric: Metric, *, n_draws: int = 1000, seed: int = 0
 ) -> VocabularyReadout:
     """Read v_rev through the model's final norm and unembedding (logit lens, by TransformerLens).
 
@@ -77,8 +78,10 @@ def vocabulary_readout(
         seed: draws them.
 
     Raises:
+        ModelError: see `revlens.hooks.the_bridge`.
         ConfigError: if the metric does not give one number per row.
     """
+    model = the_bridge(model)
     random = isotropic_directions(n_draws, *v_rev.unit.shape, seed=seed)
     null = torch.stack([measure(metric, _logits(model, draw)) for draw in random])
     logits = _logits(model, v_rev.unit)

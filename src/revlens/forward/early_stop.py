@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from revlens.forward.fsdp import is_sharded
-from revlens.hooks import check_names
+from revlens.hooks import hooked
 
 
 def must_run_through(model: TransformerBridge) -> bool:
@@ -47,7 +47,6 @@ def run_until(
     Raises:
         HookNameError: if a name matches no hook point.
     """
-    check_names(model, names)
     unread, stops = set(names), not must_run_through(model)
 
     def taking(name: str) -> Callable[[Tensor, object], None]:
@@ -59,5 +58,5 @@ def run_until(
 
         return hook_function
 
-    with model.hooks(fwd_hooks=[(name, taking(name)) for name in names]):
+    with hooked(model, [(name, taking(name)) for name in names]):
         model(tokens, **kwargs)

@@ -10,26 +10,35 @@ from accelerate import init_empty_weights
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from revlens.errors import HistoryError
 from revlens.history.adapter import WEIGHTS_FILE
 from revlens.history.fused import fused_projections, hugging_face_name
 from revlens.history.peft_layers import has_adapter, inject
+from revlens.hooks import the_bridge
 from revlens.storage import atomic_directory, seal
 
 
-def save(bridge: TransformerBridge, path: Path) -> None:
+def save(bridge: nn.Module, path: Path) -> None:
     """Save a bridge's weights and tokenizer as a Hugging Face directory, which appears whole or not at all.
 
     A bridge with LoRA layers is saved as a peft adapter, without its base. Checksums are saved with the
     files, and compared when they are loaded.
 
     Raises:
-        HistoryError: if the bridge computes with weights that have no place in the Hugging Face model.
+        ModelError: see `revlens.hooks.the_bridge`.
+        HistoryError: if the bridge computes with weights that have no place in the Hugging Face model, or
+            that its compatibility mode has folded and centred.
     """
+    bridge = the_bridge(bridge, hooked=False)
+    if getattr(bridge, "_weights_processed", False):
+        raise HistoryError(
+            "The bridge's weights were processed (enable_compatibility_mode or process_weights), and are no "
+            "longer those of the Hugging Face model. Save it before, or process nothing: "
+            "bridge.enable_compatibility_mode(no_processing=True)."
+        )
     model = bridge.original_model
     assert isinstance(model, PreTrainedModel)
     with atomic_directory(path) as partial:

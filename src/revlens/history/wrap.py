@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from revlens.errors import HistoryError
 from revlens.history.fused import fused_projections
 from revlens.history.peft_layers import has_adapter
+from revlens.hooks import check_wrappable
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
@@ -23,16 +25,21 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
         tokenizer: is copied, because a bridge sets special tokens; `save` writes this one.
 
     Raises:
+        ModelError: see `revlens.hooks.check_wrappable`.
         HistoryError: if the bridge does not compute with a layer of the adapter.
     """
+    check_wrappable(model)
     trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     model.config.architectures = [type(model).__name__]  # boot_transformers picks the family by it
     if not model.config.name_or_path:
         model.config.name_or_path = type(model).__name__
+    own = copy.deepcopy(tokenizer)
+    if not os.path.isdir(own.name_or_path):  # boot_transformers would look for it on the hub
+        own.init_kwargs["add_bos_token"] = True
     bridge = TransformerBridge.boot_transformers(
         model.config.name_or_path,
         hf_model=model,
-        tokenizer=copy.deepcopy(tokenizer),
+        tokenizer=own,
         dtype=model.dtype,
         device=model.device,
     )

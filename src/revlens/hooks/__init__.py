@@ -4,6 +4,8 @@ Knows nothing of histories. Directions are unit vectors or orthonormal subspaces
 in float32 at least, and come off when their context closes, after an exception too.
 """
 
+from revlens.hooks.bridges import check_wrappable as check_wrappable
+from revlens.hooks.bridges import the_bridge as the_bridge
 from revlens.hooks.contexts import ablate as ablate
 from revlens.hooks.contexts import add as add
 from revlens.hooks.contexts import clamp as clamp
@@ -17,6 +19,7 @@ from revlens.hooks.edits import as_hook as as_hook
 from revlens.hooks.edits import clamp_direction as clamp_direction
 from revlens.hooks.edits import moved_to as moved_to
 from revlens.hooks.names import check_names as check_names
+from revlens.hooks.names import hooked as hooked
 from revlens.hooks.names import point_name as point_name
 from revlens.hooks.recording import record as record
 from revlens.hooks.recording import record_projections as record_projections

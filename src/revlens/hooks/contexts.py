@@ -1,13 +1,15 @@
 """Contexts that edit activations in forward passes and generation, at chosen layers, tokens and rows.
 
-All of them take the same choices:
+All of them take a `TransformerBridge` and the same choices:
     layers: which of the layers that the directions (or values) have; all of those if None.
     component: of the block: ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out`` or ``mlp_out``.
     tokens, rows, prompt_length: see `revlens.hooks.tokens.TokenFilter`.
 and raise:
     HookNameError: if the model has no such component at a layer.
-    SiteError: if a layer, a direction or a row does not exist; on closing, if forward passes ran and none of
-        their tokens was selected.
+    ModelError: see `revlens.hooks.bridges.the_bridge`.
+    SiteError: if a layer, a direction or a row does not exist; in a forward pass that they cannot follow, or
+        that leaves an edited hook point out; on closing, if forward passes ran and none of their tokens was
+        selected.
     NonFiniteError: if a direction or a value holds NaN or infinity, or directions are linearly dependent.
 """
 
@@ -18,11 +20,12 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import SiteError
+from revlens.hooks.bridges import the_bridge
 from revlens.hooks.editing import EditAt, editing
 from revlens.hooks.edits import Edit, finite, moved_to
 from revlens.hooks.forward_pass import ForwardPass
@@ -36,7 +39,7 @@ Amounts = float | Mapping[int, float | Float[Tensor, "*k"]]
 
 @contextmanager
 def ablate(
-    model: TransformerBridge,
+    model: nn.Module,
     directions: Directions,
     *,
     layers: Sequence[int] | None = None,
@@ -46,14 +49,15 @@ def ablate(
     prompt_length: int | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[None]:
     """Directional ablation (Arditi et al., arXiv 2406.11717): h <- h - <h, v> v, for a subspace all of it."""
-    edits = _moved(model, directions, layers, 0.0)
-    with editing(model, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
+    bridge = the_bridge(model)
+    edits = _moved(bridge, directions, layers, 0.0)
+    with editing(bridge, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
         yield
 
 
 @contextmanager
 def add(
-    model: TransformerBridge,
+    model: nn.Module,
     directions: Directions,
     alpha: Amounts,
     *,
@@ -64,14 +68,15 @@ def add(
     prompt_length: int | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[None]:
     """Activation addition (Turner et al., arXiv 2308.10248): h <- h + alpha v, alpha in activation units."""
-    edits = _moved(model, directions, layers, alpha, relative=True)
-    with editing(model, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
+    bridge = the_bridge(model)
+    edits = _moved(bridge, directions, layers, alpha, relative=True)
+    with editing(bridge, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
         yield
 
 
 @contextmanager
 def clamp(
-    model: TransformerBridge,
+    model: nn.Module,
     directions: Directions,
     value: Amounts,
     *,
@@ -82,14 +87,15 @@ def clamp(
     prompt_length: int | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[None]:
     """Clamp the projection, e.g. to the aligned model's mean: h <- h + (value - <h, v>) v."""
-    edits = _moved(model, directions, layers, value)
-    with editing(model, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
+    bridge = the_bridge(model)
+    edits = _moved(bridge, directions, layers, value)
+    with editing(bridge, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
         yield
 
 
 @contextmanager
 def mean_ablate(
-    model: TransformerBridge,
+    model: nn.Module,
     means: Mapping[int, Float[Tensor, " d_model"]],
     *,
     component: str = "resid_post",
@@ -99,6 +105,8 @@ def mean_ablate(
 ) -> Iterator[None]:
     """Mean ablation: h <- the given mean activation of each layer."""
 
+    bridge = the_bridge(model)
+
     def replacing(mean: Tensor) -> Edit:
         return lambda h: mean.to(h).expand_as(h)
 
@@ -106,13 +114,13 @@ def mean_ablate(
         layer: replacing(torch.as_tensor(finite(mean, f"the mean of layer {layer}")))
         for layer, mean in means.items()
     }
-    with editing(model, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
+    with editing(bridge, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):
         yield
 
 
 @contextmanager
 def patch(
-    model: TransformerBridge,
+    model: nn.Module,
     cache: Mapping[str, Tensor] | ActivationCache,
     names: Sequence[str],
     *,
@@ -131,11 +139,19 @@ def patch(
             replaces.
     """
 
+    bridge = the_bridge(model)
+
     def replacing(name: str) -> EditAt:
         cached = cache[name]
 
         def edit(h: Tensor, latest: ForwardPass) -> Tensor:
-            there = cached[:, latest.n_past : latest.n_past + h.shape[1]]
+            if latest.n_past is None:
+                raise SiteError(
+                    "The model's recurrent state does not say how many tokens it has read, so it is unknown "
+                    "which cached tokens come next; open the context before the prompt runs."
+                )
+            end = latest.n_past + latest.n_tokens
+            there = cached[:, end - h.shape[1] : end]
             if there.shape != h.shape:
                 raise SiteError(
                     f"The cached {name} has shape {tuple(cached.shape)}, but {tuple(h.shape)} after "
@@ -148,7 +164,7 @@ def patch(
     missing = [name for name in names if name not in cache]
     if missing:
         raise SiteError(f"No {missing[0]!r} in the cache; record it first.")
-    with editing(model, {name: replacing(name) for name in names}, TokenFilter(tokens, rows, prompt_length)):
+    with editing(bridge, {name: replacing(name) for name in names}, TokenFilter(tokens, rows, prompt_length)):
         yield
 
 

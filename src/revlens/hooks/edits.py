@@ -36,8 +36,10 @@ def moved_to(basis: Basis, target: Float[Tensor, "*k"] | float, *, relative: boo
 def as_hook(edit: Edit) -> Hook:
     """An edit of all tokens as a hook function for ``model.hooks`` or ``model.run_with_hooks``."""
 
-    def hook_function(activation: Tensor, hook: object) -> Tensor:
-        return edit(activation)
+    def hook_function(activation: Tensor, hook: Any) -> Tensor:
+        # A bridge in compatibility mode calls it a second time where it was attached by an alias.
+        again = getattr(hook, "_target", hook)
+        return activation if getattr(again, "name", None) != getattr(hook, "name", None) else edit(activation)
 
     return hook_function
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
 
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import HookNameError
@@ -26,3 +29,21 @@ def check_names(model: TransformerBridge, names: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
             raise HookNameError(f"No hook point {name!r} on this model; near names: {', '.join(near)}.")
+
+
+def hooked(
+    model: TransformerBridge, functions: Iterable[tuple[str, Callable[[Tensor, Any], Tensor | None]]]
+) -> AbstractContextManager[object]:
+    """Attach hook functions by hook point name, each once, until the context closes.
+
+    Under another name than a point's own, a bridge in compatibility mode calls a function twice.
+
+    Raises:
+        HookNameError: see `check_names`.
+    """
+    functions = list(functions)
+    check_names(model, [name for name, _ in functions])
+    points = model.hook_dict
+    own = [(points[name].name or name, function) for name, function in functions]
+    context: AbstractContextManager[object] = model.hooks(fwd_hooks=own)
+    return context

@@ -13,6 +13,7 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import ConfigError, GuardError, NonFiniteError
+from revlens.hooks import the_bridge
 from revlens.training.across_processes import (
     broadcast_trained,
     check_replicated,
@@ -29,7 +30,7 @@ from revlens.training.nonfinite import describe_nonfinite
 
 
 def finetune(
-    model: TransformerBridge,
+    model: nn.Module,
     data: Dataset,
     config: FinetuneConfig,
     *,
@@ -58,6 +59,7 @@ def finetune(
             the end.
 
     Raises:
+        ModelError: see `revlens.hooks.the_bridge`.
         NonFiniteError: if the loss or its gradient is NaN or infinite, with the update, layer and rows; the
             model keeps its last finite weights.
         GuardError: if the guard's term has no gradient; also see the guards.
@@ -65,6 +67,7 @@ def finetune(
             column or has fewer rows than a batch; with several processes, if weights are sharded or differ at
             the start, or a batch has fewer rows than there are processes.
     """
+    model = the_bridge(model, hooked=False)
     accelerator = Accelerator()
     check_replicated(accelerator, model)
     guard = guard or Guard()

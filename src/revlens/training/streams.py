@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import Sites, read_batch
 from revlens.errors import GuardError
-from revlens.hooks import Edit, as_hook, point_name
+from revlens.hooks import Edit, as_hook, hooked, point_name
 from revlens.prompts import Batch
 from revlens.training.model_parts import decoder_layers, hugging_face_model
 
@@ -100,10 +100,9 @@ def edit_streams(model: nn.Module, edits: Mapping[int, Edit]) -> Iterator[None]:
     with ExitStack() as stack:
         if isinstance(model, TransformerBridge):
             stack.enter_context(
-                model.hooks(
-                    fwd_hooks=[
-                        (point_name(layer, "resid_post"), as_hook(edit)) for layer, edit in edits.items()
-                    ]
+                hooked(
+                    model,
+                    [(point_name(layer, "resid_post"), as_hook(edit)) for layer, edit in edits.items()],
                 )
             )
         else:
