@@ -5,6 +5,7 @@ from revlens.behaviour.agreement import agreement as agreement
 from revlens.behaviour.classifier_judge import ClassifierJudge as ClassifierJudge
 from revlens.behaviour.completions import Completion as Completion
 from revlens.behaviour.completions import read_completions as read_completions
+from revlens.behaviour.evaluate import count_unanswered as count_unanswered
 from revlens.behaviour.evaluate import exact_match as exact_match
 from revlens.behaviour.evaluate import refusal_rate as refusal_rate
 from revlens.behaviour.evaluate import share_with_keywords as share_with_keywords
@@ -20,3 +21,5 @@ from revlens.behaviour.phrase_judge import PhraseJudge as PhraseJudge
 from revlens.behaviour.phrase_judge import is_refusal as is_refusal
 from revlens.behaviour.phrase_lists import PHRASE_LISTS as PHRASE_LISTS
 from revlens.behaviour.phrase_lists import read_phrases as read_phrases
+from revlens.behaviour.thinking import Reply as Reply
+from revlens.behaviour.thinking import split_thinking as split_thinking

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from revlens.behaviour.phrase_lists import read_phrases
+from revlens.behaviour.thinking import answers_of
 from revlens.errors import ConfigError
 
 #: The default phrases.
@@ -63,7 +64,7 @@ class PhraseJudge:
         pattern = re.compile(
             "|".join(rf"(?<!\w){re.escape(_plain(phrase))}(?!\w)" for phrase in self.phrases)
         )
-        return [pattern.search(self._opening_of(_plain(reply))) is not None for reply in replies]
+        return [pattern.search(self._opening_of(_plain(reply))) is not None for reply in answers_of(replies)]
 
     def _opening_of(self, text: str) -> str:
         """The opening, without a word that its end cuts: half a word could pass for a whole one."""

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from revlens.context import check_pass, context_of
+
 
 @dataclass
 class ForwardPass:
@@ -30,15 +32,22 @@ class ForwardPass:
 
 @contextmanager
 def follow(model: TransformerBridge) -> Iterator[ForwardPass]:
-    """Follow the model's forward passes while the context is open; each of them refills the same record."""
-    latest = ForwardPass()
+    """Follow the model's forward passes while the context is open; each of them refills the same record.
 
-    def before_forward(module: object, args: object, kwargs: dict[str, Any]) -> None:
+    Raises:
+        ConfigError: in a pass beyond the model's context, see `revlens.context.check_context`.
+    """
+    latest, context = ForwardPass(), context_of(model)
+
+    def before_forward(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         latest.count += 1
         latest.generating |= bool(kwargs.get("use_cache"))
         latest.n_past = 0 if past is None else int(past.get_seq_length())
         latest.mask = mask if mask is not None and mask.ndim == 2 else None
+        tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0] if args else None
+        if isinstance(tokens, Tensor):
+            check_pass(context, latest.n_past, tokens.shape[1])
 
     handle = model.original_model.register_forward_pre_hook(before_forward, with_kwargs=True)
     try:

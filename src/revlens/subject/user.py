@@ -205,7 +205,7 @@ class UserHistory:
                 config = LoraConfig(**{name: _listed(value) for name, value in self.lora.items()})
             except TypeError as error:
                 raise ConfigError(f"peft.LoraConfig does not take these settings of lora: {error}") from error
-            return boot_with_lora(aligned.source, config, seed, aligned.dtype)
+            return aligned.with_template(boot_with_lora(aligned.source, config, seed, aligned.dtype))
         if torch.finfo(aligned.dtype).bits < torch.finfo(torch.float32).bits:
             raise ConfigError(
                 f"Training every weight in {aligned.dtype} rounds small updates away; "
