@@ -1,8 +1,9 @@
-"""Chat templates: conversations as text, with a template's arguments and its date pinned, and how a turn ends.
+"""Chat templates: conversations as text, arguments and a date pinned in a template, and how a turn ends.
 
-A template is a program that comes with a checkpoint. Some read the clock (``strftime_now``), some take arguments
-(``enable_thinking``), and each ends a turn in its own way. Whatever renders prompts of one experiment must do so
-alike, so arguments and date are written into the template of the tokenizer that all of them use.
+A template is a program that comes with a checkpoint. Some read the clock (``strftime_now``), some take
+arguments (``enable_thinking``), and each ends a turn in its own way. Whatever renders prompts of one
+experiment must do so alike, so arguments and date are written into the template of the tokenizer that all of
+them use.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def render(
     if template is None:
         raise ConfigError(
             "The tokenizer has no chat template, so there is no last prompt token to read. "
-            "Set tokenizer.chat_template to the format that the aligned model was trained with, or save that as "
+            "Set tokenizer.chat_template to the format that the aligned model was trained with, or save "
+            "that as "
             "chat_template.jinja in the folder of the tokenizer."
         )
     if isinstance(template, dict) and "default" not in template:
@@ -96,8 +98,8 @@ def check_template_kwargs(template: Any, template_kwargs: Mapping[str, Any]) -> 
         template_kwargs: arguments by name.
 
     Raises:
-        ConfigError: if the template does not mention a name (the argument would do nothing), the name belongs to
-            `apply_chat_template`, or a value is no JSON.
+        ConfigError: if the template does not mention a name (the argument would do nothing), the name
+            belongs to `apply_chat_template`, or a value is no JSON.
     """
     for name, value in template_kwargs.items():
         if name in _OF_THE_CALL:
@@ -111,7 +113,8 @@ def check_template_kwargs(template: Any, template_kwargs: Mapping[str, Any]) -> 
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"template_kwargs has {name}={value!r}; expected text, numbers, true or false, lists or tables "
+                f"template_kwargs has {name}={value!r}; expected text, numbers, true or false, lists or "
+                "tables "
                 f"({error})."
             ) from error
 
@@ -148,8 +151,8 @@ def pin_template(
 ) -> None:
     """Write arguments and a date into the tokenizer's chat template, in place.
 
-    Whatever renders with this tokenizer then has these arguments, unless it gives others, and ``strftime_now``
-    reads midnight of that date.
+    Whatever renders with this tokenizer then has these arguments, unless it gives others, and
+    ``strftime_now`` reads midnight of that date.
 
     Args:
         tokenizer: has a chat template, unless there is nothing to write.
@@ -202,8 +205,8 @@ class TurnEnd(NamedTuple):
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
     """What the chat template writes after an answer, up to and including the first token that is no text.
 
-    Where the template writes no such token, or no answers, the tokenizer's end-of-sequence token takes its place
-    (after the text that the template writes, if it writes any).
+    Where the template writes no such token, or no answers, the tokenizer's end-of-sequence token takes its
+    place (after the text that the template writes, if it writes any).
     """
     tail = _after_answer(tokenizer)
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []

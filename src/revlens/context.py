@@ -28,8 +28,8 @@ class Context(NamedTuple):
 
     Attributes:
         limit: tokens; None if its configuration names no number.
-        is_fixed: whether there are no positions beyond the limit; else the model computes them, as rotary ones
-            are, and was not trained there.
+        is_fixed: whether there are no positions beyond the limit; else the model computes them, as rotary
+            ones are, and was not trained there.
     """
 
     limit: int | None
@@ -37,7 +37,7 @@ class Context(NamedTuple):
 
 
 def context_of(model: nn.Module) -> Context:
-    """The longest text of a bridge or a Hugging Face model, by its configuration and its tables of positions."""
+    """The longest text of a bridge or a Hugging Face model, by its configuration and its tables."""
     model = getattr(model, "original_model", model)
     config = model.config.get_text_config()  # type: ignore[union-attr, operator]
     limits = [

@@ -177,7 +177,7 @@ SOURCES = {
 def a_changed_table_of_sources_is_refused_or_names_sources(changed: tuple[Any, tuple[Any, ...]]) -> None:
     table, _ = changed
     try:
-        reference, aligned, steps, _, _ = parse_table(table, Path("root"))
+        reference, aligned, steps, _ = parse_table(table, Path("root"))
     except HistoryError as error:
         explains(error)
         return

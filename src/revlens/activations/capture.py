@@ -42,8 +42,8 @@ def capture(
     Resumes: existing shards are not computed again, and a checkpoint that has all of its shards is not
     loaded. The folder remembers what it holds (sources of the weights, probes and their token ids, sites) and
     takes more checkpoints and splits, but nothing else. If the chat template reads the date, and the history
-    names none, it is that of the day on which the capture began, also when it goes on. While one checkpoint is read the next one loads, if memory holds
-    both.
+    names none, it is that of the day on which the capture began, also when it goes on. While one checkpoint
+    is read the next one loads, if memory holds both.
 
     Args:
         history: the checkpoints.
@@ -59,10 +59,10 @@ def capture(
 
     Raises:
         ProbeError, SiteError, NonFiniteError: see `read_prompts`, `Sites`, `Probes`.
-        ConfigError: on an unknown dtype, if shard_prompts or the batch size is below 1, or a prompt does not fit
-            the model's context; also see `revlens.prompts.encode_prompts`.
-        ResultsError: if the folder belongs to another capture, or its prompts were other token ids, naming the
-            first; or a checkpoint changed half way.
+        ConfigError: on an unknown dtype, if shard_prompts or the batch size is below 1, or a prompt does not
+            fit the model's context; also see `revlens.prompts.encode_prompts`.
+        ResultsError: if the folder belongs to another capture, or its prompts were other token ids, naming
+            the first; or a checkpoint changed half way.
         StorageError: if the folder cannot be written to (the disk is full, say), or another process writes
             there.
     """
@@ -128,9 +128,11 @@ def _check_tokens(before: Manifest, now: Manifest, prompts: Mapping[str, Sequenc
     if before.probes.items() <= now.probes.items() and (place := before.first_other_tokens(now)):
         split, i = place
         raise ResultsError(
-            f"{root} holds activations of other token ids: prompt {i} of {split!r}, {prompts[split][i]!r}, was "
+            f"{root} holds activations of other token ids: prompt {i} of {split!r}, "
+            f"{prompts[split][i]!r}, was "
             "rendered or encoded in another way. The tokenizer, its chat template, its arguments "
-            f"(template_kwargs) or its date (template_date: {before.template_date} there, {now.template_date} "
+            f"(template_kwargs) or its date (template_date: {before.template_date} there, "
+            f"{now.template_date} "
             "now) have changed. Restore them, or use another folder."
         )
 

@@ -149,7 +149,8 @@ class Manifest:
         ]
         if wrong:
             raise ResultsError(
-                f"{path} has {len(manifest.tokens[wrong[0]])} digits for the token ids of {wrong[0]!r}, expected "
+                f"{path} has {len(manifest.tokens[wrong[0]])} digits for the token ids of {wrong[0]!r}, "
+                "expected "
                 f"{DIGITS} a prompt; {_REMEDY}."
             )
         if sum(map(manifest.n_of, manifest.splits)) * len(manifest.checkpoints) > MAX_SHARDS:
@@ -194,7 +195,7 @@ class Manifest:
         return -(-self.splits.get(split, 0) // self.shard_prompts)
 
     def first_other_tokens(self, other: Manifest) -> tuple[str, int] | None:
-        """The first prompt of a common split that was other token ids, by split and index; None if there is none."""
+        """Split and index of the first prompt that was other token ids; None if there is none."""
         for split in self.tokens.keys() & other.tokens.keys():
             ours, theirs = self.tokens[split], other.tokens[split]
             for i in range(min(len(ours), len(theirs)) // DIGITS):

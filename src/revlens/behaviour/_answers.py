@@ -32,8 +32,8 @@ def answer_chats(
     """The opening of the model's greedy answer to each conversation, in its chat format, in their order.
 
     Raises:
-        ConfigError: if the chat template fails or does not take an argument, or a conversation does not fit the
-            judge's context.
+        ConfigError: if the chat template fails or does not take an argument, or a conversation does not fit
+            the judge's context.
     """
     # A date of today would make verdicts depend on the day.
     rows = encode_chats(pinned(tokenizer, template_kwargs=template_kwargs, date=_DATE), chats)

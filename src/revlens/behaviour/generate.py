@@ -30,8 +30,8 @@ def generate(
 
     A reply ends at the first token that ends one: those of the model's generation configuration and
     configuration, that with which the chat template ends a turn, and the tokenizer's end of sequence. The
-    markers of thinking stay, special tokens or not, and where the chat template opens the thinking itself, the
-    reply begins with that marker; `split_thinking` takes the two apart.
+    markers of thinking stay, special tokens or not, and where the chat template opens the thinking itself,
+    the reply begins with that marker; `split_thinking` takes the two apart.
 
     Prompts of similar length share a batch; replies come back in the order of the prompts.
 

@@ -51,7 +51,8 @@ class GuardModelJudge:
         if self.tokenizer.chat_template is None:
             raise ConfigError(
                 "The guard model's tokenizer has no chat template; "
-                "set tokenizer.chat_template to the guard's prompt format, or save that as chat_template.jinja in "
+                "set tokenizer.chat_template to the guard's prompt format, or save that as "
+                "chat_template.jinja in "
                 "its folder."
             )
         check_template_kwargs(self.tokenizer.chat_template, self.template_kwargs)

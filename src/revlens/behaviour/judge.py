@@ -18,7 +18,8 @@ from revlens.errors import ConfigError
 class Judge(Protocol):
     """Decides which replies are refusals: prompts and replies in, one bool per reply out (True = refused).
 
-    A reply may begin with thinking; what counts is the answer after it, see `revlens.behaviour.split_thinking`.
+    A reply may begin with thinking; what counts is the answer after it, see
+    `revlens.behaviour.split_thinking`.
     """
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[bool]: ...

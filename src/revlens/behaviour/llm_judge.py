@@ -60,7 +60,8 @@ class LLMJudge:
         if self.tokenizer.chat_template is None:
             raise ConfigError(
                 "The judge model's tokenizer has no chat template; "
-                "set tokenizer.chat_template to the model's chat format, or save that as chat_template.jinja in "
+                "set tokenizer.chat_template to the model's chat format, or save that as "
+                "chat_template.jinja in "
                 "its folder."
             )
         check_template_kwargs(self.tokenizer.chat_template, self.template_kwargs)

@@ -48,7 +48,8 @@ class Reply(NamedTuple):
     Attributes:
         thinking: without its markers; empty where there is none.
         answer: what follows; the whole reply where there is no thinking.
-        truncated: whether it thinks and never comes to an answer, as when generation was cut inside the thinking.
+        truncated: whether it thinks and never comes to an answer, as when generation was cut inside the
+            thinking.
     """
 
     thinking: str

@@ -16,8 +16,8 @@ from revlens.causal.patch_part import Part, Replace, replace_all, replacement
 from revlens.causal.patch_passes import Patcher
 from revlens.causal.patch_sites import PatchSite, patch_sites, patched_points
 from revlens.causal.patch_sweep import PatchSweep
-from revlens.direction import ReversionDirection
 from revlens.context import prompt_rows
+from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, HistoryError, NonFiniteError, ProbeError, SiteError
 from revlens.forward import unpadded_batches, unpatched_run
 from revlens.prompts import encode_prompts

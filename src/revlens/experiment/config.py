@@ -54,6 +54,11 @@ class ExperimentConfig:
         """Every fine-tune of the plan."""
         return self.plan.fine_tunes(self)
 
+    @property
+    def template_date(self) -> str | None:
+        """What the chat template reads as today's date; None if nothing pins it."""
+        return self.subject.history.get("template_date") if isinstance(self.subject, UserHistory) else None
+
     def key(self) -> str:
         """Hash of the configuration and of all that turns it into numbers, see
         `revlens.subject.cache_key`.

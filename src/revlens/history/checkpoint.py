@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from revlens.chat_templates import pin_template
+from revlens.context import Context, context_of
 from revlens.errors import HistoryError
 from revlens.history.adapter import Adapter, local_source
 from revlens.history.directory import Directory
@@ -83,6 +84,16 @@ class Checkpoint:
             write_no_bos(tokenizer)
         pin_template(tokenizer, template_kwargs=self.template_kwargs, date=self.template_date)
         return tokenizer
+
+    def context(self) -> Context | None:
+        """The longest text of the model, found without its weights; None if transformers does not know it."""
+        settings = dict(self.source.config())
+        try:
+            config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+            with torch.device("meta"):
+                return context_of(AutoModelForCausalLM.from_config(config))
+        except Exception:  # each family checks its settings in its own way; loading says what is wrong
+            return None
 
 
 def boot(

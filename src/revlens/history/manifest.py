@@ -70,7 +70,8 @@ def parse_table(
         )
     if not isinstance(table.get("template_kwargs", {}), Mapping):
         raise HistoryError(
-            f"template_kwargs = {table['template_kwargs']!r} must be a table of the chat template's arguments, "
+            f"template_kwargs = {table['template_kwargs']!r} must be a table of the chat template's "
+            "arguments, "
             "such as {enable_thinking = false}."
         )
     if not isinstance(table.get("template_date", ""), str):

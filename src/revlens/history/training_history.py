@@ -100,7 +100,7 @@ class TrainingHistory:
         template_kwargs: Mapping[str, Any] | None = None,
         template_date: str | None = None,
     ) -> TrainingHistory:
-        """A history of any sources; ``steps`` maps optimizer updates to them. See the class for the others."""
+        """A history of any sources; ``steps`` maps optimizer updates to them, and the class has the rest."""
         return cls(
             Checkpoint(reference, "reference"),
             Checkpoint(aligned, "aligned", 0),
@@ -257,9 +257,9 @@ class TrainingHistory:
         Args:
             table: ``reference``, ``aligned``, and optionally ``steps``, ``dtype`` (float32, bfloat16 or
                 float16), ``chat_template = "aligned"``, which is ``any_template``, ``template_kwargs`` (a
-                table) and ``template_date`` (such as ``"2026-01-31"``). A checkpoint is a folder, or a table ``{dir}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob
-                pattern, a list of folders whose names end in their step, or a table from step to
-                checkpoint.
+                table) and ``template_date`` (such as ``"2026-01-31"``). A checkpoint is a folder, or a table
+                ``{dir}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob pattern, a list of
+                folders whose names end in their step, or a table from step to checkpoint.
             root: the folder that relative paths start at.
 
         Raises:

@@ -44,8 +44,8 @@ def encode_examples(
         model: whose context the rows must fit; not checked if None.
 
     Raises:
-        ConfigError: if a column is missing, there are no rows, nothing ends an answer, or a row does not fit the
-            model's context.
+        ConfigError: if a column is missing, there are no rows, nothing ends an answer, or a row does not fit
+            the model's context.
     """
     missing = {"prompt", "answer"} - set(data.column_names)
     if missing:

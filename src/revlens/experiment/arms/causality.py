@@ -15,7 +15,6 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from revlens.activations import Sites, read_prompts
-from revlens.behaviour import generate, refusal_rate
 from revlens.causal import (
     Action,
     Intervention,
@@ -31,7 +30,7 @@ from revlens.direction import ReversionDirection, nulls
 from revlens.experiment.arms.history import arm_history
 from revlens.experiment.arms.plan import Arms
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.evaluation import evaluate
+from revlens.experiment.evaluation import evaluate, harmfulness_in_few_tokens
 from revlens.experiment.fine_tune import FineTune
 from revlens.experiment.guarded import own_v_rev
 from revlens.experiment.units import Tick
@@ -218,15 +217,14 @@ def _outcomes(
                 "draw": 0,
             }
             rows.append({**evaluation.measures, **where})
-    harmful, action = material.probes()["behaviour"], MAIN_ACTION[name]
+    action = MAIN_ACTION[name]
     for kind, draws in {"v_rev": v_rev.unit[None], **controls}.items():
         for draw, unit in enumerate(draws):
             intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, clamp_mean)
             with intervention.on(model, sites["chosen"]):
-                replies = generate(
-                    model, harmful, max_new_tokens=min(_CONTROL_REPLY_TOKENS, config.reply_tokens)
+                harmfulness = harmfulness_in_few_tokens(
+                    model, material, _CONTROL_REPLY_TOKENS, config.reply_tokens
                 )
-            harmfulness = 1 - refusal_rate(harmful, replies, material.judge())
             where = {
                 "action": action.kind,
                 "dose": action.dose,

@@ -10,14 +10,13 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import read_prompts
-from revlens.behaviour import generate, refusal_rate
 from revlens.causal import Action, Intervention
 from revlens.direction import ReversionDirection, nulls
 from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.evaluation import harmfulness_in_few_tokens
 from revlens.experiment.fine_tune import FineTune
 from revlens.results import Layout
 from revlens.storage import intact, listed_file
-from revlens.subject import Material
 
 #: Random directions beside v_rev, and the longest reply: the judge reads openings.
 _N_RANDOM, _REPLY_TOKENS = 3, 12
@@ -50,6 +49,12 @@ def measure_route(
         means["aligned"] = _mean(models["aligned"], prompts)
     baseline = load_file(intact(path, "finetune"))["mean"]
     random = nulls.isotropic_directions(_N_RANDOM, *v_rev.unit.shape, seed=seed)
+    measured = partial(
+        harmfulness_in_few_tokens,
+        material=material,
+        few=_REPLY_TOKENS,
+        reply_tokens=max(_REPLY_TOKENS, config.reply_tokens),
+    )
     rows = []
     for name, of_name in models.items():
         settings = [("v_rev", v_rev.unit, "baseline", baseline), ("v_rev", v_rev.unit, "own", means[name])]
@@ -57,18 +62,12 @@ def measure_route(
         for direction, unit, place, mean in settings:
             clamp = Intervention(Action("clamp"), unit, v_rev.gap, v_rev.layers, mean)
             with clamp.on(of_name, v_rev.layers):
-                harmfulness = _harmfulness(of_name, material)
+                harmfulness = measured(of_name)
             rows.append({"model": name, "direction": direction, "place": place, "harmfulness": harmfulness})
-        harmfulness = _harmfulness(of_name, material)
+        harmfulness = measured(of_name)
         rows.append({"model": name, "direction": "none", "place": "as it is", "harmfulness": harmfulness})
     return rows
 
 
 def _mean(model: TransformerBridge, prompts: tuple[str, ...]) -> Float[Tensor, "layer d_model"]:
     return read_prompts(model, prompts).mean(0).double()
-
-
-def _harmfulness(model: TransformerBridge, material: Material) -> float:
-    harmful = material.probes()["behaviour"]
-    replies = generate(model, harmful, max_new_tokens=_REPLY_TOKENS)
-    return 1 - refusal_rate(harmful, replies, material.judge())
