@@ -27,7 +27,7 @@ def answer_chats(
     tokenizer: PreTrainedTokenizerBase,
     chats: Sequence[list[dict[str, str]]],
     batch_size: int,
-    template_kwargs: Mapping[str, Any],
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """The opening of the model's greedy answer to each conversation, in its chat format, in their order.
 

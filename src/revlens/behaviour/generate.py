@@ -97,7 +97,7 @@ def _until_end(tokens: torch.Tensor, stops: Sequence[int]) -> list[list[int]]:
     return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in rows]
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+def _decoded(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
     """Rows as text, without special tokens other than the markers of thinking."""
     special = set(tokenizer.all_special_ids)
     kept = {
@@ -110,7 +110,7 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) 
     return [_with_markers(tokenizer, row, kept) for row in rows]
 
 
-def _with_markers(tokenizer: PreTrainedTokenizerBase, row: Sequence[int], kept: Mapping[int, str]) -> str:
+def _with_markers(tokenizer: PreTrainedTokenizerBase, row: list[int], kept: Mapping[int, str]) -> str:
     text, start = "", 0
     for i, token in enumerate([*row, None]):
         if token is None or token in kept:

@@ -70,7 +70,7 @@ def split_thinking(reply: str) -> Reply:
         thoughts.append(match[1])
         return ""
 
-    answer, found = reply, False
+    answer, found, is_open = reply, False, False
     if harmony := _HARMONY_WITHOUT_TOKENS.match(reply):
         thoughts, answer, found = [harmony[1]], harmony[2], True
     for opening, closing in _PATTERNS:
@@ -84,12 +84,12 @@ def split_thinking(reply: str) -> Reply:
     for opening, _ in _PATTERNS:
         if start := re.match(rf"\s*{opening}", answer, _FLAGS):
             thoughts.append(answer[start.end() :])
-            answer, found = "", True
+            answer, found, is_open = "", True, True
     if not found:
         return Reply("", reply, False)
     answer = _AROUND.sub("", answer).strip()
     thinking = "\n".join(thought.strip() for thought in thoughts if thought.strip())
-    return Reply(thinking, answer, bool(thinking) and not answer)
+    return Reply(thinking, answer, not answer and (is_open or bool(thinking)))
 
 
 def answers_of(replies: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from jaxtyping import Float
@@ -49,7 +50,7 @@ def measure_route(
         means["aligned"] = _mean(models["aligned"], prompts)
     baseline = load_file(intact(path, "finetune"))["mean"]
     random = nulls.isotropic_directions(_N_RANDOM, *v_rev.unit.shape, seed=seed)
-    measured = partial(
+    measured = functools.partial(
         harmfulness_in_few_tokens,
         material=material,
         few=_REPLY_TOKENS,
