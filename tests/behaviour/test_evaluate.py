@@ -32,7 +32,7 @@ def test_a_judge_sees_each_reply_with_its_prompt() -> None:
 def test_a_judge_with_the_wrong_number_of_verdicts_is_an_error() -> None:
     with pytest.raises(ProbeError, match="got 1 and 2 entries"):
         refusal_rate(["a", "b"], ["Sorry.", "Sorry."], one_verdict)
-    with pytest.raises(ProbeError, match="got 1 and 0 entries"):
+    with pytest.raises(ProbeError, match="got 0 and 0 entries"):
         refusal_rate([], [], one_verdict)
 
 

@@ -98,9 +98,9 @@ def read_verdicts(answers: Sequence[str], meaning: Mapping[str, bool]) -> list[b
             f" and {len(undecided) - 5} more" if len(undecided) > 5 else ""
         )
         raise ConfigError(
-            f"The judge must answer with {' or '.join(map(repr, meaning))} first; it answered {some}. "
-            "If it thinks first, turn that off with template_kwargs, such as {'enable_thinking': False}; "
-            "else choose the words, or the question, to suit it."
+            f"The judge must answer with {' or '.join(map(repr, meaning))} first (where it thinks first, "
+            "turn that "
+            f"off with template_kwargs, such as {{'enable_thinking': False}}); it answered {some}."
         )
     return [meaning[word] for word in words]
 
