@@ -41,6 +41,8 @@ def read(manifest: dict[str, Any]) -> ExperimentConfig:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(UserHistory, "content_digest", lambda self: ""),
+        patch.object(UserHistory, "reads_clock", False),
+        patch.object(UserHistory, "check_context", lambda self, reply_tokens: None),
     ):
         path = Path(folder) / "run.toml"
         path.write_text(toml_text(manifest), encoding="utf-8")
