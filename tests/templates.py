@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from families import FAMILIES, random_model
 from revlens.history import wrap
@@ -24,13 +24,13 @@ def template(end: str, opening: str = "", start: str = "") -> str:
 def tokenizer_with(chat_template: str, added: tuple[str, ...] = ("<|eot|>",)) -> PreTrainedTokenizerFast:
     """The organism's tokenizer, whose end of sequence is ``<|end|>``, with further special tokens."""
     tokenizer = train_tokenizer(["any text"], 263)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(added)})  # type: ignore[dict-item]
+    tokenizer.add_special_tokens({"additional_special_tokens": list(added)})
     tokenizer.chat_template = chat_template
     return tokenizer
 
 
 def bridge_with(
-    tokenizer: PreTrainedTokenizerFast, family: str = "llama", **settings: Any
+    tokenizer: PreTrainedTokenizerBase, family: str = "llama", **settings: Any
 ) -> TransformerBridge:
     """A small model of a family with this tokenizer; its configuration names no end of sequence."""
     sizes = FAMILIES[family] | {"model_type": family, "vocab_size": len(tokenizer), "eos_token_id": None}

@@ -60,7 +60,7 @@ USES: dict[str, Callable[[TransformerBridge], Any]] = {
     "finetune": finetuned,
     "task_loss": lambda model: task_loss(model, ROWS),
     "a guard's probes": lambda model: KLAnchor.at(model, ["Hi."], 1.0, n_tokens=LIMIT),
-    "rehearsal": lambda model: Rehearsal(ROWS, 0.5, 0).begin(model) or Rehearsal(ROWS, 0.5, 0).term(model),
+    "rehearsal": lambda model: Rehearsal(ROWS, 0.5, 0).term(model),
 }
 
 
