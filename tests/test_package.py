@@ -16,9 +16,9 @@ import revlens
 ROOT = Path(revlens.__file__).parent
 #: A module may import from rooms before its own, never from later ones.
 ORDER = [
-    "errors", "statistics", "storage", "sweeps", "prompts", "data", "families", "hooks", "forward", "history",
-    "activations", "direction", "behaviour", "causal", "training", "subject", "organism", "results",
-    "experiment", "figures", "audit", "cli",
+    "errors", "statistics", "storage", "sweeps", "chat_templates", "prompts", "data", "families", "context",
+    "hooks", "forward", "history", "activations", "direction", "behaviour", "causal", "training", "subject",
+    "organism", "results", "experiment", "figures", "audit", "cli",
 ]  # fmt: skip
 
 

@@ -171,7 +171,8 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
         if len(chosen) > 1:
             others = " and --".join(name for name in chosen if name != "manifest")
             raise ConfigError(f"--manifest says everything; --{others} cannot be added.")
-        return read_manifest(args.manifest, study=study)
+        date = ExperimentConfig.load(stored).template_date if stored.is_file() else None
+        return read_manifest(args.manifest, study=study, template_date=date)
     if args.quick and args.large:
         raise ConfigError("A smoke run is on a small model: leave out --quick or --large.")
     size: Literal["default", "quick", "large"] = (

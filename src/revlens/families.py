@@ -34,6 +34,13 @@ CONFIG_NAMES: Mapping[str, tuple[str, ...]] = {
     "head width": ("head_dim",),
 }
 
+#: Names in a model's configuration of its longest text, in tokens.
+CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len")
+#: Families that compute positions, but only up to that; others are found by their tables.
+FIXED_CONTEXT = ("mpt",)
+#: Families that have a table, and lengthen it as they need.
+GROWING_CONTEXT = ("xglm",)
+
 
 class FusedParts(NamedTuple):
     """A bridge component that computes with split copies of one fused Hugging Face weight.

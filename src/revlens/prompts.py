@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from revlens.chat_templates import Chat, render
 from revlens.errors import ConfigError, FileError, ProbeError
 from revlens.storage import read_json
 
@@ -111,47 +111,57 @@ class Batch(NamedTuple):
     mask: Int[Tensor, "batch pos"]
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
     """Token ids of each user message in the tokenizer's own chat format, ending where the answer begins.
 
+    Args:
+        tokenizer: has a chat template.
+        prompts: user messages.
+        template_kwargs: see `revlens.chat_templates.render`.
+
     Raises:
-        ConfigError: if there is no prompt, if the tokenizer has no chat template, or if that fails or
-            writes nothing.
+        ConfigError: if there is no prompt, if the tokenizer has no chat template, or if that fails, writes
+            nothing, or does not take an argument.
     """
     if not prompts:
         raise ConfigError("No prompts to encode; give at least one.")
-    if tokenizer.chat_template is None:
-        raise ConfigError(
-            "The tokenizer has no chat template, so there is no last prompt token to read. "
-            "Set tokenizer.chat_template to the format that the aligned model was trained with."
-        )
-    rows: list[list[int]] = []
-    try:  # a template is a program that came with the checkpoint; transformers runs it in jinja's sandbox
-        for start in range(0, len(prompts), ENCODED_AT_ONCE):
-            chats = [
-                [{"role": "user", "content": prompt}] for prompt in prompts[start : start + ENCODED_AT_ONCE]
-            ]
-            texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-            # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
-            rows += tokenizer(texts, add_special_tokens=False)["input_ids"]
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise ConfigError(
-            f"The tokenizer's chat template cannot be used: {type(error).__name__}: {error}"
-        ) from error
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    rows = encode_chats(tokenizer, chats, template_kwargs=template_kwargs)
     for prompt, row in zip(prompts, rows, strict=True):
         if not row:
             raise ConfigError(
                 f"The tokenizer's chat template makes no token of {prompt!r}; "
                 "correct tokenizer.chat_template."
             )
+    return rows
+
+
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Chat],
+    *,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
+    """Token ids of each conversation in the tokenizer's own chat format, ending where the answer begins.
+
+    Raises:
+        ConfigError: see `revlens.chat_templates.render`.
+    """
+    rows: list[list[int]] = []
+    for start in range(0, len(chats), ENCODED_AT_ONCE):
+        texts = render(tokenizer, chats[start : start + ENCODED_AT_ONCE], template_kwargs=template_kwargs)
+        try:
+            # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
+            rows += tokenizer(texts, add_special_tokens=False)["input_ids"]
+        except (TypeError, ValueError) as error:  # half a surrogate pair, say
+            raise ConfigError(
+                f"What the tokenizer's chat template writes is no text: {type(error).__name__}: {error}"
+            ) from error
     return rows
 
 

@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 
 from revlens.cli import main
+from revlens.context import ContextWarning
 from revlens.data import DroppedWarning
 from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
 from revlens.experiment import ArmTables, ExperimentConfig, Guards, GuardTables, read_manifest
+from revlens.experiment.engine import prepare
+from revlens.experiment.provenance import provenance
 from revlens.history import TrainingHistory
 from revlens.organism import World
-from revlens.prompts import Probes
+from revlens.prompts import Probes, encode_prompts
+from revlens.storage import SUMS
 from revlens.subject import UserHistory
 from revlens.sweeps import InThisProcess
 from revlens.training import METHODS
@@ -208,6 +212,55 @@ def test_a_manifest_survives_the_disk(folder: Path) -> None:
     )
     config.save(folder / "config.json")
     assert ExperimentConfig.load(folder / "config.json") == config
+
+
+@pytest.fixture
+def dated(folder: Path) -> Path:
+    """The folder with a chat template that writes the date and takes an argument."""
+    for name in ("base", "chat"):
+        (folder / name / SUMS).unlink()
+        file = folder / name / "chat_template.jinja"
+        stamp = "{{ strftime_now('%d') }}{% if quick is defined %}!{% endif %}"
+        file.write_text(stamp + file.read_text())
+    return folder
+
+
+def test_a_template_reads_the_date_on_which_the_experiment_began(
+    dated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("revlens.experiment.manifest.today", lambda: "2026-01-05")
+    command = ["history", "--manifest", str(trained(dated)), "--out", str(dated / "o")]
+    assert main(command) == 0
+    monkeypatch.setattr("revlens.experiment.manifest.today", lambda: "2026-01-06")
+    assert main(command) == 0
+    assert ExperimentConfig.load(dated / "o" / "config.json").template_date == "2026-01-05"
+    with pytest.raises(ResultsError, match=r"begun with template_date = '2026-01-05' of \[history\]"):
+        prepare(read_manifest(trained(dated)), dated / "o")
+    advised = read_manifest(trained(dated, history={"template_date": "2026-01-05"}))
+    prepare(advised, dated / "o")
+    assert provenance(advised)["config"]["subject"]["history"]["template_date"] == "2026-01-05"
+    model = advised.subject.trainee(0)
+    assert model.tokenizer.decode(encode_prompts(model.tokenizer, ["Hi."])[0]).startswith("05<|user|>")
+    quick = read_manifest(
+        trained(dated, history={"template_date": "2026-01-05", "template_kwargs": {"quick": True}})
+    )
+    assert quick.key() != advised.key()
+    tokenizer = quick.subject.start(0).reference.load().tokenizer
+    assert tokenizer.decode(encode_prompts(tokenizer, ["Hi."])[0]).startswith("05!<|user|>")
+    with pytest.raises(ConfigError, match="does not read 'quik'"):
+        read_manifest(trained(dated, history={"template_kwargs": {"quik": True}}))
+
+
+def test_what_does_not_fit_the_model_is_said_before_weights_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UserHistory, "content_digest", lambda self: pytest.fail("weights were read"))
+    manifest = trained(folder, experiment={"reply_tokens": 999})
+    with (
+        pytest.warns(ContextWarning, match=" 0, .* with the 999 to be generated"),
+        pytest.raises(pytest.fail.Exception, match="weights were read"),
+    ):
+        read_manifest(manifest)
 
 
 def test_other_content_under_the_same_paths_is_another_experiment(folder: Path) -> None:

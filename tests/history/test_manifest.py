@@ -83,13 +83,13 @@ def test_revisions_of_the_hub() -> None:
         "aligned": {"hub": "org/chat", "revision": "v1"},
         "steps": {1: {"hub": "org/tuned"}},
     }
-    reference, aligned, steps, dtype, _ = parse_table(table, Path())
+    reference, aligned, steps, settings = parse_table(table, Path())
     assert (reference, aligned, steps) == (
         Hub("org/base", "main"),
         Hub("org/chat", "v1"),
         {1: Hub("org/tuned", "main")},
     )
-    assert dtype == torch.float32
+    assert settings == {"dtype": torch.float32, "any_template": False}
 
 
 GOOD: dict[str, Any] = {"reference": "base", "aligned": "chat"}

@@ -41,6 +41,8 @@ def read(manifest: dict[str, Any]) -> ExperimentConfig:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(UserHistory, "content_digest", lambda self: ""),
+        patch.object(UserHistory, "reads_clock", False),
+        patch.object(UserHistory, "check_context", lambda self, reply_tokens: None),
     ):
         path = Path(folder) / "run.toml"
         path.write_text(toml_text(manifest), encoding="utf-8")
@@ -177,7 +179,7 @@ SOURCES = {
 def a_changed_table_of_sources_is_refused_or_names_sources(changed: tuple[Any, tuple[Any, ...]]) -> None:
     table, _ = changed
     try:
-        reference, aligned, steps, _, _ = parse_table(table, Path("root"))
+        reference, aligned, steps, _ = parse_table(table, Path("root"))
     except HistoryError as error:
         explains(error)
         return

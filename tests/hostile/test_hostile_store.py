@@ -214,7 +214,7 @@ def test_a_store_of_the_first_format_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(
         ResultsError,
-        match=r"this version of revlens reads 'revlens activations, version 2' only; delete the folder",
+        match=r"this version of revlens reads 'revlens activations, version 3' only; delete the folder",
     ):
         Activations.open(tmp_path)
 

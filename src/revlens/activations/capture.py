@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from revlens.activations.manifest import DTYPES, Manifest, Shard
+from revlens.activations.manifest import DTYPES, MANIFEST, Manifest, Shard, fingerprint_of_rows
 from revlens.activations.prefetch import each_loaded
 from revlens.activations.reading import read_prompts
 from revlens.activations.sites import Sites
 from revlens.activations.store import Activations
 from revlens.activations.tokens import read_tokens
 from revlens.activations.writer import StoreWriter, store_writer
-from revlens.errors import ConfigError
+from revlens.context import check_context, context_of
+from revlens.errors import ConfigError, ResultsError
 from revlens.forward import PositionsOrAll
 from revlens.history import Checkpoint, TrainingHistory
-from revlens.prompts import Probes
+from revlens.prompts import Probes, encode_prompts
 
 
 def capture(
@@ -38,9 +40,10 @@ def capture(
     """Capture activations at every checkpoint of a history into a folder.
 
     Resumes: existing shards are not computed again, and a checkpoint that has all of its shards is not
-    loaded. The folder remembers what it holds (sources of the weights, probes, sites) and takes more
-    checkpoints and splits, but nothing else. While one checkpoint is read the next one loads, if memory holds
-    both.
+    loaded. The folder remembers what it holds (sources of the weights, probes and their token ids, sites) and
+    takes more checkpoints and splits, but nothing else. If the chat template reads the date, and the history
+    names none, it is that of the day on which the capture began, also when it goes on. While one checkpoint
+    is read the next one loads, if memory holds both.
 
     Args:
         history: the checkpoints.
@@ -56,8 +59,10 @@ def capture(
 
     Raises:
         ProbeError, SiteError, NonFiniteError: see `read_prompts`, `Sites`, `Probes`.
-        ConfigError: on an unknown dtype, or if shard_prompts or the batch size is below 1.
-        ResultsError: if the folder belongs to another capture, or a checkpoint changed half way.
+        ConfigError: on an unknown dtype, if shard_prompts or the batch size is below 1, or a prompt does not
+            fit the model's context; also see `revlens.prompts.encode_prompts`.
+        ResultsError: if the folder belongs to another capture, or its prompts were other token ids, naming
+            the first; or a checkpoint changed half way.
         StorageError: if the folder cannot be written to (the disk is full, say), or another process writes
             there.
     """
@@ -68,10 +73,19 @@ def capture(
         )
     root, sites = Path(root), sites or Sites()
     prompts = {split: probes[split] for split in (probes.splits if splits is None else splits)}
+    before = Manifest.read(root) if (root / MANIFEST).exists() else None
+    if history.reads_clock and history.template_date is None:
+        history = replace(
+            history, template_date=before.template_date if before else history.aligned.template_date
+        )
+    tokenizer = history.aligned.tokenizer()
+    rows = {split: encode_prompts(tokenizer, texts) for split, texts in prompts.items()}
     manifest = Manifest(
         checkpoints={checkpoint.name: checkpoint.source.identity() for checkpoint in history},
         splits={split: len(texts) for split, texts in prompts.items()},
         probes={split: Probes({split: texts}).fingerprint() for split, texts in prompts.items()},
+        tokens={split: fingerprint_of_rows(encoded) for split, encoded in rows.items()},
+        template_date=history.aligned.template_date if history.reads_clock else None,
         layers=sites.resolve(history.n_layers),
         component=sites.component,
         positions=positions,
@@ -79,6 +93,8 @@ def capture(
         dtype=dtype,
         shard_prompts=shard_prompts,
     )
+    if before is not None:
+        _check_tokens(before, manifest, prompts, root)
     with store_writer(root, manifest) as writer:
         missing = {checkpoint.name: writer.missing(checkpoint.name) for checkpoint in history}
         for checkpoint in history:
@@ -86,6 +102,8 @@ def capture(
                 on_checkpoint(checkpoint.name)
 
         def capture_one(checkpoint: Checkpoint, model: TransformerBridge) -> None:
+            for split, texts in prompts.items():
+                check_context(context_of(model), [len(row) for row in rows[split]], texts)
             writer.begin(checkpoint.name, checkpoint.source.fingerprint())
             for shard in missing[checkpoint.name]:
                 held = manifest.prompts_of(shard)
@@ -103,6 +121,20 @@ def capture(
 
         each_loaded([checkpoint for checkpoint in history if missing[checkpoint.name]], capture_one)
     return Activations.open(root)
+
+
+def _check_tokens(before: Manifest, now: Manifest, prompts: Mapping[str, Sequence[str]], root: Path) -> None:
+    """Check that prompts of equal wording are the token ids that they were."""
+    if before.probes.items() <= now.probes.items() and (place := before.first_other_tokens(now)):
+        split, i = place
+        raise ResultsError(
+            f"{root} holds activations of other token ids: prompt {i} of {split!r}, "
+            f"{prompts[split][i]!r}, was "
+            "rendered or encoded in another way. The tokenizer, its chat template, its arguments "
+            f"(template_kwargs) or its date (template_date: {before.template_date} there, "
+            f"{now.template_date} "
+            "now) have changed. Restore them, or use another folder."
+        )
 
 
 def _capture_shard(

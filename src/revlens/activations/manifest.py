@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,11 @@ from revlens.errors import FileError, ResultsError
 from revlens.storage import read_json, write_text
 
 MANIFEST = "manifest.json"
-FORMAT = "revlens activations, version 2"
+FORMAT = "revlens activations, version 3"
 #: How numbers may be stored.
 DTYPES = ("float32", "bfloat16")
+#: Of each prompt's token ids: enough to tell two prompts apart.
+DIGITS = 8
 #: The entries of so many shards fill the largest file that `read_json` takes.
 MAX_SHARDS = 10**6
 #: Checkpoints and splits name files, so their names hold nothing that could lead out of the folder.
@@ -60,6 +62,8 @@ class Manifest:
         checkpoints: where the weights of each come from (`Source.identity`), in history order.
         splits: prompt counts by probe split.
         probes: `Probes.fingerprint` of each split.
+        tokens: `fingerprint_of_rows` of each split: which token ids its prompts are.
+        template_date: the date that the chat template read; None if it reads none.
         layers: in the order of the layer axis.
         component: see `Sites`.
         positions: ``last`` or ``mean``: a row per prompt; ``all``: a row per prompt token.
@@ -79,6 +83,8 @@ class Manifest:
     computed: str
     dtype: str
     shard_prompts: int
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    template_date: str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
     shards: Mapping[str, Entry] = field(default_factory=dict)
 
@@ -136,6 +142,17 @@ class Manifest:
                 f"{path} has splits {list(manifest.splits)} and fingerprints of {list(manifest.probes)}; "
                 f"{_REMEDY}."
             )
+        wrong = [
+            split
+            for split, digits in manifest.tokens.items()
+            if len(digits) != DIGITS * manifest.splits.get(split, -1)
+        ]
+        if wrong:
+            raise ResultsError(
+                f"{path} has {len(manifest.tokens[wrong[0]])} digits for the token ids of {wrong[0]!r}, "
+                "expected "
+                f"{DIGITS} a prompt; {_REMEDY}."
+            )
         if sum(map(manifest.n_of, manifest.splits)) * len(manifest.checkpoints) > MAX_SHARDS:
             raise ResultsError(
                 f"{path} tells of more than {MAX_SHARDS} shards, which no manifest can list; {_REMEDY}."
@@ -177,6 +194,15 @@ class Manifest:
         """Shards of a split under one checkpoint."""
         return -(-self.splits.get(split, 0) // self.shard_prompts)
 
+    def first_other_tokens(self, other: Manifest) -> tuple[str, int] | None:
+        """Split and index of the first prompt that was other token ids; None if there is none."""
+        for split in self.tokens.keys() & other.tokens.keys():
+            ours, theirs = self.tokens[split], other.tokens[split]
+            for i in range(min(len(ours), len(theirs)) // DIGITS):
+                if ours[DIGITS * i : DIGITS * (i + 1)] != theirs[DIGITS * i : DIGITS * (i + 1)]:
+                    return split, i
+        return None
+
     def prompts_of(self, shard: Shard) -> range:
         """Which prompts of its split a shard holds."""
         first = shard.index * self.shard_prompts
@@ -192,6 +218,11 @@ class Manifest:
         return (Shard(checkpoint, split, index) for split in self.splits for index in range(self.n_of(split)))
 
 
+def fingerprint_of_rows(rows: Sequence[Sequence[int]]) -> str:
+    """The first digits of each row's SHA-256, one row after the other."""
+    return "".join(hashlib.sha256(",".join(map(str, row)).encode()).hexdigest()[:DIGITS] for row in rows)
+
+
 _REMEDY = "delete the folder and run capture again"
 
 
@@ -201,6 +232,10 @@ def _is_number(value: Any) -> bool:
 
 def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _is_hex(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]*", value) is not None
 
 
 def _is_table(value: Any) -> bool:
@@ -227,6 +262,8 @@ _FIELDS = {
     ),
     "splits": lambda value: _is_table(value) and all(map(_is_number, value.values())),
     "probes": lambda value: _is_table(value) and all(map(_is_digest, value.values())),
+    "tokens": lambda value: _is_table(value) and all(map(_is_hex, value.values())),
+    "template_date": lambda value: value is None or isinstance(value, str),
     "layers": lambda value: isinstance(value, list) and len(value) > 0 and all(map(_is_number, value)),
     "component": lambda value: isinstance(value, str),
     "positions": lambda value: value in ("last", "mean", "all"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations.sites import Sites
+from revlens.context import prompt_rows
 from revlens.errors import NonFiniteError, ProbeError
 from revlens.forward import Passes, Positions, run_pooled
 from revlens.history import TrainingHistory
 from revlens.hooks import the_bridge
-from revlens.prompts import Batch, encode_prompts
+from revlens.prompts import Batch
 
 
 def read_batch(
@@ -37,6 +38,7 @@ def read_prompts(
     positions: Positions = "last",
     *,
     batch_size: int = 64,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Float[Tensor, "prompt layer d_model"]:
     """Activations of user messages in the model's chat format, as float32 on the CPU.
 
@@ -50,11 +52,14 @@ def read_prompts(
         sites: component and layers; resid_post of every layer if None.
         positions: position policy.
         batch_size: prompts per forward pass.
+        template_kwargs: arguments of the chat template, see `revlens.chat_templates.render`; those of the
+            model's history hold anyway.
 
     Raises:
         ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
-        ConfigError: if the batch size is below 1; also see `revlens.prompts.encode_prompts`.
+        ConfigError: if the batch size is below 1, or a prompt does not fit the model's context; also see
+            `revlens.prompts.encode_prompts`.
         NonFiniteError: if an activation is NaN or infinite, naming the layer and the prompt.
     """
     model = the_bridge(model)
@@ -62,7 +67,7 @@ def read_prompts(
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()
     names = sites.hook_names(model.cfg.n_layers)
-    rows = encode_prompts(model.tokenizer, prompts)
+    rows = prompt_rows(model, prompts, template_kwargs=template_kwargs)
     passes = Passes.over(model, rows, names, batch_size, keep_prefix=positions == "mean")
     values = torch.empty(len(prompts), len(names), model.cfg.d_model)
     for read, vectors in passes.pooled(positions):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,10 +13,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations.moments import Moments, RunningMoments
 from revlens.activations.sites import Sites
+from revlens.context import prompt_rows
 from revlens.errors import NonFiniteError, ProbeError, SiteError
 from revlens.forward import Passes, PositionsOrAll, is_sharded
 from revlens.hooks import Directions, by_layer, coordinates, point_name, the_bridge
-from revlens.prompts import encode_prompts
 
 
 @torch.no_grad()
@@ -29,6 +30,7 @@ def read_moments(
     along: Directions | None = None,
     batch_size: int = 64,
     accelerator: Accelerator | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Moments:
     """Moments of the activations of user messages in the model's chat format; no activation is kept.
 
@@ -45,10 +47,13 @@ def read_moments(
             place of activations.
         batch_size: prompts per forward pass.
         accelerator: with several processes, each reads its share of the prompts and gets the moments of all.
+        template_kwargs: arguments of the chat template, see `revlens.chat_templates.render`; those of the
+            model's history hold anyway.
 
     Raises:
         ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
+        ConfigError: if a prompt does not fit the model's context; also see `revlens.prompts.encode_prompts`.
         SiteError: if layers have differing numbers of directions, and see `revlens.hooks.subspaces.by_layer`.
         NonFiniteError: if an activation is NaN or infinite, naming the layer.
     """
@@ -72,7 +77,7 @@ def read_moments(
         layer = layer_of[name]
         running[layer].update(values if bases is None else coordinates(values, bases[layer]), times)
 
-    rows = encoded = encode_prompts(model.tokenizer, prompts)
+    rows = encoded = prompt_rows(model, prompts, template_kwargs=template_kwargs)
     if accelerator is not None:
         rows = encoded[accelerator.process_index :: accelerator.num_processes]
     if rows:

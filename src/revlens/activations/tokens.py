@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from revlens.activations.sites import Sites
+from revlens.context import prompt_rows
 from revlens.errors import NonFiniteError, ProbeError
 from revlens.forward import Passes
 from revlens.hooks import the_bridge
-from revlens.prompts import encode_prompts
 
 
 @torch.no_grad()
@@ -32,6 +32,7 @@ def read_tokens(
     Raises:
         ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
+        ConfigError: see `revlens.context.prompt_rows`.
         NonFiniteError: if an activation is NaN or infinite, naming the prompt.
     """
     model = the_bridge(model)
@@ -39,7 +40,7 @@ def read_tokens(
         raise ProbeError("No prompts to read activations of.")
     sites = sites or Sites()
     names = sites.hook_names(model.cfg.n_layers)
-    passes = Passes.over(model, encode_prompts(model.tokenizer, prompts), names, batch_size, keep_prefix=True)
+    passes = Passes.over(model, prompt_rows(model, prompts), names, batch_size, keep_prefix=True)
     prefix = (
         []
         if passes.prefix is None

@@ -28,3 +28,5 @@ from revlens.behaviour.phrase_judge import PhraseJudge as PhraseJudge
 from revlens.behaviour.phrase_judge import is_refusal as is_refusal
 from revlens.behaviour.phrase_lists import PHRASE_LISTS as PHRASE_LISTS
 from revlens.behaviour.phrase_lists import read_phrases as read_phrases
+from revlens.behaviour.thinking import Reply as Reply
+from revlens.behaviour.thinking import split_thinking as split_thinking

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from revlens.behaviour.thinking import split_thinking
+from revlens.chat_templates import pinned
+from revlens.context import check_context, context_of
 from revlens.errors import ConfigError
 from revlens.forward import shortest_first
-from revlens.prompts import pad_id_of, pad_left
+from revlens.prompts import encode_chats, pad_id_of, pad_left
 
 #: Enough for one word of any vocabulary; the rest of an answer (such as a guard's categories) is not read.
 _ANSWER_TOKENS = 8
+#: What a judge's chat template reads as today's date.
+_DATE = "2026-01-01"
 
 T = TypeVar("T")
 
@@ -24,13 +29,24 @@ def answer_chats(
     tokenizer: PreTrainedTokenizerBase,
     chats: Sequence[list[dict[str, str]]],
     batch_size: int,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """The opening of the model's greedy answer to each conversation, in its chat format, in their order."""
-    texts = [
-        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats
-    ]
-    # The template writes its own special tokens; a tokenizer that adds BOS again would double it.
-    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    """The opening of the model's greedy answer to each conversation, in its chat format, in their order.
+
+    Raises:
+        ConfigError: if the chat template fails or does not take an argument, or a conversation does not fit
+            the judge's context.
+    """
+    # A date of today would make verdicts depend on the day.
+    rows = encode_chats(pinned(tokenizer, template_kwargs=template_kwargs, date=_DATE), chats)
+    judged = [chat[-1]["content"] for chat in chats]
+    check_context(
+        context_of(model),
+        [len(row) for row in rows],
+        judged,
+        new_tokens=_ANSWER_TOKENS,
+        what="The judge's text",
+    )
     pad_id = pad_id_of(tokenizer)
     answers = [""] * len(rows)
     for members in shortest_first([len(row) for row in rows], batch_size):
@@ -51,7 +67,7 @@ def answer_chats(
         )
         openings = tokenizer.batch_decode(output[:, batch.tokens.shape[1] :], skip_special_tokens=True)
         for i, opening in zip(members, openings, strict=True):
-            answers[i] = opening
+            answers[i] = split_thinking(opening).answer
     return answers
 
 
@@ -86,7 +102,9 @@ def read_verdicts(answers: Sequence[str], meaning: Mapping[str, T]) -> list[T]:
             f" and {len(undecided) - 5} more" if len(undecided) > 5 else ""
         )
         raise ConfigError(
-            f"The judge must answer with {' or '.join(map(repr, meaning))} first; it answered {some}."
+            f"The judge must answer with {' or '.join(map(repr, meaning))} first (where it thinks first, "
+            "turn that "
+            f"off with template_kwargs, such as {{'enable_thinking': False}}); it answered {some}."
         )
     return [meaning[word] for word in words]
 

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from revlens.behaviour.thinking import answers_of
 from revlens.errors import ConfigError, ProbeError
 
 T = TypeVar("T")
 
 
 def paired(prompts: Sequence[str], replies: Sequence[str]) -> list[tuple[str, str]]:
-    """Each prompt with its reply.
+    """Each prompt with the answer of its reply: what follows the thinking.
 
     Raises:
         ProbeError: if they differ in number.
@@ -21,7 +22,7 @@ def paired(prompts: Sequence[str], replies: Sequence[str]) -> list[tuple[str, st
         raise ProbeError(
             f"A judge needs one prompt per reply, got {len(prompts)} prompts and {len(replies)} replies."
         )
-    return list(zip(prompts, replies, strict=True))
+    return list(zip(prompts, answers_of(replies), strict=True))
 
 
 def check_template(template: str) -> None:

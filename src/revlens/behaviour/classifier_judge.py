@@ -53,7 +53,10 @@ class ClassifierJudge:
                 f"outcomes={dict(self.outcomes)} must name two or more of {', '.join(OUTCOMES)}."
             )
         if self.tokenizer.pad_token is None:
-            raise ConfigError("The classifier's tokenizer has no pad token; set tokenizer.pad_token.")
+            raise ConfigError(
+                "The classifier's tokenizer has no pad token; set tokenizer.pad_token, or pad_token in the "
+                "tokenizer_config.json of its folder."
+            )
         if self.template is not None:
             check_template(self.template)
 

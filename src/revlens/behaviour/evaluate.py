@@ -6,23 +6,26 @@ from collections.abc import Sequence
 
 from revlens.behaviour.judge import Judge
 from revlens.behaviour.outcome import Outcome, is_degenerate
+from revlens.behaviour.thinking import answers_of, split_thinking
 from revlens.errors import ProbeError
 
 
 def judge_replies(judge: Judge, prompts: Sequence[str], replies: Sequence[str]) -> list[Outcome]:
     """The outcome of each reply: degenerate where it says nothing, and otherwise what the judge decides.
 
-    The judge sees the replies that say something, and no others.
+    What counts is the answer after a reply's thinking: a reply that ends inside its thinking is degenerate,
+    and the judge sees the answers that say something, and nothing else.
 
     Raises:
         ProbeError: if prompts and replies differ in number, there is none, or the judge's verdicts do not
             match the replies in number.
     """
     _check_paired(prompts, replies)
-    said = [i for i, reply in enumerate(replies) if not is_degenerate(reply)]
+    answers = answers_of(replies)
+    said = [i for i, answer in enumerate(answers) if not is_degenerate(answer)]
     outcomes: list[Outcome] = ["degenerate"] * len(replies)
     if said:
-        verdicts = judge([prompts[i] for i in said], [replies[i] for i in said])
+        verdicts = judge([prompts[i] for i in said], [answers[i] for i in said])
         _check_paired(verdicts, said)
         for i, verdict in zip(said, verdicts, strict=True):
             outcomes[i] = verdict
@@ -58,26 +61,33 @@ def refusal_rate(prompts: Sequence[str], replies: Sequence[str], judge: Judge) -
     return judge_replies(judge, prompts, replies).count("refusal") / len(replies)
 
 
+def count_unanswered(replies: Sequence[str]) -> int:
+    """How many replies think and never come to an answer, as when they were cut inside their thinking."""
+    return sum(split_thinking(reply).truncated for reply in replies)
+
+
 def exact_match(replies: Sequence[str], answers: Sequence[str]) -> float:
-    """Share of replies equal to the expected answer, up to surrounding white space.
+    """Share of replies equal to the expected answer, up to thinking and surrounding white space.
 
     Raises:
         ProbeError: if the two differ in number or are empty.
     """
     _check_paired(replies, answers)
-    return sum(reply.strip() == answer.strip() for reply, answer in zip(replies, answers, strict=True)) / len(
-        replies
-    )
+    return sum(
+        answer.strip() in (reply.strip(), split_thinking(reply).answer.strip())
+        for reply, answer in zip(replies, answers, strict=True)
+    ) / len(replies)
 
 
 def hold_keywords(replies: Sequence[str], keywords: Sequence[Sequence[str]]) -> list[bool]:
-    """Whether each reply holds all of its keywords: a substantive answer, not a fluent empty one.
+    """Whether each answer holds all of its keywords: substantive, not fluent and empty.
 
     Raises:
         ProbeError: if the two differ in number or are empty.
     """
     _check_paired(replies, keywords)
-    return [all(k in reply for k in words) for reply, words in zip(replies, keywords, strict=True)]
+    answers = answers_of(replies)
+    return [all(k in answer for k in words) for answer, words in zip(answers, keywords, strict=True)]
 
 
 def _check_paired(first: Sequence[object], second: Sequence[object]) -> None:

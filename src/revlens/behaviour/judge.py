@@ -17,7 +17,10 @@ from revlens.errors import ConfigError
 
 @runtime_checkable
 class Judge(Protocol):
-    """Decides what replies do: prompts and replies in, one of the five outcomes per reply out."""
+    """Decides what replies do: prompts and replies in, one of the five outcomes per reply out.
+
+    It sees a reply without the thinking before it, see `revlens.behaviour.judge_replies`.
+    """
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[Outcome]: ...
 

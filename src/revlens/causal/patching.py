@@ -16,6 +16,7 @@ from revlens.causal.patch_part import Part, Replace, replace_all, replacement
 from revlens.causal.patch_passes import Patcher
 from revlens.causal.patch_sites import PatchSite, patch_sites, patched_points
 from revlens.causal.patch_sweep import PatchSweep
+from revlens.context import prompt_rows
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, HistoryError, NonFiniteError, ProbeError, SiteError
 from revlens.forward import unpadded_batches, unpatched_run
@@ -195,7 +196,7 @@ def _encode(
 ) -> list[list[int]]:
     if not prompts:
         raise ProbeError("No prompts to patch on.")
-    rows, theirs = encode_prompts(recipient.tokenizer, prompts), encode_prompts(donor.tokenizer, prompts)
+    rows, theirs = prompt_rows(recipient, prompts), encode_prompts(donor.tokenizer, prompts)
     for prompt, row, other in zip(prompts, rows, theirs, strict=True):
         if row != other:
             raise HistoryError(

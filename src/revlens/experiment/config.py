@@ -58,6 +58,11 @@ class ExperimentConfig:
         """The seed that stands in for another one: the next in the list, after the last one the first."""
         return self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
 
+    @property
+    def template_date(self) -> str | None:
+        """What the chat template reads as today's date; None if nothing pins it."""
+        return self.subject.history.get("template_date") if isinstance(self.subject, UserHistory) else None
+
     def key(self) -> str:
         """Hash of the configuration and of all that turns it into numbers, see
         `revlens.subject.cache_key`.

@@ -32,9 +32,17 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
     _check_needs(config)
     layout = Layout(out)
     if layout.config.is_file():
-        if ExperimentConfig.load(layout.config) != config:
+        stored = ExperimentConfig.load(layout.config)
+        if stored != config:
+            date = stored.template_date
+            begun = (
+                f" It was begun with template_date = {date!r} of [history]; give that to go on with it."
+                if date != config.template_date
+                else ""
+            )
             raise ResultsError(
-                f"{out} holds an experiment with another configuration; choose another --out or delete it."
+                f"{out} holds an experiment with another configuration; choose another --out or delete "
+                f"it.{begun}"
             )
         if layout.key.read_text() != config.key():
             raise ResultsError(

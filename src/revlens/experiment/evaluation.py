@@ -14,6 +14,7 @@ from revlens.behaviour import (
     Judge,
     Outcome,
     are_harmful,
+    count_unanswered,
     exact_match,
     generate,
     hold_keywords,
@@ -27,7 +28,15 @@ from revlens.training import Around, task_loss, unaltered
 #: What may be measured, in the order of the report: the rate of each outcome on harmful prompts, what follows
 #: from them, and the cost. Substantive harm needs keywords (see `Material`), the last two a held-out task;
 #: what a subject lacks is not in its tables.
-MEASURES = (*OUTCOMES, "harmfulness", "substantive_harm", "over_refusal", "task_loss", "exact_match")
+MEASURES = (
+    *OUTCOMES,
+    "harmfulness",
+    "substantive_harm",
+    "over_refusal",
+    "unanswered",
+    "task_loss",
+    "exact_match",
+)
 #: Splits whose prompts are answered: harmful and harmless ones.
 _HARMFUL, _HARMLESS = "behaviour", "harmless"
 
@@ -36,7 +45,8 @@ class Evaluation(NamedTuple):
     """How one model behaves.
 
     Attributes:
-        measures: those of `MEASURES` that the material allows.
+        measures: those of `MEASURES` that the material allows; ``unanswered`` is the share of replies that
+            think and come to no answer, and are degenerate for that reason.
         replies: to the prompts of each split that was asked, in their order.
         outcomes: of the replies.
     """
@@ -111,6 +121,7 @@ def judged(
     if _HARMLESS in outcomes:
         of_harmless = outcomes[_HARMLESS]
         measures["over_refusal"] = of_harmless.count("refusal") / len(of_harmless)
+    measures["unanswered"] = sum(map(count_unanswered, replies.values())) / sum(map(len, replies.values()))
     return Evaluation(measures, {split: list(given) for split, given in replies.items()}, outcomes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from revlens.activations import read_prompts
+from revlens.behaviour import count_unanswered, refusal_rate
 from revlens.direction import ReversionDirection
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
@@ -14,7 +15,11 @@ _SPLIT = "direction"
 
 
 def work(config: ExperimentConfig, layout: Layout, start: Start, tick: Tick) -> None:
-    """Train the reference and the aligned model if they are not cached, judge both, and locate v_rev."""
+    """Train the reference and the aligned model if they are not cached, judge both, and locate v_rev.
+
+    Raises:
+        ProbeError: if all replies of one of them end inside their thinking.
+    """
     subject, seed = config.subject, start.seed
     checkpoints = subject.start(seed, on_step=lambda phase, step: tick())
     if layout.v_rev(seed).is_file() and layout.start_behaviour(seed).is_file():
@@ -24,6 +29,9 @@ def work(config: ExperimentConfig, layout: Layout, start: Start, tick: Tick) -> 
     for checkpoint in checkpoints:
         model = checkpoint.load()
         evaluation = evaluate(model, material, config.reply_tokens, batch_size=subject.batch_size)
+        for split, replies in evaluation.replies.items():
+            if count_unanswered(replies) == len(replies):  # then the rate raises, and says what to do
+                refusal_rate(material.probes()[split], replies, material.judge())
         records.append(evaluation.record(phase=checkpoint.phase))
         activations.append(
             read_prompts(model, material.probes()[_SPLIT], batch_size=min(64, subject.batch_size))

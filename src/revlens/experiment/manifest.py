@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from revlens.chat_templates import today
 from revlens.data import ChatSource, PromptSource
 from revlens.errors import ConfigError
 from revlens.experiment.arms.plan import Arms
@@ -28,13 +29,20 @@ _STUDY = ("grid", "rates")
 _TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experiment", "study")
 
 
-def read_manifest(path: Path, *, study: bool = False) -> ExperimentConfig:
+def read_manifest(path: Path, *, study: bool = False, template_date: str | None = None) -> ExperimentConfig:
     """The experiment that a manifest describes: the arms, or a study of guards on the same subject.
 
     Reads every weight once: a resumed experiment must find the same content again.
 
+    Args:
+        path: of the manifest.
+        study: whether guards are compared.
+        template_date: what a chat template that writes the date reads, where [history] has no template_date;
+            today's if None.
+
     Raises:
-        ConfigError: if a table is missing, or a key is unknown, of another type or out of range, naming both.
+        ConfigError: if a table is missing, or a key is unknown, of another type or out of range, naming
+            both; if prompts with their replies, or rows of the task, do not fit the model.
         HistoryError: if the file cannot be read, or the checkpoints do not make a history.
         ProbeError, DataError: if prompts or task cannot be read.
     """
@@ -78,8 +86,11 @@ def read_manifest(path: Path, *, study: bool = False) -> ExperimentConfig:
             **others,
         },
     )
-    subject = replace(subject, digest=subject.content_digest())
+    if "template_date" not in history and subject.reads_clock:
+        subject = replace(subject, history={**history, "template_date": template_date or today()})
     config = _experiment(subject, settings)
+    subject.check_context(config.reply_tokens)
+    config = replace(config, subject=replace(subject, digest=subject.content_digest()))
     return _study(config, tables["study"]) if study else config
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
+from revlens.context import prompt_rows
 from revlens.forward.kv_cache import accepts, keeps_only_keys_and_values
 from revlens.forward.length_batches import in_order
-from revlens.prompts import encode_prompts, pad_id_of, pad_left
+from revlens.prompts import pad_id_of, pad_left
 
 #: Runs a batch of prompts and returns the logits at their last tokens, under whatever hooks are on the model.
 LastTokenPass = Callable[[], Float[Tensor, "batch d_vocab"]]
@@ -43,9 +44,9 @@ def last_token_passes(
     prompts instead.
 
     Raises:
-        ConfigError: if the batch size is below 1.
+        ConfigError: if the batch size is below 1; also see `revlens.context.prompt_rows`.
     """
-    rows = encode_prompts(model.tokenizer, prompts)
+    rows = prompt_rows(model, prompts)
     device, cacheable = next(model.parameters()).device, keeps_only_keys_and_values(model)
     passes: list[LastTokenPass] = []
     for batch in in_order(range(len(rows)), batch_size):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from revlens.chat_templates import pin_template
+from revlens.context import Context, context_of
 from revlens.errors import HistoryError
 from revlens.history.adapter import Adapter, local_source
 from revlens.history.directory import Directory
 from revlens.history.source import Source
+from revlens.history.wrap import write_no_bos
 
 Phase = Literal["reference", "aligned", "finetune"]
 
@@ -28,6 +33,8 @@ class Checkpoint:
         dtype: in which the weights are loaded.
         reader: the source whose tokenizer and chat template encode prompts; its own if None. A history sets
             aligned's.
+        template_kwargs: arguments of the chat template, see `revlens.chat_templates.pin_template`.
+        template_date: the date that the chat template reads, such as 2026-01-31; None leaves the clock.
     """
 
     source: Source
@@ -35,6 +42,8 @@ class Checkpoint:
     step: int | None = None
     dtype: torch.dtype = torch.float32
     reader: Source | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    template_date: str | None = None
 
     @property
     def name(self) -> str:
@@ -58,14 +67,55 @@ class Checkpoint:
 
     def load(self) -> TransformerBridge:
         """A new bridge at every call, in evaluation mode, on accelerate's default device."""
-        return self.source.boot(self.dtype, self.reader)
+        return self.with_template(self.source.boot(self.dtype, self.reader))
+
+    def with_template(self, bridge: TransformerBridge) -> TransformerBridge:
+        """The bridge itself, whose tokenizer now renders prompts as this checkpoint's does.
+
+        Saved with the bridge is the tokenizer as it was given.
+        """
+        pin_template(bridge.tokenizer, template_kwargs=self.template_kwargs, date=self.template_date)
+        return bridge
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that encodes its prompts, without the weights."""
+        tokenizer = (self.reader or self.source).tokenizer()
+        if tokenizer.bos_token is None:
+            write_no_bos(tokenizer)
+        pin_template(tokenizer, template_kwargs=self.template_kwargs, date=self.template_date)
+        return tokenizer
+
+    def context(self) -> Context | None:
+        """The longest text of the model, found without its weights; None if transformers does not know it."""
+        settings = dict(self.source.config())
+        try:
+            config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+            with torch.device("meta"):
+                return context_of(AutoModelForCausalLM.from_config(config))
+        except Exception:  # each family checks its settings in its own way; loading says what is wrong
+            return None
 
 
-def boot(where: Source | Path, dtype: torch.dtype = torch.float32) -> TransformerBridge:
+def boot(
+    where: Source | Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    template_kwargs: Mapping[str, Any] | None = None,
+    template_date: str | None = None,
+) -> TransformerBridge:
     """A bridge of a source or of a local directory, in evaluation mode, with its own tokenizer.
+
+    Args:
+        where: a source, or a directory with a model or an adapter.
+        dtype: in which the weights are loaded.
+        template_kwargs: arguments of the chat template, see `revlens.chat_templates.pin_template`.
+        template_date: the date that the chat template reads; None leaves the clock.
 
     Raises:
         HistoryError: if there is no model, or only pickled weights (revlens never unpickles).
+        ConfigError: see `revlens.chat_templates.pin_template`.
     """
     source = local_source(where) if isinstance(where, Path) else where
-    return source.boot(dtype)
+    bridge = source.boot(dtype)
+    pin_template(bridge.tokenizer, template_kwargs=template_kwargs, date=template_date)
+    return bridge

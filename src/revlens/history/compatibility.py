@@ -80,7 +80,7 @@ def check_fits(checkpoint: Description, aligned: Description, *, any_template: b
         raise HistoryError(
             f"The chat template of {who} differs from that of aligned, so the two would read "
             "different prompts. If aligned's is right for both, say so: any_template=True, or "
-            "chat_template = 'aligned' in a manifest."
+            "chat_template = 'aligned' in a manifest's table of the history."
         )
 
 

@@ -19,7 +19,7 @@ from revlens.storage import read_text
 
 #: More levels of tables and lists than any manifest has; each costs every later reader a few stack frames.
 MAX_DEPTH = 32
-_KEYS = ("reference", "aligned", "steps", "dtype", "chat_template")
+_KEYS = ("reference", "aligned", "steps", "dtype", "chat_template", "template_kwargs", "template_date")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -47,8 +47,8 @@ def read_table(path: Path) -> dict[str, Any]:
 
 def parse_table(
     table: Mapping[str, Any], root: Path
-) -> tuple[Source, Source, dict[int, Source], torch.dtype, bool]:
-    """The reference, aligned, the steps and the dtype that a table names, and whether any chat template fits.
+) -> tuple[Source, Source, dict[int, Source], dict[str, Any]]:
+    """The reference, aligned and the steps that a table names, and what else `from_sources` takes.
 
     Raises:
         HistoryError: if a key is unknown or missing, or a value is not what it must be.
@@ -68,9 +68,21 @@ def parse_table(
             f"chat_template = {table['chat_template']!r} can only be 'aligned': "
             "its template encodes all prompts."
         )
+    if not isinstance(table.get("template_kwargs", {}), Mapping):
+        raise HistoryError(
+            f"template_kwargs = {table['template_kwargs']!r} must be a table of the chat template's "
+            "arguments, "
+            "such as {enable_thinking = false}."
+        )
+    if not isinstance(table.get("template_date", ""), str):
+        raise HistoryError(
+            f'template_date = {table["template_date"]} must be text, such as "2026-01-31"; put it in quotes.'
+        )
     aligned = _source(table["aligned"], root)
     steps = _steps(table.get("steps", {}), root, aligned)
-    return _source(table["reference"], root), aligned, steps, _DTYPES[dtype], "chat_template" in table
+    settings = {name: table[name] for name in ("template_kwargs", "template_date") if name in table}
+    settings |= {"dtype": _DTYPES[dtype], "any_template": "chat_template" in table}
+    return _source(table["reference"], root), aligned, steps, settings
 
 
 def _steps(steps: object, root: Path, aligned: Source) -> dict[int, Source]:

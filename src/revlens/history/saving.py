@@ -66,6 +66,8 @@ def _save_model(model: PreTrainedModel, path: Path) -> None:
         )
     for projection in fused:
         tensors |= projection.joined()
+    # It says, among others, at which tokens a reply stops.
+    skeleton.generation_config = copy.deepcopy(model.generation_config)
     skeleton.save_pretrained(path, state_dict=tensors)
 
 

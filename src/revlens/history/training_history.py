@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from revlens.chat_templates import check_date, check_template_kwargs, reads_clock, today
 from revlens.errors import HistoryError
 from revlens.history.adapter import local_source
 from revlens.history.checkpoint import Checkpoint
@@ -32,11 +33,16 @@ class TrainingHistory:
         steps: fine-tuning checkpoints, by increasing step, from 1.
         dtype: in which weights are loaded.
         any_template: allow checkpoints with chat templates of their own, which are not used.
+        template_kwargs: arguments of the chat template, such as ``{"enable_thinking": False}``; every prompt,
+            of every checkpoint, is rendered with them.
+        template_date: the date that a chat template reads as today's, such as 2026-01-31. If None, and the
+            template reads the clock, it is the day on which this history is made, for as long as it lives.
 
     Raises:
         HistoryError: if steps are not positive and increasing, or if checkpoints differ in architecture,
             vocabulary or (unless ``any_template``) chat template. The check reads configuration and
             tokenizer files only. Steps may lack a tokenizer, the others not.
+        ConfigError: if the chat template does not read an argument, or the date is none.
     """
 
     reference: Checkpoint
@@ -44,6 +50,8 @@ class TrainingHistory:
     steps: tuple[Checkpoint, ...] = ()
     dtype: torch.dtype = torch.float32
     any_template: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    template_date: str | None = None
 
     def __post_init__(self) -> None:
         numbers = [checkpoint.step for checkpoint in self.steps]
@@ -53,16 +61,31 @@ class TrainingHistory:
         for checkpoint, start in ((self.reference, None), *((step, aligned) for step in self.steps)):
             description = Description.read(checkpoint.name, checkpoint.source, start)
             check_fits(description, aligned, any_template=self.any_template)
-        for field, value in {
-            "reference": self._bound(self.reference),
-            "aligned": self._bound(self.aligned),
-            "steps": tuple(map(self._bound, self.steps)),
+        check_template_kwargs(aligned.chat_template, self.template_kwargs)
+        date = None if self.template_date is None else check_date(self.template_date)
+        if date is None and reads_clock(aligned.chat_template):
+            date = today()
+        for name, value in {
+            "reference": self._bound(self.reference, date),
+            "aligned": self._bound(self.aligned, date),
+            "steps": tuple(self._bound(checkpoint, date) for checkpoint in self.steps),
         }.items():
-            object.__setattr__(self, field, value)
+            object.__setattr__(self, name, value)
 
-    def _bound(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _bound(self, checkpoint: Checkpoint, date: str | None) -> Checkpoint:
         """The checkpoint as this history loads it."""
-        return replace(checkpoint, dtype=self.dtype, reader=self.aligned.source)
+        return replace(
+            checkpoint,
+            dtype=self.dtype,
+            reader=self.aligned.source,
+            template_kwargs=self.template_kwargs,
+            template_date=date,
+        )
+
+    @property
+    def reads_clock(self) -> bool:
+        """Whether the chat template writes the date."""
+        return reads_clock(self.aligned.source.chat_template())
 
     @classmethod
     def from_sources(
@@ -73,14 +96,18 @@ class TrainingHistory:
         *,
         dtype: torch.dtype = torch.float32,
         any_template: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
+        template_date: str | None = None,
     ) -> TrainingHistory:
-        """A history of any sources; ``steps`` maps optimizer updates to them."""
+        """A history of any sources; ``steps`` maps optimizer updates to them, and the class has the rest."""
         return cls(
             Checkpoint(reference, "reference"),
             Checkpoint(aligned, "aligned", 0),
             tuple(Checkpoint(source, "finetune", step) for step, source in sorted((steps or {}).items())),
             dtype,
             any_template,
+            template_kwargs or {},
+            template_date,
         )
 
     @classmethod
@@ -91,6 +118,9 @@ class TrainingHistory:
         steps: Mapping[int, str | Path] | str | None = None,
         *,
         dtype: torch.dtype = torch.float32,
+        any_template: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
+        template_date: str | None = None,
     ) -> TrainingHistory:
         """A history of local directories.
 
@@ -100,6 +130,7 @@ class TrainingHistory:
             steps: directories by optimizer updates, or a glob pattern such as ``"ft/checkpoint-*"`` of
                 folders whose names end in their step. The base of LoRA adapters among them is ``aligned``.
             dtype: in which weights are loaded.
+            any_template, template_kwargs, template_date: see the class.
 
         Raises:
             HistoryError: see `TrainingHistory`, `revlens.history.Adapter` and `revlens.history.step_folders`.
@@ -107,7 +138,15 @@ class TrainingHistory:
         start = local_source(Path(aligned))
         folders = step_folders(steps, Path()) if isinstance(steps, str) else steps or {}
         sources = {step: local_source(Path(folder), start) for step, folder in folders.items()}
-        return cls.from_sources(local_source(Path(reference)), start, sources, dtype=dtype)
+        return cls.from_sources(
+            local_source(Path(reference)),
+            start,
+            sources,
+            dtype=dtype,
+            any_template=any_template,
+            template_kwargs=template_kwargs,
+            template_date=template_date,
+        )
 
     @classmethod
     def from_registry(
@@ -118,6 +157,9 @@ class TrainingHistory:
         aligned: int,
         steps: Sequence[int] = (),
         dtype: torch.dtype = torch.float32,
+        any_template: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
+        template_date: str | None = None,
     ) -> TrainingHistory:
         """A history of published training checkpoints, by their labels in TransformerLens' registry.
 
@@ -127,6 +169,7 @@ class TrainingHistory:
             aligned: label of the checkpoint from which steps count.
             steps: labels of later checkpoints; their steps in the history are the distances to ``aligned``.
             dtype: in which weights are loaded.
+            any_template, template_kwargs, template_date: see the class.
 
         Raises:
             HistoryError: if the model or a label is unknown, and see `TrainingHistory` and
@@ -134,7 +177,13 @@ class TrainingHistory:
         """
         sources = {label - aligned: registered(model, label) for label in steps}
         return cls.from_sources(
-            registered(model, reference), registered(model, aligned), sources, dtype=dtype
+            registered(model, reference),
+            registered(model, aligned),
+            sources,
+            dtype=dtype,
+            any_template=any_template,
+            template_kwargs=template_kwargs,
+            template_date=template_date,
         )
 
     @classmethod
@@ -147,6 +196,9 @@ class TrainingHistory:
         aligned: Mapping[str, Tensor],
         steps: Mapping[int, Mapping[str, Tensor]] | None = None,
         dtype: torch.dtype = torch.float32,
+        any_template: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
+        template_date: str | None = None,
     ) -> TrainingHistory:
         """A history of weights in memory.
 
@@ -158,6 +210,7 @@ class TrainingHistory:
             steps: state dicts by optimizer updates. ``model.state_dict()`` shares memory with the model:
                 clone its tensors if training goes on.
             dtype: in which weights are loaded.
+            any_template, template_kwargs, template_date: see the class.
 
         Raises:
             HistoryError: if a state dict does not fit the model, or two of them are the same memory.
@@ -177,7 +230,15 @@ class TrainingHistory:
             seen[memory] = name
         sources = {name: StateDict(hf_model, tokenizer, tensors) for name, tensors in weights.items()}
         fine_tuned = {step: sources[f"step-{step}"] for step in steps or {}}
-        return cls.from_sources(sources["reference"], sources["aligned"], fine_tuned, dtype=dtype)
+        return cls.from_sources(
+            sources["reference"],
+            sources["aligned"],
+            fine_tuned,
+            dtype=dtype,
+            any_template=any_template,
+            template_kwargs=template_kwargs,
+            template_date=template_date,
+        )
 
     @classmethod
     def from_manifest(cls, path: str | Path) -> TrainingHistory:
@@ -194,18 +255,18 @@ class TrainingHistory:
 
         Args:
             table: ``reference``, ``aligned``, and optionally ``steps``, ``dtype`` (float32, bfloat16 or
-                float16) and ``chat_template = "aligned"``, which is ``any_template``. A checkpoint is a
-                folder, or a table ``{dir}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob
-                pattern, a list of folders whose names end in their step, or a table from step to
-                checkpoint.
+                float16), ``chat_template = "aligned"``, which is ``any_template``, ``template_kwargs`` (a
+                table) and ``template_date`` (such as ``"2026-01-31"``). A checkpoint is a folder, or a table
+                ``{dir}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob pattern, a list of
+                folders whose names end in their step, or a table from step to checkpoint.
             root: the folder that relative paths start at.
 
         Raises:
             HistoryError: if a key is unknown or missing, or a value is of the wrong kind; and see
                 `TrainingHistory`.
         """
-        reference, aligned, steps, dtype, any_template = parse_table(table, root)
-        return cls.from_sources(reference, aligned, steps, dtype=dtype, any_template=any_template)
+        reference, aligned, steps, settings = parse_table(table, root)
+        return cls.from_sources(reference, aligned, steps, **settings)
 
     @property
     def n_layers(self) -> int:

@@ -45,10 +45,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
     )
     bridge.eval()
     bridge.tokenizer_as_given = tokenizer
-    template = tokenizer.chat_template
-    if tokenizer.bos_token is None and isinstance(template, str) and "bos_token" in template:
-        # The bridge takes EOS for a missing BOS, where Hugging Face lets the template write nothing.
-        bridge.tokenizer.chat_template = "{% set bos_token = '' %}" + template
+    if tokenizer.bos_token is None:
+        write_no_bos(bridge.tokenizer)
     if has_adapter(model):
         for fused in fused_projections(model):
             if isinstance(fused.module, BaseTunerLayer):
@@ -57,6 +55,16 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
             parameter.requires_grad_(id(parameter) in trainable)
         _check_adapter_is_live(bridge)
     return bridge
+
+
+def write_no_bos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the chat template write nothing for the BOS that the tokenizer lacks, as Hugging Face does.
+
+    A bridge takes EOS for a missing BOS.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, str) and "bos_token" in template:
+        tokenizer.chat_template = "{% set bos_token = '' %}" + template
 
 
 @torch.no_grad()

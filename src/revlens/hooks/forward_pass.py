@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import Cache
 
+from revlens.context import check_pass, context_of
 from revlens.errors import SiteError
 from revlens.hooks.generation import Generation, current_generation, following_generation
 from revlens.hooks.masks import real_tokens
@@ -79,7 +80,7 @@ class Followed:
         self.count = 0
         self.generating = False
         self.open = True
-        self._bridge = bridge
+        self._bridge, self._context = bridge, context_of(bridge)
         self._names = frozenset(name for name in names if name.startswith("blocks."))
         self._here = threading.local()
         self._last: ForwardPass | None = None
@@ -113,6 +114,7 @@ class Followed:
 
         Raises:
             SiteError: if it is not over one text in each row, or edits before the layer where it starts.
+            ConfigError: beyond the model's context, see `revlens.context.check_context`.
         """
         if getattr(self._here, "outermost", None) is not None:
             return
@@ -132,6 +134,7 @@ class Followed:
         rows, n_tokens = text.shape[0], text.shape[1]
         generation = current_generation(self._bridge.original_model)
         n_past = self._n_past(given, n_tokens, generation)
+        check_pass(self._context, n_past or 0, n_tokens)
         if generation is not None:
             if generation.prompt_length is None and n_past is not None:
                 generation.prompt_length, generation.rows = n_past + n_tokens, rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,13 @@ import torch
 from peft import LoraConfig
 from transformer_lens.model_bridge import TransformerBridge
 
+from revlens.context import check_context
 from revlens.data import ChatSource
 from revlens.errors import ConfigError
 from revlens.history import Checkpoint, TrainingHistory, boot_with_lora
+from revlens.prompts import encode_prompts
 from revlens.subject.user_material import ProbeFiles, UserMaterial
-from revlens.training import FinetuneConfig
+from revlens.training import FinetuneConfig, encode_examples
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class UserHistory:
                 config = LoraConfig(**{name: _listed(value) for name, value in self.lora.items()})
             except TypeError as error:
                 raise ConfigError(f"peft.LoraConfig does not take these settings of lora: {error}") from error
-            return boot_with_lora(start.source, config, seed, start.dtype)
+            return start.with_template(boot_with_lora(start.source, config, seed, start.dtype))
         if torch.finfo(start.dtype).bits < torch.finfo(torch.float32).bits:
             raise ConfigError(
                 f"Training every weight in {start.dtype} rounds small updates away; "
@@ -217,6 +219,39 @@ class UserHistory:
         """Every checkpoint as it was understood: name, phase, step and where its weights come from."""
         runs = [history.describe() for history in self.histories()]
         return runs[0] if len(runs) == 1 else "\n".join(f"run {run}\n{text}" for run, text in enumerate(runs))
+
+    @property
+    def reads_clock(self) -> bool:
+        """Whether the chat template writes the date."""
+        return self.start(0).reads_clock
+
+    def check_context(self, reply_tokens: int) -> None:
+        """Check, without reading weights, that prompts with their replies and rows of the task fit the model.
+
+        Args:
+            reply_tokens: longest reply.
+
+        Raises:
+            ConfigError: see `revlens.context.check_context`.
+        """
+        aligned = self.start(0).aligned
+        context, tokenizer = aligned.context(), aligned.tokenizer()
+        if context is None:
+            return
+
+        def check(prompts: Sequence[str], new_tokens: int, what: str) -> None:
+            lengths = [len(row) for row in encode_prompts(tokenizer, prompts)]
+            check_context(context, lengths, prompts, new_tokens=new_tokens, what=what)
+
+        material = self.material()
+        for split, prompts in material.probes().splits.items():
+            check(prompts, reply_tokens if split in ("behaviour", "harmless") else 0, f"Prompt of {split!r}")
+        if self.task is not None:
+            rows = self.task.read(self.root)
+            lengths = [len(e.prompt) + len(e.answer) for e in encode_examples(tokenizer, rows)]
+            check_context(context, lengths, list(rows["prompt"]), what="Row of the task")
+        if (test := material.benign_test()) is not None:
+            check(list(test["prompt"]), reply_tokens, "Held-out row of the task")
 
     def content_digest(self) -> str:
         """SHA-256 (hex) over the content of all files: checkpoints with their tokenizers, probes, task.

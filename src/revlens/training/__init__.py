@@ -4,6 +4,7 @@ from revlens.training.answer_loss import Around as Around
 from revlens.training.answer_loss import task_loss as task_loss
 from revlens.training.answer_loss import unaltered as unaltered
 from revlens.training.callback import ReversionCallback as ReversionCallback
+from revlens.training.chat_data import encode_examples as encode_examples
 from revlens.training.finetune_config import FinetuneConfig as FinetuneConfig
 from revlens.training.guard import Guard as Guard
 from revlens.training.loop import finetune as finetune

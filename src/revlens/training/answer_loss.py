@@ -46,7 +46,7 @@ def task_loss(
         batch_size: rows per forward pass.
         around: opens an intervention for each forward pass.
     """
-    examples = encode_examples(model.tokenizer, data)
+    examples = encode_examples(model.tokenizer, data, model=model)
     total, count = 0.0, 0
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]

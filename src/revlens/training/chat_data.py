@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from datasets import Dataset
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from revlens.chat_templates import end_of_turn
+from revlens.context import check_context, context_of
 from revlens.errors import ConfigError
 from revlens.prompts import encode_prompts, pad_id_of
 
@@ -31,11 +33,19 @@ class Example(NamedTuple):
     answer: list[int]
 
 
-def encode_examples(tokenizer: PreTrainedTokenizerBase, data: Dataset) -> list[Example]:
-    """Tokenize columns ``prompt`` and ``answer``; answers end with the end-of-sequence token.
+def encode_examples(
+    tokenizer: PreTrainedTokenizerBase, data: Dataset, *, model: nn.Module | None = None
+) -> list[Example]:
+    """Tokenize columns ``prompt`` and ``answer``; answers end as the chat template ends a turn.
+
+    Args:
+        tokenizer: has a chat template.
+        data: the rows.
+        model: whose context the rows must fit; not checked if None.
 
     Raises:
-        ConfigError: if a column is missing, or there are no rows.
+        ConfigError: if a column is missing, there are no rows, nothing ends an answer, or a row does not fit
+            the model's context.
     """
     missing = {"prompt", "answer"} - set(data.column_names)
     if missing:
@@ -44,10 +54,17 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, data: Dataset) -> list[E
         raise ConfigError("Training data has no rows.")
     prompts = encode_prompts(tokenizer, list(data["prompt"]))
     answers = tokenizer(list(data["answer"]), add_special_tokens=False)["input_ids"]
-    return [
-        Example(prompt, [*answer, tokenizer.eos_token_id])
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
+    end = end_of_turn(tokenizer).ids
+    if not end:
+        raise ConfigError(
+            "Neither the chat template nor the tokenizer ends an answer, so a model would learn to go on for "
+            "ever; set tokenizer.eos_token."
+        )
+    examples = [Example(prompt, [*answer, *end]) for prompt, answer in zip(prompts, answers, strict=True)]
+    if model is not None:
+        lengths = [len(example.prompt) + len(example.answer) for example in examples]
+        check_context(context_of(model), lengths, list(data["prompt"]), what="Row")
+    return examples
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
@@ -63,7 +80,13 @@ def collate(examples: Sequence[Example], pad_id: int) -> ChatBatch:
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerBase, data: Dataset, *, batch_size: int, seed: int, sort_window: int = 1
+    tokenizer: PreTrainedTokenizerBase,
+    data: Dataset,
+    *,
+    batch_size: int,
+    seed: int,
+    sort_window: int = 1,
+    model: nn.Module | None = None,
 ) -> Iterator[ChatBatch]:
     """Endless batches: each pass takes the rows in a new order, fixed by ``seed``, and drops a partial batch.
 
@@ -73,7 +96,7 @@ def batches(
     Raises:
         ConfigError: if there are fewer rows than one batch; also see `encode_examples`.
     """
-    examples = encode_examples(tokenizer, data)
+    examples = encode_examples(tokenizer, data, model=model)
     if len(examples) < batch_size:
         raise ConfigError(f"batch_size={batch_size} exceeds the {len(examples)} rows of training data.")
     generator = torch.Generator().manual_seed(seed)

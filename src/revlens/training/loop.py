@@ -89,7 +89,12 @@ def finetune(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate_at)
     optimizer = accelerator.prepare(optimizer)
     stream = batches(
-        model.tokenizer, data, batch_size=config.batch_size, seed=seed, sort_window=config.sort_window
+        model.tokenizer,
+        data,
+        batch_size=config.batch_size,
+        seed=seed,
+        sort_window=config.sort_window,
+        model=model,
     )
     try:
         with torch.random.fork_rng():

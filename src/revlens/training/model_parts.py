@@ -9,6 +9,7 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from revlens.context import check_context, context_of
 from revlens.errors import GuardError, ProbeError
 from revlens.prompts import Batch, encode_prompts, pad_id_of, pad_left
 
@@ -57,18 +58,32 @@ def tokenizer_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) ->
     raise GuardError(f"{type(model).__name__} has no tokenizer; pass it as tokenizer=.")
 
 
-def probe_batch(model: nn.Module, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> Batch:
+def probe_batch(
+    model: nn.Module,
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    new_tokens: int = 0,
+) -> Batch:
     """User messages in the chat format, padded on the left.
+
+    Args:
+        model: a bridge or a Hugging Face model.
+        prompts: user messages.
+        tokenizer: of a Hugging Face model; a bridge has its own.
+        new_tokens: how many will follow each.
 
     Raises:
         ProbeError: if there is no prompt.
         GuardError: if there is no tokenizer.
-        ConfigError: see `revlens.prompts.encode_prompts`.
+        ConfigError: see `revlens.prompts.encode_prompts` and `revlens.context.check_context`.
     """
     if not prompts:
         raise ProbeError("No prompts, so the guard would do nothing: give it the guard split of the probes.")
     tokenizer = tokenizer_of(model, tokenizer)
-    return pad_left(encode_prompts(tokenizer, prompts), pad_id_of(tokenizer))
+    rows = encode_prompts(tokenizer, prompts)
+    check_context(context_of(model), [len(row) for row in rows], prompts, new_tokens=new_tokens)
+    return pad_left(rows, pad_id_of(tokenizer))
 
 
 def hugging_face_model(model: nn.Module) -> PreTrainedModel:

@@ -61,7 +61,7 @@ class KLAnchor(Guard):
         """
         if n_tokens < 1:
             raise ConfigError(f"n_tokens={n_tokens} must be at least 1.")
-        batch = probe_batch(aligned, prompts, tokenizer)
+        batch = probe_batch(aligned, prompts, tokenizer, new_tokens=n_tokens)
         with torch.no_grad():
             for _ in range(n_tokens - 1):
                 chosen = read_logits(aligned, batch)[:, -1].argmax(-1).tolist()

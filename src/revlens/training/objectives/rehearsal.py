@@ -57,7 +57,11 @@ class Rehearsal(Guard):
         """Start with the first refusals."""
         tokenizer = tokenizer_of(model, self.tokenizer)
         self._stream = batches(
-            tokenizer, self.refusals, batch_size=min(self.rows, len(self.refusals)), seed=self.seed
+            tokenizer,
+            self.refusals,
+            batch_size=min(self.rows, len(self.refusals)),
+            seed=self.seed,
+            model=model,
         )
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
