@@ -42,9 +42,11 @@ def watch(trainer: Trainer, on_break: Callable[[], None], *, is_training: bool) 
     Raises:
         GuardError: if it is training and lacks a method to wrap, as in older versions of transformers.
     """
-    parts = [(trainer, "train")]
+    parts: list[tuple[object, str]] = [(trainer, "train")]
     if is_training:
-        parts = [(trainer.callback_handler, "call_event"), *((trainer, name) for name in _PARTS_OF_TRAINING)]
+        handler = trainer.callback_handler
+        parts = [(handler, "call_event"), *((trainer, name) for name in _PARTS_OF_TRAINING)]
+        parts += [(other, "on_train_begin") for other in handler.callbacks]  # that event is being called
     stack = ExitStack()
     for owner, name in parts:
         if not hasattr(owner, name):

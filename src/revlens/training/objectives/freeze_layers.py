@@ -53,25 +53,23 @@ class FreezeLayers(Guard):
             raise GuardError(
                 f"No parameter of layers {self.layers} requires gradients, so freezing them would do nothing."
             )
-        for parameter in self._frozen:
-            # peft thaws an adapter whenever it is switched back on, in the middle of an update of DPO.
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(_drop_gradient))
-            parameter.requires_grad_(False)
+        self._freeze()
+        # peft thaws an adapter whenever it is switched back on, as DPO does in the middle of an update.
+        self._hooks = [blocks[layer].register_forward_pre_hook(self._freeze) for layer in self.layers]
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
-        """Freeze again what has thawed.
+        """Change nothing.
 
         Raises:
-            GuardError: if the model is not the one at which the guard began.
+            GuardError: if the model is not the one with which the guard has begun.
         """
-        frozen, blocks = set(map(id, self._frozen)), decoder_layers(model)
-        for parameter in (parameter for layer in self.layers for parameter in blocks[layer].parameters()):
-            if parameter.requires_grad and id(parameter) not in frozen:
-                raise GuardError(
-                    f"Layers {self.layers} are not frozen: the guard has begun with another model. "
-                    "Give every training a FreezeLayers of its own."
-                )
-            parameter.requires_grad_(False)
+        self._freeze()
+        blocks = decoder_layers(model)
+        if any(p.requires_grad for layer in self.layers for p in blocks[layer].parameters()):
+            raise GuardError(
+                f"Layers {self.layers} are not frozen: the guard has begun with another model. "
+                "Give every training a FreezeLayers of its own."
+            )
         return nullcontext()
 
     def end(self, model: nn.Module) -> None:
@@ -80,6 +78,10 @@ class FreezeLayers(Guard):
 
     def release(self, model: nn.Module) -> None:
         self._thaw()
+
+    def _freeze(self, *args: object) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
 
     def _thaw(self) -> None:
         for hook in self._hooks:
@@ -94,7 +96,3 @@ class FreezeLayers(Guard):
     def load_state_dict(self, state: State) -> None:
         if not matched(self, state)["is_frozen"]:
             self._thaw()
-
-
-def _drop_gradient(parameter: Tensor) -> None:
-    parameter.grad = None
