@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,8 +15,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from revlens.errors import GuardError, NonFiniteError
 from revlens.forward import is_sharded, reshard
 from revlens.training.across_processes import broadcast_trained
+from revlens.training.checkpoint_state import CheckpointState
 from revlens.training.guard import Guard, trained_parameters
+from revlens.training.interruption import trainer_of, watch
 from revlens.training.monitor import Monitor
+from revlens.training.precision import weights_precision
+from revlens.training.state import named_within, part_of
 
 
 class ReversionCallback(TrainerCallback):
@@ -37,8 +42,12 @@ class ReversionCallback(TrainerCallback):
     or after the optimizer's step or at the end is refused.
 
     The guard ends with the training: `SafeLoRA` projects the final weights, so save the model after
-    ``train()``; the Trainer's own checkpoints are not projected. Make guard and monitor from the aligned
-    model, before any update or resumption.
+    ``train()``; the Trainer's own checkpoints are not projected. If training breaks off, by an error or by
+    Ctrl-C, whatever the guard has put on the model comes off at once.
+
+    Guard and monitor compute in the precision of the weights, as `weights_precision` says, whatever mixed
+    precision the task has. Checkpoints have their state in a folder ``revlens``: make guard and monitor as
+    for the first training, and ``train(resume_from_checkpoint=...)`` goes on as if it had never stopped.
 
     If the guard is `FreezeLayers`, pass the callback to the Trainer's constructor (``callbacks=[...]``), so
     that the Trainer knows from the start which parameters it trains.
@@ -51,7 +60,7 @@ class ReversionCallback(TrainerCallback):
     Raises:
         GuardError: if neither is given. When training starts, if anything but accelerate's FSDP2 (DeepSpeed,
             FSDP1, transformers' ``distributed_config``) shards the weights, or FSDP2 does and the guard acts
-            on them itself.
+            on them itself or computes in another precision; or if a resumed checkpoint lacks the state.
     """
 
     def __init__(self, guard: Guard | None = None, monitor: Monitor | None = None) -> None:
@@ -61,24 +70,42 @@ class ReversionCallback(TrainerCallback):
             )
         self.guard = guard or Guard()
         self.monitor = monitor
-        self._has_begun = False
+        self._begun_on: nn.Module | None = None
         self._around_task = ExitStack()
+        self._watch = ExitStack()
+        self._is_training = False
+        self._has_added_term = False
+        name = f"{type(self).__name__}({self.guard}{'' if monitor is None else ', Monitor'})"
+        self._saved = CheckpointState(name)
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin the guard, if the Trainer's constructor has the callback."""
         self._begin(kwargs["model"])
+        self._watch_training(is_running=False)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin the guard, if it has not begun."""
+        """Begin the guard, if it has not begun; take up the state of a checkpoint that is resumed.
+
+        Raises:
+            GuardError: see the class.
+        """
+        try:
+            self._check_sharding(args, kwargs["model"])
+            self._start(args, state, kwargs["model"])
+        except BaseException:
+            self._release()
+            raise
+
+    def _check_sharding(self, args: TrainingArguments, model: nn.Module) -> None:
         launched_sharded = any(
             parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED")
         )
-        loaded_sharded = getattr(kwargs["model"], "is_distributed_loading_by_transformers", False)
-        if is_sharded(kwargs["model"]) and not loaded_sharded:
+        loaded_sharded = getattr(model, "is_distributed_loading_by_transformers", False)
+        if is_sharded(model) and not loaded_sharded:
             self._check_sharded()
         elif args.deepspeed or args.fsdp or launched_sharded or loaded_sharded:
             raise GuardError(
@@ -86,7 +113,20 @@ class ReversionCallback(TrainerCallback):
                 "ReversionCallback supports. Load the model whole and use FSDP2 "
                 '(fsdp=True, fsdp_config={"version": 2}, on GPUs), or DDP.'
             )
-        self._begin(kwargs["model"])
+
+    def _start(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        # `model_init` makes a new model, and `auto_find_batch_size` starts again after an error.
+        if self._begun_on is not model or self._is_training:
+            self._begin(model)
+            self._watch_training(is_running=True)
+        self._is_training = True
+        if self.monitor is not None:
+            self.monitor.begin()
+        saved = self._saved.start(args, state)
+        if saved is not None:
+            self.guard.load_state_dict(part_of(saved, "guard"))
+            if self.monitor is not None:
+                self.monitor.load_state_dict(part_of(saved, "monitor"))
 
     def _check_sharded(self) -> None:
         moments = [
@@ -98,19 +138,45 @@ class ReversionCallback(TrainerCallback):
                 "weights or gradients whole under FSDP2. Use a guard that adds a term, such as Block, or DDP "
                 "(with an adapter if the optimizer's state does not fit)."
             )
+        if (precision := AcceleratorState().mixed_precision) != "no":
+            raise GuardError(
+                f"FSDP2 casts weights to {precision} for every pass, in which probes would not read as at "
+                "the start. Load the model in that dtype and train without mixed precision, or use DDP."
+            )
 
     def _begin(self, model: nn.Module) -> None:
-        if not self._has_begun:
+        self._release()
+        with weights_precision(model):
             self.guard.begin(model)
-            self._has_begun = True
+        self._begun_on = model
+
+    def _watch_training(self, *, is_running: bool) -> None:
+        trainer = trainer_of(self)
+        if trainer is not None:
+            self._watch = watch(trainer, self._release, is_training=is_running)
+
+    def _release(self) -> None:
+        """Take everything off the model, wherever in an update."""
+        self._around_task.close()
+        self._watch.close()
+        self._is_training = self._has_added_term = False
+        if self._begun_on is not None:
+            self.guard.release(self._begun_on)
+        self._begun_on = None
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Add the term's gradient, and open the context around the task."""
-        reshard(kwargs["model"])  # an evaluation may have gathered the weights
-        self._add_gradient(kwargs["model"], state.global_step + 1, _loss_scale(kwargs["optimizer"]))
-        self._around_task.enter_context(self.guard.around_task(kwargs["model"]))
+        model = kwargs["model"]
+        reshard(model)  # an evaluation may have gathered the weights
+        around_task = self.guard.around_task(model)
+        # Where the data ends amid an update, the next epoch goes on with its gradients.
+        if not self._has_added_term:
+            with weights_precision(model):
+                self._add_gradient(model, state.global_step + 1, _loss_scale(kwargs["optimizer"]))
+            self._has_added_term = True
+        self._around_task.enter_context(around_task)
 
     def _add_gradient(self, model: nn.Module, step: int, scale: float) -> None:
         term = self.guard.term(model)
@@ -131,13 +197,16 @@ class ReversionCallback(TrainerCallback):
     ) -> None:
         """Close the context around the task; the guard may look at the gradients."""
         self._around_task.close()
-        self.guard.before_update(kwargs["model"])
+        self._has_added_term = False
+        with weights_precision(kwargs["model"]):
+            self.guard.before_update(kwargs["model"])
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The guard may change the update that the optimizer has made."""
-        self.guard.after_update(kwargs["model"])
+        with weights_precision(kwargs["model"]):
+            self.guard.after_update(kwargs["model"])
         broadcast_trained(kwargs["model"], self.guard, "after_update")
 
     def on_step_end(
@@ -149,6 +218,24 @@ class ReversionCallback(TrainerCallback):
             reshard(kwargs["model"])  # the reading has gathered the weights
             if self.monitor.action == "stop" and self.monitor.exceeds(reading):
                 control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the context around the task, if the data has ended amid an update."""
+        self._around_task.close()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the state into the checkpoint."""
+        if args.save_only_model or state.is_hyper_param_search:
+            return  # nobody can resume from it
+        tensors = named_within("guard", self.guard.state_dict())
+        if self.monitor is not None:
+            tensors |= named_within("monitor", self.monitor.state_dict())
+        if args.should_save:
+            self._saved.save(args, state, tensors)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -163,10 +250,10 @@ class ReversionCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """End the guard; the callback may serve another training."""
-        self._around_task.close()
-        self.guard.end(kwargs["model"])
+        with weights_precision(kwargs["model"]):
+            self.guard.end(kwargs["model"])
         broadcast_trained(kwargs["model"], self.guard, "end")
-        self._has_begun = False
+        self._release()
 
 
 def _add_gradient_of(term: Float[Tensor, ""], model: nn.Module) -> bool:

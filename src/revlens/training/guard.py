@@ -7,12 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from revlens.training.state import State, matched
+
 
 class Guard:
     """A guard, by the moments at which it acts: each method does nothing unless a subclass overrides it.
 
     The model is a `TransformerBridge` in `revlens.training.finetune`, and a Hugging Face model with or
-    without an adapter in `revlens.training.ReversionCallback`.
+    without an adapter in `revlens.training.ReversionCallback`. At every moment but `around_task` autocast is
+    off, so that under mixed precision too a guard computes in the precision of the weights.
+
+    A guard that changes from update to update, or compares with where training started, has a state: it
+    overrides `state_dict` and `load_state_dict`, and a Trainer's checkpoints then have it.
     """
 
     def __str__(self) -> str:
@@ -24,7 +30,7 @@ class Guard:
         return getattr(type(self), moment) is not getattr(Guard, moment)
 
     def begin(self, model: nn.Module) -> None:
-        """Before the optimizer is made (in a Trainer: see `ReversionCallback`)."""
+        """Before the optimizer is made (in a Trainer: see `ReversionCallback`), for every training anew."""
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
         """A context around the forward and backward passes of the task."""
@@ -45,6 +51,21 @@ class Guard:
 
     def end(self, model: nn.Module) -> None:
         """After the last update, before anything reads or saves the model."""
+
+    def release(self, model: nn.Module) -> None:
+        """Take off what it has put on the model: after `end`, and whatever else ends the training."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed training needs of it, after an update."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a state, after `begin`.
+
+        Raises:
+            GuardError: if the state is of another guard, or of one made from other probes or layers.
+        """
+        matched(self, state)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -27,6 +27,7 @@ from revlens.training.chat_data import ChatBatch, batches, count_answer_tokens, 
 from revlens.training.finetune_config import FinetuneConfig
 from revlens.training.guard import Guard, trained_parameters
 from revlens.training.nonfinite import describe_nonfinite
+from revlens.training.precision import weights_precision
 
 
 def finetune(
@@ -69,9 +70,29 @@ def finetune(
     """
     model = the_bridge(model, hooked=False)
     accelerator = Accelerator()
+    # All of a process's Accelerators share this; a Trainer that broke off amid an update leaves it at False,
+    # and then no optimizer steps.
+    accelerator.sync_gradients = True
     check_replicated(accelerator, model)
     guard = guard or Guard()
-    guard.begin(model)
+    try:
+        _train(model, data, config, seed, guard, on_step, accelerator)
+    finally:
+        guard.release(model)
+        model.eval()
+
+
+def _train(
+    model: TransformerBridge,
+    data: Dataset,
+    config: FinetuneConfig,
+    seed: int,
+    guard: Guard,
+    on_step: Callable[[int, float], None],
+    accelerator: Accelerator,
+) -> None:
+    with weights_precision(model):
+        guard.begin(model)
     trained = list(trained_parameters(model).values())
     if not trained:
         raise ConfigError(
@@ -96,37 +117,39 @@ def finetune(
         sort_window=config.sort_window,
         model=model,
     )
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed + accelerator.process_index)  # dropout draws from it
-            for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
-                model.train()
-                optimizer.zero_grad()
-                loss, added = _add_gradients(
-                    model, trained, batch, config.micro_batch_size, guard, step, accelerator
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + accelerator.process_index)  # dropout draws from it
+        for step, batch in enumerate(itertools.islice(stream, config.steps), start=1):
+            model.train()
+            optimizer.zero_grad()
+            loss, added = _add_gradients(
+                model, trained, batch, config.micro_batch_size, guard, step, accelerator
+            )
+            # A finite loss can have an infinite gradient, so check both before the weights change.
+            norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
+            if not (math.isfinite(loss + added) and math.isfinite(norm)):
+                raise NonFiniteError(
+                    f"Loss is {loss + added} (task {loss}) at update {step} of {config.steps}; lower the "
+                    f"learning rate ({config.learning_rate}) or the guard's strength. The norm of its "
+                    f"gradient is {norm}. {describe_nonfinite(model, batch)}"
                 )
-                # A finite loss can have an infinite gradient, so check both before the weights change.
-                norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
-                if not (math.isfinite(loss + added) and math.isfinite(norm)):
-                    raise NonFiniteError(
-                        f"Loss is {loss + added} (task {loss}) at update {step} of {config.steps}; lower the "
-                        f"learning rate ({config.learning_rate}) or the guard's strength. The norm of its "
-                        f"gradient is {norm}. {describe_nonfinite(model, batch)}"
-                    )
+            with weights_precision(model):
                 guard.before_update(model)
-                optimizer.step()
+            optimizer.step()
+            with weights_precision(model):
                 guard.after_update(model)
-                broadcast_trained(model, guard, "after_update")
-                schedule.step()
-                model.eval()
-                if step == config.steps:
+            broadcast_trained(model, guard, "after_update")
+            schedule.step()
+            model.eval()
+            if step == config.steps:
+                with weights_precision(model):
                     guard.end(model)
-                    broadcast_trained(model, guard, "end")
-                if accelerator.is_main_process:
-                    on_step(step, loss)
-            accelerator.wait_for_everyone()
-    finally:
-        model.eval()
+                broadcast_trained(model, guard, "end")
+                guard.release(model)
+            torch.clear_autocast_cache()
+            if accelerator.is_main_process:
+                on_step(step, loss)
+        accelerator.wait_for_everyone()
 
 
 def _add_gradients(
@@ -143,15 +166,19 @@ def _add_gradients(
     with guard.around_task(model):
         rows = rows_of_process(batch, accelerator.process_index, n_processes)
         for part, share in micro_batches(rows, micro_batch_size, count_answer_tokens(batch)):
+            torch.clear_autocast_cache()  # of weights before the update, if autocast is around the loop
             task = share * answer_loss(model, part)
             accelerator.backward(task)
             loss += task.item()
-    term = guard.term(model)
-    if term is not None:
-        if not term.requires_grad:
-            raise GuardError(f"The term of {guard} has no gradient at update {step}; it would do nothing.")
-        accelerator.backward(term / n_processes)
-        added = term.item() / n_processes
+    with weights_precision(model):
+        term = guard.term(model)
+        if term is not None:
+            if not term.requires_grad:
+                raise GuardError(
+                    f"The term of {guard} has no gradient at update {step}; it would do nothing."
+                )
+            accelerator.backward(term / n_processes)
+            added = term.item() / n_processes
     sum_gradients(trained, accelerator)
     loss, added = sum_over_processes([loss, added], accelerator)
     return loss, added

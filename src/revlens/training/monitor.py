@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from revlens.direction import ReversionDirection, isotropic_quantile
 from revlens.errors import ConfigError, GuardError
 from revlens.training.motion import ProbeMotion
+from revlens.training.state import State, matched, named_within, part_of
 
 _ACTIONS = ("log", "stop", "raise")
 
@@ -56,7 +57,7 @@ class Monitor:
         every: updates from one reading to the next; the first is after the first update.
         action: ``log`` goes on, ``stop`` ends the training after the update, ``raise`` raises an error.
         on_reading: called with every reading, for a logger of yours.
-        readings: all readings so far.
+        readings: all readings of this training so far.
 
     Raises:
         ConfigError: if ``every`` is below 1, or the action is unknown.
@@ -111,6 +112,33 @@ class Monitor:
     def is_due(self, step: int) -> bool:
         """Whether this update has a reading."""
         return (step - 1) % self.every == 0
+
+    def begin(self) -> None:
+        """Start a training, without readings."""
+        self.readings = []
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed training needs of it: where the motion started, and the readings."""
+        empty = torch.zeros(0, len(Reading._fields) - 1, len(self.motion.layers))
+        values = [torch.stack(list(reading[1:])) for reading in self.readings]
+        return {
+            **named_within("motion", self.motion.state_dict()),
+            "steps": torch.tensor([reading.step for reading in self.readings], dtype=torch.long),
+            "readings": torch.stack(values) if values else empty,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a state.
+
+        Raises:
+            GuardError: if the state is of a monitor of other probes or layers.
+        """
+        saved = matched(self, state, growing=("steps", "readings"))
+        self.motion = self.motion.since(part_of(saved, "motion"))
+        self.readings = [
+            Reading(step, *values)
+            for step, values in zip(saved["steps"].tolist(), saved["readings"], strict=True)
+        ]
 
     @torch.no_grad()
     def read(self, model: nn.Module, step: int) -> Reading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from revlens.direction import ReversionDirection
 from revlens.errors import GuardError, NonFiniteError
 from revlens.prompts import Batch
 from revlens.training.model_parts import probe_batch, shape_of
+from revlens.training.state import State, matched
 from revlens.training.streams import read_streams, require_gradient
 
 
@@ -102,6 +103,32 @@ class ProbeMotion:
             GuardError: if the activations have no gradient (a frozen model, or `torch.no_grad`).
         """
         return (require_gradient(self.drift(model)) * self.unit).sum(-1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where the motion started and along what it is, and the probes and layers it is on."""
+        return {
+            "start": self.start,
+            "unit": self.unit,
+            "gap": self.gap,
+            "tokens": self.batch.tokens,
+            "mask": self.batch.mask,
+            "layers": torch.tensor(self.layers),
+        }
+
+    def since(self, state: State) -> ProbeMotion:
+        """The motion from the start of a training that is resumed, on the same probes and layers.
+
+        Raises:
+            GuardError: if probes or layers are others.
+        """
+        saved, own = matched(self, state), self.state_dict()
+        for name, what in (("tokens", "probes"), ("mask", "probes"), ("layers", "layers")):
+            if not torch.equal(saved[name], own[name]):
+                raise GuardError(
+                    f"The {what} are not those of the training that is resumed; make guard and monitor as "
+                    "there, with the same prompts, tokenizer and layers."
+                )
+        return replace(self, start=saved["start"], unit=saved["unit"], gap=saved["gap"])
 
 
 def _mean_activation(

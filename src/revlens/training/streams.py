@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -21,6 +22,7 @@ from revlens.errors import GuardError
 from revlens.hooks import Edit, as_hook, hooked, point_name
 from revlens.prompts import Batch
 from revlens.training.model_parts import decoder_layers, hugging_face_model
+from revlens.training.precision import weights_precision
 
 
 def read_streams(
@@ -28,14 +30,14 @@ def read_streams(
 ) -> Float[Tensor, "prompt layer d_model"]:
     """The residual stream after each layer at the last prompt token, with a gradient unless under no_grad.
 
-    Dropout is off, as its noise would look like motion.
+    Dropout is off, as its noise would look like motion, and so is autocast, as its rounding would.
 
     Args:
         model: a bridge or a Hugging Face model.
         batch: left-padded prompts.
         layers: increasing layer indices.
     """
-    with _without_dropout(model):
+    with _without_dropout(model), weights_precision(model):
         if isinstance(model, TransformerBridge):
             return read_batch(model, batch, Sites(layers=layers))
         ends = batch.mask.sum(1) - 1
@@ -54,14 +56,16 @@ def read_streams(
 
 
 def read_logits(model: nn.Module, batch: Batch, last: int = 1) -> Float[Tensor, "prompt last d_vocab"]:
-    """Logits at the last tokens of each row, with a gradient unless under no_grad. Dropout is off.
+    """Logits at the last tokens of each row, with a gradient unless under no_grad.
+
+    Dropout and autocast are off.
 
     Args:
         model: a bridge or a Hugging Face model.
         batch: left-padded rows of at least ``last`` tokens.
         last: how many tokens.
     """
-    with _without_dropout(model):
+    with _without_dropout(model), weights_precision(model):
         if isinstance(model, TransformerBridge):
             device = next(model.parameters()).device
             return model(batch.tokens.to(device), attention_mask=batch.mask.to(device))[:, -last:]
@@ -96,7 +100,12 @@ def logits_of(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Float[Tenso
 
 @contextmanager
 def edit_streams(model: nn.Module, edits: Mapping[int, Edit]) -> Iterator[None]:
-    """Apply edits to the residual stream after layers, at every token, until the context closes."""
+    """Apply edits to the residual stream after layers, at every token, until the context closes.
+
+    They are computed without autocast. A pass in which other adapters are active than now, or none, stays as
+    it is: so runs the reference model of preference training.
+    """
+    edits = {layer: _without_autocast(edit) for layer, edit in edits.items()}
     with ExitStack() as stack:
         if isinstance(model, TransformerBridge):
             stack.enter_context(
@@ -107,8 +116,11 @@ def edit_streams(model: nn.Module, edits: Mapping[int, Edit]) -> Iterator[None]:
             )
         else:
             layers = decoder_layers(model)
+            # All layers of an adapter are switched together, so the first says which is active.
+            adapted = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
             for layer, edit in edits.items():
-                stack.callback(layers[layer].register_forward_hook(_on_output(edit)).remove)
+                hook = _on_output(edit if adapted is None else _while_active(adapted, edit))
+                stack.callback(layers[layer].register_forward_hook(hook).remove)
         yield
 
 
@@ -126,6 +138,24 @@ def _forward(
     is_short = "logits_to_keep" in inspect.signature(type(hugging_face_model(model)).forward).parameters
     extra: dict[str, Any] = {"logits_to_keep": columns.to(device)} if is_short else {}
     return model(input_ids=tokens, attention_mask=mask, use_cache=False, **extra).logits, is_short
+
+
+def _without_autocast(edit: Edit) -> Edit:
+    def edited(stream: Tensor) -> Tensor:
+        with torch.autocast(stream.device.type, enabled=False):
+            return edit(stream)
+
+    return edited
+
+
+def _while_active(adapted: BaseTunerLayer, edit: Edit) -> Edit:
+    """The edit, in passes through the adapters that are active now."""
+
+    def active() -> list[str]:
+        return [] if adapted.disable_adapters else adapted.active_adapters
+
+    names = list(active())
+    return lambda stream: edit(stream) if active() == names else stream
 
 
 def _on_output(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from revlens.errors import ConfigError
-from revlens.training.guard import Guard
-from revlens.training.motion import ProbeMotion
+from revlens.training.objectives.motion_guard import MotionGuard
+from revlens.training.state import State, matched
 
 
 @dataclass
-class AdaptiveBlock(Guard):
+class AdaptiveBlock(MotionGuard):
     """Keeps every layer's reversion fraction f_l within a budget b, by dual ascent (augmented Lagrangian).
 
     The term is sum_l (relu(m_l + r (f_l - b))^2 - m_l^2) / (2 r). At every update the multiplier m_l changes
@@ -32,7 +32,6 @@ class AdaptiveBlock(Guard):
         ConfigError: if the budget is not at least 0 and below 1.
     """
 
-    motion: ProbeMotion
     budget: float
     multipliers: Float[Tensor, " layer"] | None = field(default=None, init=False)
     penalty: float = field(default=1.0, init=False)
@@ -43,6 +42,25 @@ class AdaptiveBlock(Guard):
             raise ConfigError(
                 f"budget={self.budget} is a reversion fraction; it must be at least 0 and below 1."
             )
+
+    def begin(self, model: nn.Module) -> None:
+        """Start with multipliers of zero."""
+        self.multipliers, self.penalty, self._excess = None, 1.0, 0.0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        multipliers = torch.zeros_like(self.motion.gap) if self.multipliers is None else self.multipliers
+        return {
+            **super().state_dict(),
+            "multipliers": multipliers,
+            "penalty": torch.tensor(self.penalty, dtype=torch.float64),
+            "excess": torch.tensor(self._excess, dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        saved = matched(self, state)
+        super().load_state_dict(state)
+        self.multipliers = saved["multipliers"]
+        self.penalty, self._excess = saved["penalty"].item(), saved["excess"].item()
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         over = self.motion.displacement(model) / self.motion.gap - self.budget

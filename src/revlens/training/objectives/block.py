@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from revlens.direction import isotropic_directions
 from revlens.hooks import Basis, Directions, by_layer
-from revlens.training.guard import Guard
 from revlens.training.motion import ProbeMotion
+from revlens.training.objectives.motion_guard import MotionGuard
+from revlens.training.state import State, matched, named_within
 from revlens.training.streams import require_gradient
 
 
-@dataclass(frozen=True)
-class Block(Guard):
+@dataclass
+class Block(MotionGuard):
     """strength * mean_l relu(p_l)^2: opposes positive motion along the direction (arXiv 2606.28525).
 
     Negative motion is free.
@@ -26,15 +27,14 @@ class Block(Guard):
         strength: nats per squared activation unit.
     """
 
-    motion: ProbeMotion
     strength: float
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         return self.strength * torch.relu(self.motion.displacement(model)).square().mean()
 
 
-@dataclass(frozen=True)
-class Push(Guard):
+@dataclass
+class Push(MotionGuard):
     """strength * mean_l relu(target * gap_l - p_l)^2: reinforces positive motion up to a target, then rests.
 
     The causal counterpart of block: the paper's push arm (arXiv 2606.28525), with a target that bounds it.
@@ -45,7 +45,6 @@ class Push(Guard):
         target: where it rests, as a reversion fraction (1: the reference's own position along v_rev).
     """
 
-    motion: ProbeMotion
     strength: float
     target: float = 1.0
 
@@ -54,7 +53,7 @@ class Push(Guard):
         return self.strength * torch.relu(shortfall).square().mean()
 
 
-@dataclass(frozen=True)
+@dataclass
 class RandomDirectionBlock(Block):
     """Control: block along a random unit direction at each layer.
 
@@ -68,8 +67,8 @@ class RandomDirectionBlock(Block):
         return cls(replace(motion, unit=unit.to(motion.unit)), strength)
 
 
-@dataclass(frozen=True)
-class ComplementBlock(Guard):
+@dataclass
+class ComplementBlock(MotionGuard):
     """Control: strength * mean_l ||D_l - p_l v_l||^2, which opposes all motion but that along v_rev.
 
     If v_rev is what matters, to hold the other d_model - 1 directions protects less than to hold this one.
@@ -79,7 +78,6 @@ class ComplementBlock(Guard):
         strength: nats per squared activation unit.
     """
 
-    motion: ProbeMotion
     strength: float
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
@@ -88,8 +86,8 @@ class ComplementBlock(Guard):
         return self.strength * rest.square().sum(-1).mean()
 
 
-@dataclass(frozen=True)
-class SubspaceBlock(Guard):
+@dataclass
+class SubspaceBlock(MotionGuard):
     """strength * mean_l ||V_l D_l||^2, with V_l an orthonormal basis of the layer's subspace.
 
     Block (arXiv 2606.28525) for more than one direction. A subspace has no sense of forward, so motion within
@@ -101,7 +99,6 @@ class SubspaceBlock(Guard):
         strength: nats per squared activation unit.
     """
 
-    motion: ProbeMotion
     bases: tuple[Basis, ...]
     strength: float
 
@@ -115,6 +112,15 @@ class SubspaceBlock(Guard):
         """
         bases = by_layer(subspaces, max(motion.layers) + 1, motion.unit.shape[1], motion.layers)
         return cls(motion, tuple(basis.to(motion.unit) for basis in bases.values()), strength)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        bases = {str(layer): basis for layer, basis in zip(self.motion.layers, self.bases, strict=True)}
+        return {**super().state_dict(), **named_within("bases", bases)}
+
+    def load_state_dict(self, state: State) -> None:
+        saved = matched(self, state)
+        super().load_state_dict(state)
+        self.bases = tuple(saved[f"bases.{layer}"] for layer in self.motion.layers)
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         drift = require_gradient(self.motion.drift(model))

@@ -10,13 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from revlens.errors import GuardError
 from revlens.hooks import moved_to
 from revlens.training.guard import Guard
 from revlens.training.motion import ProbeMotion
+from revlens.training.state import State, matched
 from revlens.training.streams import edit_streams
 
 
-@dataclass(frozen=True)
+@dataclass
 class ConceptAblation(Guard):
     """h <- h + (c - <h, v>) v at every token during the task's passes.
 
@@ -43,6 +45,25 @@ class ConceptAblation(Guard):
         return cls(
             dict(zip(motion.layers, motion.unit, strict=True)), dict(zip(motion.layers, means, strict=True))
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            "layers": torch.tensor(list(self.unit)),
+            "unit": torch.stack(list(self.unit.values())),
+            "coordinates": torch.tensor(
+                [self.coordinates[layer] for layer in self.unit], dtype=torch.float64
+            ),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        saved = matched(self, state)
+        if saved["layers"].tolist() != list(self.unit):
+            raise GuardError(
+                f"The training that is resumed ablated at layers {saved['layers'].tolist()}, this guard at "
+                f"{list(self.unit)}; make it as there."
+            )
+        self.coordinates = dict(zip(self.unit, saved["coordinates"].tolist(), strict=True))
+        self.unit = dict(zip(self.unit, saved["unit"], strict=True))
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
         target = {layer: torch.tensor([value]) for layer, value in self.coordinates.items()}

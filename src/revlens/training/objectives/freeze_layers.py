@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from revlens.errors import ConfigError, GuardError
 from revlens.training.guard import Guard
 from revlens.training.model_parts import decoder_layers
+from revlens.training.state import State, matched
 
 
 @dataclass
@@ -26,6 +30,7 @@ class FreezeLayers(Guard):
 
     layers: tuple[int, ...]
     _frozen: list[nn.Parameter] = field(default_factory=list, init=False, repr=False)
+    _hooks: list[RemovableHandle] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -37,6 +42,7 @@ class FreezeLayers(Guard):
         Raises:
             GuardError: if a layer does not exist, or no parameter of the layers requires gradients.
         """
+        self.release(model)  # of a training before this one
         blocks = decoder_layers(model)
         if not all(0 <= layer < len(blocks) for layer in self.layers):
             raise GuardError(
@@ -47,10 +53,46 @@ class FreezeLayers(Guard):
             raise GuardError(
                 f"No parameter of layers {self.layers} requires gradients, so freezing them would do nothing."
             )
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
+        self._freeze()
+        # peft thaws an adapter whenever it is switched back on, as DPO does in the middle of an update.
+        self._hooks = [blocks[layer].register_forward_pre_hook(self._freeze) for layer in self.layers]
+
+    def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
+        """Change nothing.
+
+        Raises:
+            GuardError: if the model is not the one with which the guard has begun.
+        """
+        self._freeze()
+        blocks = decoder_layers(model)
+        if any(p.requires_grad for layer in self.layers for p in blocks[layer].parameters()):
+            raise GuardError(
+                f"Layers {self.layers} are not frozen: the guard has begun with another model. "
+                "Give every training a FreezeLayers of its own."
+            )
+        return nullcontext()
 
     def end(self, model: nn.Module) -> None:
         """Thaw what was frozen."""
+        self.release(model)
+
+    def release(self, model: nn.Module) -> None:
+        self._thaw()
+
+    def _freeze(self, *args: object) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def _thaw(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
         for parameter in self._frozen:
             parameter.requires_grad_(True)
+        self._frozen, self._hooks = [], []
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"is_frozen": torch.tensor(bool(self._frozen))}
+
+    def load_state_dict(self, state: State) -> None:
+        if not matched(self, state)["is_frozen"]:
+            self._thaw()

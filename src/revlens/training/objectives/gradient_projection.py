@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from revlens.training.guard import Guard, trained_parameters
-from revlens.training.motion import ProbeMotion
+from revlens.training.guard import trained_parameters
+from revlens.training.objectives.motion_guard import MotionGuard
 
 _Gradients = list[Tensor | None]
 
 
 @dataclass
-class GradientProjection(Guard):
+class GradientProjection(MotionGuard):
     """Holds every p_l at zero to first order: a hard constraint, without a strength.
 
     This is Rosen's gradient projection (1960) on the constraints p_l = 0. Their gradients g_l come from one
@@ -40,7 +40,6 @@ class GradientProjection(Guard):
         motion: on which probes, at which layers, along what.
     """
 
-    motion: ProbeMotion
     _before: list[Tensor] = field(default_factory=list, init=False, repr=False)
     _gradients: list[_Gradients] = field(default_factory=list, init=False, repr=False)
     _displacement: Float[Tensor, " layer"] | None = field(default=None, init=False, repr=False)

@@ -10,13 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from revlens.errors import GuardError
 from revlens.prompts import Batch
 from revlens.training.guard import Guard
 from revlens.training.model_parts import probe_batch, shape_of
+from revlens.training.state import State, matched
 from revlens.training.streams import read_streams, require_gradient
 
 
-@dataclass(frozen=True)
+@dataclass
 class HiddenStateAnchor(Guard):
     """strength * mean over probes and layers of ||h - h_0||^2 at the last prompt token.
 
@@ -62,6 +64,23 @@ class HiddenStateAnchor(Guard):
         batch = probe_batch(aligned, prompts, tokenizer)
         with torch.no_grad():
             return cls(batch, read_streams(aligned, batch, layers).detach(), layers, strength)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            "start": self.start,
+            "tokens": self.batch.tokens,
+            "mask": self.batch.mask,
+            "layers": torch.tensor(self.layers),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        saved, own = matched(self, state), self.state_dict()
+        if not all(torch.equal(saved[name], own[name]) for name in ("tokens", "mask", "layers")):
+            raise GuardError(
+                "Probes or layers of HiddenStateAnchor are not those of the training that is resumed; "
+                "make it as there, with the same prompts, tokenizer and layers."
+            )
+        self.start = saved["start"]
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         streams = require_gradient(read_streams(model, self.batch, self.layers))

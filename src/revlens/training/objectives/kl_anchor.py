@@ -10,14 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from revlens.errors import ConfigError
+from revlens.errors import ConfigError, GuardError
 from revlens.prompts import Batch, pad_id_of, pad_left
 from revlens.training.guard import Guard
 from revlens.training.model_parts import probe_batch, tokenizer_of
+from revlens.training.state import State, matched
 from revlens.training.streams import read_logits, require_gradient
 
 
-@dataclass(frozen=True)
+@dataclass
 class KLAnchor(Guard):
     """strength * mean KL(aligned || theta) over the first answer tokens of the probes.
 
@@ -70,6 +71,23 @@ class KLAnchor(Guard):
                 batch = pad_left([[*row, token] for row, token in zip(rows, chosen, strict=True)], pad_id)
             log_p = _log_probabilities(read_logits(aligned, batch, n_tokens))
         return cls(batch, log_p, strength)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"log_p": self.log_p, "tokens": self.batch.tokens, "mask": self.batch.mask}
+
+    def load_state_dict(self, state: State) -> None:
+        saved = matched(self, state)
+        batch = Batch(saved["tokens"], saved["mask"])
+        # After the prompts come the aligned model's own answers, which another model need not give.
+        n_prompt = batch.tokens.shape[1] - (self.log_p.shape[1] - 1)
+        if any(
+            not torch.equal(a[:, :n_prompt], b[:, :n_prompt]) for a, b in zip(batch, self.batch, strict=True)
+        ):
+            raise GuardError(
+                "The probes of KLAnchor are not those of the training that is resumed; "
+                "make it as there, with the same prompts and tokenizer."
+            )
+        self.batch, self.log_p = batch, saved["log_p"]
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         log_q = _log_probabilities(require_gradient(read_logits(model, self.batch, self.log_p.shape[1])))

@@ -12,14 +12,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from revlens.errors import GuardError
 from revlens.training.guard import Guard, trained_parameters
+from revlens.training.state import State, matched, named_within, part_of
 
 
-@dataclass(frozen=True)
+@dataclass
 class L2SP(Guard):
     """strength / 2 * ||theta - theta_0||^2 over the trained parameters (Li et al. 2018, arXiv 1802.01483).
 
     With a LoRA adapter these are its factors, as the base does not move. Under FSDP2 every process keeps all
-    of theta_0.
+    of theta_0. A Trainer's checkpoints have a copy of it.
 
     Attributes:
         start: theta_0 by parameter name.
@@ -43,6 +44,12 @@ class L2SP(Guard):
                 "unfreeze it, or add an adapter."
             )
         return cls(start, strength)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return named_within("start", {name: _whole(start) for name, start in self.start.items()})
+
+    def load_state_dict(self, state: State) -> None:
+        self.start = part_of(matched(self, state), "start")
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         trained = trained_parameters(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import torch
 from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from revlens.training.answer_loss import answer_loss
 from revlens.training.chat_data import ChatBatch, batches
 from revlens.training.guard import Guard
 from revlens.training.model_parts import tokenizer_of
+from revlens.training.state import State, matched
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Rehearsal(Guard):
     rows: int = 8
     tokenizer: PreTrainedTokenizerBase | None = None
     _stream: Iterator[ChatBatch] | None = field(default=None, init=False, repr=False)
+    _drawn: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.share < 1.0:
@@ -63,9 +66,22 @@ class Rehearsal(Guard):
             seed=self.seed,
             model=model,
         )
+        self._drawn = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"drawn": torch.tensor(self._drawn)}
+
+    def load_state_dict(self, state: State) -> None:
+        drawn = int(matched(self, state)["drawn"])
+        while self._drawn < drawn:
+            self._next()
+
+    def _next(self) -> ChatBatch:
+        assert self._stream is not None, "begin comes first"
+        self._drawn += 1
+        return next(self._stream)
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         if self._stream is None:
             self.begin(model)
-        assert self._stream is not None
-        return self.share / (1 - self.share) * answer_loss(model, next(self._stream))
+        return self.share / (1 - self.share) * answer_loss(model, self._next())

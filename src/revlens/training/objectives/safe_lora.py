@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -15,6 +17,7 @@ from revlens.families import Linear, outputs_first
 from revlens.history import hugging_face_name
 from revlens.training.guard import Guard
 from revlens.training.model_parts import decoder_layers
+from revlens.training.state import State, matched
 
 #: A weight matrix with output features in rows.
 _Matrix = Float[Tensor, "out in"]
@@ -82,6 +85,26 @@ class SafeLoRA(Guard):
         if not alignment:
             raise GuardError("The model trains no linear module of its layers, so SafeLoRA would do nothing.")
         return cls(alignment, start, threshold)
+
+    @cached_property
+    def _fingerprint(self) -> Tensor:
+        """SHA-256 of all that the projection was prepared from, in place of copies in every checkpoint."""
+        digest = hashlib.sha256()
+        for tensors in (self.alignment, self.start):
+            for name in sorted(tensors):
+                digest.update(name.encode())
+                digest.update(tensors[name].contiguous().view(torch.uint8).cpu().numpy().data)
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"fingerprint": self._fingerprint}
+
+    def load_state_dict(self, state: State) -> None:
+        if not torch.equal(matched(self, state)["fingerprint"], self._fingerprint):
+            raise GuardError(
+                "SafeLoRA was prepared from other weights than in the training that is resumed; "
+                "prepare it from the same two models: the reference, and the aligned model before any update."
+            )
 
     @torch.no_grad()
     def end(self, model: nn.Module) -> None:

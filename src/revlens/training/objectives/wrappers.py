@@ -5,15 +5,73 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from revlens.errors import ConfigError
 from revlens.training.guard import Guard
+from revlens.training.state import State, matched, named_within, part_of
 
 
 @dataclass
-class Every(Guard):
+class _AtSomeUpdates(Guard):
+    """A guard that passes the moments of some updates on to another.
+
+    It counts the updates that are done, so that all moments of one have the same number, in whichever order
+    they come. A guard within a guard within counts those that are passed on.
+    """
+
+    guard: Guard
+    _done: int = field(default=0, init=False)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self.guard})"
+
+    def acts_at(self, moment: str) -> bool:
+        return self.guard.acts_at(moment)
+
+    @property
+    def _is_on(self) -> bool:
+        """Whether the guard acts at the present update."""
+        raise NotImplementedError
+
+    def begin(self, model: nn.Module) -> None:
+        self._done = 0
+        self.guard.begin(model)
+
+    def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
+        return self.guard.around_task(model) if self._is_on else nullcontext()
+
+    def term(self, model: nn.Module) -> Float[Tensor, ""] | None:
+        return self.guard.term(model) if self._is_on else None
+
+    def before_update(self, model: nn.Module) -> None:
+        if self._is_on:
+            self.guard.before_update(model)
+
+    def after_update(self, model: nn.Module) -> None:
+        if self._is_on:
+            self.guard.after_update(model)
+        self._done += 1
+
+    def end(self, model: nn.Module) -> None:
+        self.guard.end(model)
+
+    def release(self, model: nn.Module) -> None:
+        self.guard.release(model)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"done": torch.tensor(self._done), **named_within("guard", self.guard.state_dict())}
+
+    def load_state_dict(self, state: State) -> None:
+        saved = matched(self, state)
+        self._done = int(saved["done"])
+        self.guard.load_state_dict(part_of(saved, "guard"))
+
+
+@dataclass(init=False)
+class Every(_AtSomeUpdates):
     """A guard at updates 1, 1 + k, 1 + 2k, ..., which divides its cost by k.
 
     This holds for its term and for its changes of the update; its context around the task is open at every
@@ -28,48 +86,23 @@ class Every(Guard):
     """
 
     k: int
-    guard: Guard
-    _update: int = field(default=-1, init=False)
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"k={self.k} must be at least 1.")
-
-    def __str__(self) -> str:
-        return f"Every({self.guard})"
-
-    def acts_at(self, moment: str) -> bool:
-        return self.guard.acts_at(moment)
+    def __init__(self, k: int, guard: Guard) -> None:
+        if k < 1:
+            raise ConfigError(f"k={k} must be at least 1.")
+        super().__init__(guard)
+        self.k = k
 
     @property
     def _is_on(self) -> bool:
-        return self._update % self.k == 0
-
-    def begin(self, model: nn.Module) -> None:
-        self._update = -1
-        self.guard.begin(model)
+        return self._done % self.k == 0
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
         return self.guard.around_task(model)
 
-    def term(self, model: nn.Module) -> Float[Tensor, ""] | None:
-        self._update += 1
-        return self.guard.term(model) if self._is_on else None
 
-    def before_update(self, model: nn.Module) -> None:
-        if self._is_on:
-            self.guard.before_update(model)
-
-    def after_update(self, model: nn.Module) -> None:
-        if self._is_on:
-            self.guard.after_update(model)
-
-    def end(self, model: nn.Module) -> None:
-        self.guard.end(model)
-
-
-@dataclass
-class Until(Guard):
+@dataclass(init=False)
+class Until(_AtSomeUpdates):
     """A guard for the first updates only: the updates after them show whether its effect lasts.
 
     The guard ends after its last update, as it would at the end of a fine-tune; the optimizer goes on as it
@@ -84,15 +117,12 @@ class Until(Guard):
     """
 
     last: int
-    guard: Guard
-    _update: int = field(default=0, init=False)
 
-    def __post_init__(self) -> None:
-        if self.last < 1:
-            raise ConfigError(f"last={self.last} must be at least 1.")
-
-    def __str__(self) -> str:
-        return f"Until({self.guard})"
+    def __init__(self, last: int, guard: Guard) -> None:
+        if last < 1:
+            raise ConfigError(f"last={last} must be at least 1.")
+        super().__init__(guard)
+        self.last = last
 
     def acts_at(self, moment: str) -> bool:
         ends = moment == "after_update" and self.guard.acts_at("end")
@@ -100,29 +130,14 @@ class Until(Guard):
 
     @property
     def _is_on(self) -> bool:
-        return self._update <= self.last
-
-    def begin(self, model: nn.Module) -> None:
-        self._update = 0
-        self.guard.begin(model)
-
-    def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
-        self._update += 1
-        return self.guard.around_task(model) if self._is_on else nullcontext()
-
-    def term(self, model: nn.Module) -> Float[Tensor, ""] | None:
-        return self.guard.term(model) if self._is_on else None
-
-    def before_update(self, model: nn.Module) -> None:
-        if self._is_on:
-            self.guard.before_update(model)
+        return self._done < self.last
 
     def after_update(self, model: nn.Module) -> None:
-        if self._is_on:
-            self.guard.after_update(model)
-            if self._update == self.last:
-                self.guard.end(model)
+        super().after_update(model)
+        if self._done == self.last:
+            self.guard.end(model)
+            self.guard.release(model)
 
     def end(self, model: nn.Module) -> None:
-        if self._update < self.last:
+        if self._is_on:
             self.guard.end(model)
