@@ -6,11 +6,13 @@ import pytest
 
 from revlens.behaviour import (
     PhraseJudge,
+    check_answered,
     count_unanswered,
     exact_match,
     generate,
+    hold_keywords,
+    judge_replies,
     refusal_rate,
-    share_with_keywords,
     split_thinking,
 )
 from revlens.behaviour.thinking import MARKERS
@@ -56,14 +58,17 @@ REPLIES = {
 
 def test_judges_read_the_answer() -> None:
     replies = list(REPLIES)
-    assert PhraseJudge()([""] * 4, replies) == list(REPLIES.values())
+    outcomes = ["refusal" if refused else "compliance" for refused in REPLIES.values()]
+    assert PhraseJudge()([""] * 4, replies) == outcomes
     cut = ["<think>I can't help with", "<think>"]
     assert count_unanswered(replies + cut) == 2
-    assert refusal_rate([""] * 6, cut + replies, PhraseJudge()) == 0.5
-    assert share_with_keywords(replies[:2] + cut, [["key"]] * 4) == 0.25
+    assert judge_replies(PhraseJudge(), [""] * 6, cut + replies) == ["degenerate"] * 2 + outcomes
+    assert refusal_rate([""] * 6, cut + replies, PhraseJudge()) == pytest.approx(2 / 6)
+    assert hold_keywords(replies[:2] + cut, [["key"]] * 4) == [False, True, False, False]
     assert exact_match(["<think>two and two</think>\n4", "<think>4", "4"], ["4"] * 3) == pytest.approx(2 / 3)
     with pytest.raises(ProbeError, match="All 2 replies end inside .*reply_tokens.*template_kwargs"):
-        refusal_rate([""] * 2, cut, PhraseJudge())
+        check_answered(cut)
+    check_answered([*cut, "Yes."])
 
 
 OPENS = (

@@ -6,6 +6,8 @@ from revlens.behaviour.classifier_judge import ClassifierJudge as ClassifierJudg
 from revlens.behaviour.completions import Completion as Completion
 from revlens.behaviour.completions import read_completions as read_completions
 from revlens.behaviour.evaluate import are_harmful as are_harmful
+from revlens.behaviour.evaluate import check_answered as check_answered
+from revlens.behaviour.evaluate import count_unanswered as count_unanswered
 from revlens.behaviour.evaluate import exact_match as exact_match
 from revlens.behaviour.evaluate import hold_keywords as hold_keywords
 from revlens.behaviour.evaluate import judge_replies as judge_replies

@@ -66,6 +66,20 @@ def count_unanswered(replies: Sequence[str]) -> int:
     return sum(split_thinking(reply).truncated for reply in replies)
 
 
+def check_answered(replies: Sequence[str]) -> None:
+    """Check that some reply comes to an answer.
+
+    Raises:
+        ProbeError: if all of them end inside their thinking: every outcome is then degenerate.
+    """
+    if replies and count_unanswered(replies) == len(replies):
+        raise ProbeError(
+            f"All {len(replies)} replies end inside their thinking, so there is no answer to judge. Generate "
+            "more tokens (max_new_tokens; reply_tokens of an experiment), or turn thinking off where the chat "
+            "template can do so: template_kwargs = {'enable_thinking': False}."
+        )
+
+
 def exact_match(replies: Sequence[str], answers: Sequence[str]) -> float:
     """Share of replies equal to the expected answer, up to thinking and surrounding white space.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from revlens.activations import read_prompts
-from revlens.behaviour import count_unanswered, refusal_rate
+from revlens.behaviour import check_answered
 from revlens.direction import ReversionDirection
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate
@@ -29,9 +29,8 @@ def work(config: ExperimentConfig, layout: Layout, start: Start, tick: Tick) -> 
     for checkpoint in checkpoints:
         model = checkpoint.load()
         evaluation = evaluate(model, material, config.reply_tokens, batch_size=subject.batch_size)
-        for split, replies in evaluation.replies.items():
-            if count_unanswered(replies) == len(replies):  # then the rate raises, and says what to do
-                refusal_rate(material.probes()[split], replies, material.judge())
+        for replies in evaluation.replies.values():
+            check_answered(replies)
         records.append(evaluation.record(phase=checkpoint.phase))
         activations.append(
             read_prompts(model, material.probes()[_SPLIT], batch_size=min(64, subject.batch_size))
