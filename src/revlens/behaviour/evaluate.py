@@ -75,8 +75,8 @@ def check_answered(replies: Sequence[str]) -> None:
     if replies and count_unanswered(replies) == len(replies):
         raise ProbeError(
             f"All {len(replies)} replies end inside their thinking, so there is no answer to judge. Generate "
-            "more tokens (max_new_tokens; reply_tokens of an experiment), or turn thinking off where the chat "
-            "template can do so: template_kwargs = {'enable_thinking': False}."
+            "more tokens (max_new_tokens; reply_tokens of an experiment), or turn thinking off where the "
+            "chat template can do so: template_kwargs = {'enable_thinking': False}."
         )
 
 

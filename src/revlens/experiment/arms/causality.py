@@ -196,7 +196,7 @@ def _intervened(
 ) -> list[dict[str, Any]]:
     """Behaviour under actions on v_rev at the chosen layer and at all, and on control directions."""
     sites = {"chosen": (chosen,), "all": v_rev.layers}
-    settings = {"reply_tokens": config.reply_tokens, "batch_size": config.subject.batch_size}
+    settings: dict[str, Any] = {"reply_tokens": config.reply_tokens, "batch_size": config.subject.batch_size}
     records = []
 
     def keep(

@@ -174,15 +174,15 @@ def _behaviour_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]
             low=None if measure in _KEPT else 0.0,
             high=0.0 if measure in _KEPT else None,
         )
-    for (arm, measure), (printed, value) in _LAST.items():
-        if (arm, last) in measures[measure]:
-            below = measure == "alignment"
+    for (arm, name), (printed, value) in _LAST.items():
+        if (arm, last) in measures[name]:
+            below = name == "alignment"
             yield Claim(
-                f"{arm}-{measure}-last",
-                f"{_WORDS[measure].capitalize()} of {arm} at step {last} is {'below' if below else 'above'} "
+                f"{arm}-{name}-last",
+                f"{_WORDS[name].capitalize()} of {arm} at step {last} is {'below' if below else 'above'} "
                 "zero",
                 printed,
-                mean_over_runs(measures[measure][arm, last], test_zero=True),
+                mean_over_runs(measures[name][arm, last], test_zero=True),
                 low=None if below else 0.0,
                 high=0.0 if below else None,
                 paper_value=value,
