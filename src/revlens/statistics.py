@@ -43,6 +43,11 @@ class Estimate:
     def __str__(self) -> str:
         return self.to_text(3)
 
+    @property
+    def holds_zero(self) -> bool:
+        """Whether zero lies in the interval, its ends included."""
+        return self.low <= 0 <= self.high
+
     def to_text(self, digits: int) -> str:
         """The value with its interval, or with a remark that there is none."""
         interval = f"[{self.low:.{digits}f}, {self.high:.{digits}f}]" if self.n > 1 else "(one run)"

@@ -1,5 +1,6 @@
 """Causality at inference: patching between checkpoints, interventions along v_rev, its vocabulary readout."""
 
+from revlens.causal.displacement import displacement as displacement
 from revlens.causal.intervention import Action as Action
 from revlens.causal.intervention import Intervention as Intervention
 from revlens.causal.intervention import action_label as action_label
