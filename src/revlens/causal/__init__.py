@@ -6,6 +6,7 @@ from revlens.causal.intervention import Intervention as Intervention
 from revlens.causal.intervention import action_label as action_label
 from revlens.causal.intervention_effects import site_label as site_label
 from revlens.causal.interventions import intervene as intervene
+from revlens.causal.patch_part import PARTS as PARTS
 from revlens.causal.patch_passes import FallbackWarning as FallbackWarning
 from revlens.causal.patch_sweep import PatchSweep as PatchSweep
 from revlens.causal.patching import patch_between as patch_between

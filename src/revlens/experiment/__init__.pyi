@@ -1,6 +1,9 @@
+from .arms.association_claims import PAPERS_SPEARMAN as PAPERS_SPEARMAN
 from .arms.causal_claims import at_chosen as at_chosen
 from .arms.causal_claims import chosen_layers as chosen_layers
 from .arms.causal_claims import effects_at_chosen as effects_at_chosen
+from .arms.causal_claims import gap_over_runs as gap_over_runs
+from .arms.causal_claims import share_of as share_of
 from .arms.causality import MAIN_ACTION as MAIN_ACTION
 from .arms.causality import PAIRS as PAIRS
 from .arms.causality import REPORT_SPLIT as REPORT_SPLIT

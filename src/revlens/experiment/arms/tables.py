@@ -12,6 +12,7 @@ import torch
 
 from revlens.activations import MANIFEST, Activations
 from revlens.direction import Drift, ReversionDirection, drift, locate
+from revlens.experiment.arms.association import association_table
 from revlens.experiment.arms.causality import TABLES as CAUSAL_TABLES
 from revlens.experiment.arms.null_rows import direction_rows, null_rows
 from revlens.experiment.arms.plan import Arms
@@ -28,6 +29,7 @@ TABLES = {
     "nulls": "alignment and fraction of a seed's arm at a step, means over layers, against one null's p99",
     "controls": "cosine of the same drift with a direction that should not attract it, at a layer",
     "behaviour": "harmfulness, over-refusal and task cost of a seed's arm at a step",
+    "association": "how closely an outcome goes with one predictor, over runs, arms and steps",
     "training": "task loss of a seed's arm at an update",
     "phases": "the same measures for a seed's reference and aligned models",
     "replies": "what a seed's arm replied to a probe prompt at a step, and the outcome",
@@ -65,7 +67,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
     """
     plan = config.plan
     assert isinstance(plan, Arms)
-    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "association"}
     directions = {seed: own_v_rev(layout, seed) for seed in config.seeds}
     material = config.subject.material()
     probes, strata = material.probes(), material.strata()
@@ -110,7 +112,18 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
         rows["direction"].append(direction_rows(activations, directions[seed]).assign(seed=seed))
         for name in CAUSAL_TABLES:
             rows[name].append(_causal_rows(layout.causal(seed) / f"{name}.parquet").assign(seed=seed))
-    return ArmTables({name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()})
+    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
+    return with_association(ArmTables(tables))
+
+
+def with_association(tables: ArmTables) -> ArmTables:
+    """The tables and `association`, which follows from them."""
+    keys = ["arm", "seed", "step"]
+    drift_by_step = tables.over_layers("alignment")
+    for column in ("fraction", "drift_norm"):
+        drift_by_step = drift_by_step.merge(tables.over_layers(column), on=keys)
+    association = association_table(drift_by_step, tables["behaviour"])
+    return ArmTables(tables.tables | {"association": association})
 
 
 def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:
