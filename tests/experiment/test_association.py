@@ -10,7 +10,13 @@ import pytest
 from scipy.stats import spearmanr
 
 from revlens.errors import ConfigError, NonFiniteError
-from revlens.experiment.arms.association import OUTCOMES, PREDICTORS, SCOPES, association_table, estimate_of
+from revlens.experiment.arms.association import (
+    ASSOCIATION_SCOPES,
+    OUTCOMES,
+    PREDICTORS,
+    association_estimate,
+    association_table,
+)
 
 SEEDS, STEPS = range(4), (1, 10, 100)
 
@@ -47,7 +53,7 @@ def row_of(table: pd.DataFrame, outcome: str, predictor: str, scope: str) -> pd.
 def test_there_is_a_row_for_each_outcome_predictor_and_scope() -> None:
     table = associated(points())
     found = table[["outcome", "predictor", "scope"]].itertuples(index=False, name=None)
-    assert list(found) == list(product(OUTCOMES, PREDICTORS, SCOPES))
+    assert list(found) == list(product(OUTCOMES, PREDICTORS, ASSOCIATION_SCOPES))
     without = associated(points().drop(columns="kl"))
     assert "kl" not in set(without["predictor"])
     assert len(without) == len(table) * 4 // 5
@@ -89,11 +95,11 @@ def test_the_interval_is_that_of_all_resamples_of_runs() -> None:
 def test_a_lead_is_how_much_closer_alignment_goes_with_the_outcome_in_its_sign() -> None:
     table = associated(points())
     for outcome, sign in OUTCOMES.items():
-        for scope in SCOPES:
+        for scope in ASSOCIATION_SCOPES:
             alignment = row_of(table, outcome, "alignment", scope)
             rival = row_of(table, outcome, "fraction", scope)
             assert rival["lead"] == pytest.approx(sign * (alignment["spearman"] - rival["spearman"]))
-            assert estimate_of(alignment, "lead") is None
+            assert association_estimate(alignment, "lead") is None
     assert row_of(table, "harmfulness", "fraction", "all")["lead"] > 0
     assert row_of(table, "refusal", "fraction", "all")["lead"] < 0
 
@@ -102,7 +108,7 @@ def test_a_constant_side_has_no_correlation_and_arms_without_any_harm_are_left_o
     made = points()
     made.loc[made["arm"] == "block", "harmfulness"] = 0.0
     table = associated(made)
-    assert estimate_of(row_of(table, "harmfulness", "kl", "all"), "spearman") is None
+    assert association_estimate(row_of(table, "harmfulness", "kl", "all"), "spearman") is None
     within = row_of(table, "harmfulness", "alignment", "within arms")
     assert within["arms"] == "baseline, push"
     assert row_of(table, "refusal", "alignment", "within arms")["arms"] == "baseline, block, push"

@@ -1,3 +1,5 @@
+from .arms.association import ASSOCIATION_SCOPES as ASSOCIATION_SCOPES
+from .arms.association import association_estimate as association_estimate
 from .arms.association_claims import PAPERS_SPEARMAN as PAPERS_SPEARMAN
 from .arms.causal_claims import at_chosen as at_chosen
 from .arms.causal_claims import chosen_layers as chosen_layers
@@ -7,6 +9,7 @@ from .arms.causal_claims import share_of as share_of
 from .arms.causality import MAIN_ACTION as MAIN_ACTION
 from .arms.causality import PAIRS as PAIRS
 from .arms.causality import REPORT_SPLIT as REPORT_SPLIT
+from .arms.null_claims import null_thresholds as null_thresholds
 from .arms.plan import Arms as Arms
 from .arms.tables import ArmTables as ArmTables
 from .config import ExperimentConfig as ExperimentConfig

@@ -208,7 +208,7 @@ CAUSAL_PLOTS = (
         "patching_parts",
         patching_parts,
         "full: the donor's activation; along: only its component along v_rev; orthogonal: everything else. "
-        "Parts need not add up to the whole: what follows is not linear. Bars are mean effects over mean gaps,"
+        "Parts need not add up to the whole: what follows is not linear. Bars are mean effects over mean gaps"
         " with 95 % intervals over runs where the gap is clear of zero. From reference to aligned the bars "
         "along v_rev say nothing: v_rev is the mean difference of just these activations, so that to first "
         "order such a patch is the whole one. The case rests on aligned to fine-tuned.",

@@ -21,7 +21,7 @@ PREDICTORS = ("alignment", "fraction", "drift_norm", "kl", "step")
 OUTCOMES = {"harmfulness": 1, "refusal": -1}
 #: Which points are ranked together: all arms and steps; those of each arm, and then the mean over arms is
 #: taken; those of the runs without a guard.
-SCOPES = ("all", "within arms", "unguarded")
+ASSOCIATION_SCOPES = ("all", "within arms", "unguarded")
 _UNGUARDED = "baseline"
 
 #: Values of each arm, in the order of seeds and steps.
@@ -50,10 +50,10 @@ def association_table(drift: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFr
     points = drift.merge(behaviour[[c for c in behaviour if c in (*keys, "kl", *OUTCOMES)]], on=keys)
     values = {name: _by_arm(points, name) for name in (*PREDICTORS, *OUTCOMES) if name in points}
     outcomes, predictors = ([name for name in names if name in values] for names in (OUTCOMES, PREDICTORS))
-    return pd.DataFrame([_row(values, *of) for of in product(outcomes, predictors, SCOPES)])
+    return pd.DataFrame([_row(values, *of) for of in product(outcomes, predictors, ASSOCIATION_SCOPES)])
 
 
-def estimate_of(row: pd.Series, name: str) -> Estimate | None:
+def association_estimate(row: pd.Series, name: str) -> Estimate | None:
     """``spearman`` or ``lead`` of a row with its interval; None where it is not defined."""
     value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
     return None if np.isnan(value) else Estimate(value, low, high, int(row["n_runs"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from revlens.experiment.arms.association import estimate_of
+from revlens.experiment.arms.association import association_estimate
 from revlens.experiment.arms.tables import ArmTables
 from revlens.results import Claim
 
@@ -26,12 +26,12 @@ def association_claims(results: ArmTables) -> Iterator[Claim]:
             # Across arms the paper's own quantity is enough: the others are in the table.
             if predictor == "fraction" and scope == "all":
                 continue
-            estimate = estimate_of(rows.loc[predictor, scope], "spearman")
+            estimate = association_estimate(rows.loc[predictor, scope], "spearman")
             if estimate is not None:
                 key = "association" + ("" if scope == "all" else f"-{predictor}-{scope.replace(' ', '-')}")
                 statement = f"Harmfulness goes with {word} {where} (Spearman, runs resampled whole)"
                 yield Claim(key, statement, PAPERS_SPEARMAN if scope == "all" else "", estimate, low=0.0)
-    lead = estimate_of(rows.loc["drift_norm", "all"], "lead")
+    lead = association_estimate(rows.loc["drift_norm", "all"], "lead")
     if lead is not None:
         statement = (
             "Harmfulness goes with alignment more closely than with how far the model has drifted in any "

@@ -21,12 +21,12 @@ def null_claims(results: ArmTables) -> Iterator[Claim]:
         shares = rows.groupby("seed")["exceeds"].mean()
         statement = (
             f"Most run-steps of the baseline exceed the 99th percentile of the {name} null "
-            f"(share; a cosine passes above {thresholds(rows['p99'])})"
+            f"(share; a cosine passes above {null_thresholds(rows['p99'])})"
         )
         yield Claim(f"exceeds-{name}", statement, null.paper, mean_over_runs(shares.to_numpy(float)), low=0.5)
 
 
-def thresholds(p99: pd.Series) -> str:
+def null_thresholds(p99: pd.Series) -> str:
     """What run-steps must exceed: from the lowest to the highest, as chance reaches further at some."""
     low, high = f"{p99.min():.2f}", f"{p99.max():.2f}"
     return low if low == high else f"{low} to {high}"
