@@ -89,8 +89,8 @@ def _spearman(x: _ByArm, y: _ByArm, arms: list[str], scope: str) -> _Statistic:
             if arms
             else np.full(len(counts), np.nan)
         )
-    together = [np.hstack([values[arm] for arm in arms]) for values in (x, y)]
-    return lambda counts: spearman_of_resamples(*together, counts)
+    all_x, all_y = (np.hstack([values[arm] for arm in arms]) for values in (x, y))
+    return lambda counts: spearman_of_resamples(all_x, all_y, counts)
 
 
 def _estimate(statistic: _Statistic, n_runs: int) -> Estimate | None:
