@@ -207,7 +207,8 @@ def chance_figure(table: pd.DataFrame) -> go.Figure:
         # A logarithmic axis has no zero: a share of zero stands at the upper end of its interval.
         some = rows["hits"] > 0
         x = rows["share"].where(some, rows["high"])
-        y = [worlds.index(world) + 0.22 * (list(NULLS).index(str(null)) - 1) for world in rows["world"]]
+        offset = 0.18 * (list(NULLS).index(str(null)) - (len(NULLS) - 1) / 2)
+        y = [worlds.index(world) + offset for world in rows["world"]]
         error = {
             "type": "data",
             "symmetric": False,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -7,11 +9,15 @@ from sklearn.metrics import roc_auc_score
 
 from revlens.errors import ConfigError, NonFiniteError
 from revlens.statistics import (
+    _all_resamples,
+    _drawn_resamples,
+    _quantiles,
     auroc_over_runs,
     bootstrap_over_runs,
     mean_over_runs,
     ratio_over_runs,
     small_sample_confidence,
+    spearman_of_resamples,
     spearman_over_runs,
     wilson,
 )
@@ -99,7 +105,7 @@ def test_the_general_bootstrap_of_a_mean_is_that_of_the_mean() -> None:
     )
 
 
-def test_resamples_without_the_statistic_are_drawn_again_and_if_there_are_hardly_any_that_is_said() -> None:
+def test_resamples_without_the_statistic_are_left_out_and_if_there_are_hardly_any_that_is_said() -> None:
     defined = bootstrap_over_runs(
         lambda pick: float(len(set(pick))), 3, is_defined=lambda pick: len(set(pick)) == 3, n_resamples=50
     )
@@ -122,6 +128,51 @@ def test_a_ratio_needs_pairs_and_something_below_the_line() -> None:
     for below in ([1.0, -1.0], [np.nan, 1.0]):
         with pytest.raises(NonFiniteError, match="denominator"):
             ratio_over_runs([1.0, 2.0], below)
+
+
+def test_enumeration_is_brute_force_over_all_orders() -> None:
+    """Of 3 runs there are 27 equally likely picks. Their interval is their range, so levels are tried too."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(3, 6)), rng.normal(size=(3, 6))
+    counts, weights = _all_resamples(3)
+    assert (len(counts), weights.sum()) == (10, 27)
+    picks = [list(pick) for pick in product(range(3), repeat=3)]
+    everything = [spearmanr(x[pick].ravel(), y[pick].ravel()).statistic for pick in picks]
+    values = spearman_of_resamples(x, y, counts)
+    assert np.repeat(np.sort(values), weights[np.argsort(values)].astype(int)).tolist() == pytest.approx(
+        sorted(everything)
+    )
+    estimate = spearman_over_runs(x, y)
+    assert (estimate.low, estimate.high) == pytest.approx((min(everything), max(everything)))
+    levels = (0.1, 0.3, 0.5, 0.95)
+    brute = np.quantile(everything, levels, method="inverted_cdf").tolist()
+    assert _quantiles(values, weights, levels) == pytest.approx(brute)
+
+
+@pytest.mark.parametrize(("n", "n_multisets"), [(1, 1), (2, 3), (5, 126), (8, 6435)])
+def test_weights_of_multisets_are_the_orders_that_give_them(n: int, n_multisets: int) -> None:
+    counts, weights = _all_resamples(n)
+    assert len(counts) == len(np.unique(counts, axis=0)) == n_multisets
+    assert (counts.sum(1) == n).all()
+    assert weights.sum() == n**n
+
+
+def test_enumeration_agrees_with_sampling() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(5, 8))
+    y = x + rng.normal(size=(5, 8))
+    values, weights = (spearman_of_resamples(x, y, _all_resamples(5)[0]), _all_resamples(5)[1])
+    drawn = spearman_of_resamples(x, y, _drawn_resamples(5, 20_000, 0, "test")[0])
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    assert _quantiles(values, weights, levels) == pytest.approx(np.quantile(drawn, levels).tolist(), abs=0.02)
+    assert np.average(values, weights=weights) == pytest.approx(drawn.mean(), abs=0.01)
+
+
+def test_a_resample_with_a_constant_side_has_no_correlation() -> None:
+    x, y = np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[0.0, 0.0], [0.0, 1.0]])
+    found = spearman_of_resamples(x, y, np.array([[1, 1], [2, 0], [0, 2]]))
+    assert np.isnan(found[1])
+    assert found[[0, 2]].tolist() == pytest.approx([spearmanr([1, 2, 1, 2], [0, 0, 0, 1]).statistic, 1.0])
 
 
 X = np.array([[0.1, 0.4, 0.5], [0.2, 0.3, 0.9], [0.0, 0.6, 0.7]])
@@ -206,9 +257,10 @@ def test_the_interval_holds_the_estimate_and_stays_within_one() -> None:
 
 
 def test_the_seed_decides_the_interval_alone() -> None:
+    """Of so many runs that resamples are drawn and not enumerated."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(8, 4))
-    y = x + rng.normal(size=(8, 4))
+    x = rng.normal(size=(10, 4))
+    y = x + rng.normal(size=(10, 4))
     first, other = (spearman_over_runs(x, y, n_resamples=100, seed=seed) for seed in (0, 1))
     assert spearman_over_runs(x, y, n_resamples=100, seed=0) == first
     assert other.value == first.value

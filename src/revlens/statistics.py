@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from scipy.stats import binomtest, norm, rankdata, spearmanr, t
+from scipy.stats import binomtest, norm, rankdata, t
 from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator, sign_flip_permutation_pvalue
 
 from revlens.errors import ConfigError, NonFiniteError
 
-#: Undefined resamples are drawn again; at most this many draws per wanted resample.
-_MAX_TRIES = 100
+#: Resamples of so few runs that there are at most so many are enumerated (126 for 5 runs, 6,435 for 8).
+MAX_ENUMERATED = 10_000
+#: Resamples without the statistic are left out; at least this share must have it.
+_MIN_DEFINED = 0.01
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Estimate:
 
     def __str__(self) -> str:
         return self.to_text(3)
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether zero lies in the interval, its ends included."""
+        return self.low <= 0 <= self.high
 
     def to_text(self, digits: int) -> str:
         """The value with its interval, or with a remark that there is none."""
@@ -118,14 +127,41 @@ def bootstrap_over_runs(
 ) -> Estimate:
     """Any statistic of runs, with a 95 % bootstrap interval that resamples whole runs.
 
-    Percentiles are those of `mean_over_runs`.
+    Args:
+        statistic: of the runs with these indices, whose order says nothing.
+        n: number of runs.
+        is_defined: whether a resample has the statistic; others are left out.
+        n_resamples, seed, label: see `bootstrap_by_counts`.
+
+    Raises:
+        ConfigError: without a run, or if nearly no resample has the statistic.
+    """
+
+    def of_counts(counts: Int[ndarray, "resample run"]) -> Float[ndarray, " resample"]:
+        picks = [np.repeat(np.arange(n), row) for row in counts]
+        return np.array([statistic(pick) if is_defined(pick) else np.nan for pick in picks])
+
+    return bootstrap_by_counts(of_counts, n, n_resamples=n_resamples, seed=seed, label=label)
+
+
+def bootstrap_by_counts(
+    statistic: Callable[[Int[ndarray, "resample run"]], Float[ndarray, " resample"]],
+    n: int,
+    *,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    label: str = "statistic",
+) -> Estimate:
+    """`bootstrap_over_runs` for a statistic that is computed of many resamples at once.
+
+    Percentiles are those of `mean_over_runs`. Up to `MAX_ENUMERATED` resamples are enumerated, each with the
+    number of orders in which it can be drawn as its weight; of more, ``n_resamples`` are drawn.
 
     Args:
-        statistic: of the runs with these indices.
+        statistic: of resamples, from how often each has each run; NaN where it is not defined.
         n: number of runs.
-        is_defined: whether a resample has the statistic; otherwise it is drawn again.
-        n_resamples: bootstrap resamples.
-        seed: of the resamples, together with ``label``.
+        n_resamples: bootstrap resamples, where there are too many to enumerate.
+        seed: of these, together with ``label``.
         label: names the use.
 
     Raises:
@@ -133,24 +169,50 @@ def bootstrap_over_runs(
     """
     if n < 1:
         raise ConfigError("No runs to resample.")
-    value = statistic(np.arange(n))
+    value = float(statistic(np.ones((1, n), dtype=int))[0])
     if n == 1:
         return Estimate(value, value, value, 1)
-    generator = derive_generator(seed, label)
-    draws: list[float] = []
-    for _ in range(_MAX_TRIES * n_resamples):
-        pick = torch.randint(n, (n,), generator=generator).numpy()
-        if is_defined(pick):
-            draws.append(statistic(pick))
-        if len(draws) == n_resamples:
-            break
-    else:
+    counts, weights = (
+        _all_resamples(n)
+        if math.comb(2 * n - 1, n) <= MAX_ENUMERATED
+        else _drawn_resamples(n, n_resamples, seed, label)
+    )
+    draws = statistic(counts)
+    defined = ~np.isnan(draws)
+    if weights[defined].sum() < _MIN_DEFINED * weights.sum():
         raise ConfigError(
             f"Hardly any resample of the {n} runs has this statistic ({label}): too few of them vary."
         )
     tail = (1 - small_sample_confidence(n)) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), n)
+    low, high = _quantiles(draws[defined], weights[defined], (tail, 1 - tail))
+    return Estimate(value, low, high, n)
+
+
+#: How often resamples have each run, and the weight of each resample.
+_Resamples = tuple[Int[ndarray, "resample run"], Float[ndarray, " resample"]]
+
+
+def _all_resamples(n: int) -> _Resamples:
+    """Every multiset of ``n`` of ``n`` runs; its weight is the number of orders, n! / (k_1! k_2! ...)."""
+    picks = np.array(list(combinations_with_replacement(range(n), n)))
+    counts = (picks[:, :, None] == np.arange(n)).sum(1)
+    factorials = np.array([math.factorial(k) for k in range(n + 1)], dtype=float)
+    return counts, factorials[n] / factorials[counts].prod(1)
+
+
+def _drawn_resamples(n: int, n_resamples: int, seed: int, label: str) -> _Resamples:
+    picks = torch.randint(n, (n_resamples, n), generator=derive_generator(seed, label)).numpy()
+    return (picks[:, :, None] == np.arange(n)).sum(1), np.ones(n_resamples)
+
+
+def _quantiles(
+    values: Float[ndarray, " draw"], weights: Float[ndarray, " draw"], levels: Sequence[float]
+) -> list[float]:
+    """The smallest value at which the weights of all values up to it reach each level."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    index = np.searchsorted(reached, np.array(levels) * reached[-1])
+    return values[order][np.minimum(index, len(values) - 1)].tolist()
 
 
 def ratio_over_runs(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
@@ -183,8 +245,8 @@ def spearman_over_runs(
 ) -> Estimate:
     """Spearman correlation pooled over runs and points, with a bootstrap interval that resamples whole runs.
 
-    Points of one run (its steps and arms) are dependent, so runs are the clusters. Percentiles are those of
-    `mean_over_runs`. A resample with a constant side has no ranks and is drawn again.
+    Points of one run (its steps and arms) are dependent, so runs are the clusters. A resample with a constant
+    side has no ranks and is left out. See `bootstrap_by_counts`.
 
     Raises:
         ConfigError: if shapes differ, there is no run, or x or y is constant (no ranks to compare).
@@ -193,14 +255,36 @@ def spearman_over_runs(
     _check("spearman_over_runs", x, y)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ConfigError("spearman_over_runs needs values that vary; one side is constant.")
-    return bootstrap_over_runs(
-        lambda pick: float(spearmanr(x[pick].ravel(), y[pick].ravel()).statistic),
+    return bootstrap_by_counts(
+        lambda counts: spearman_of_resamples(x, y, counts),
         len(x),
-        is_defined=lambda pick: bool(np.ptp(x[pick]) > 0 and np.ptp(y[pick]) > 0),
         n_resamples=n_resamples,
         seed=seed,
         label="spearman",
     )
+
+
+def spearman_of_resamples(
+    x: Float[ndarray, "run point"], y: Float[ndarray, "run point"], counts: Int[ndarray, "resample run"]
+) -> Float[ndarray, " resample"]:
+    """Spearman correlation over all points of each resample, ties by mean ranks; NaN if a side is constant.
+
+    A run that a resample has twice counts twice, as if its points were written down twice.
+    """
+    weights = np.repeat(counts, x.shape[1], axis=1).astype(float)
+
+    def centred_ranks(values: Float[ndarray, "run point"]) -> Float[ndarray, "resample run_point"]:
+        distinct, which = np.unique(values.ravel(), return_inverse=True)
+        order = np.argsort(which, kind="stable")
+        starts = np.searchsorted(which[order], np.arange(len(distinct)))
+        ties = np.add.reduceat(weights[:, order], starts, axis=1)
+        ranks = (ties.cumsum(1) - ties / 2)[:, which]
+        return ranks - (weights * ranks).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
+
+    a, b = centred_ranks(x), centred_ranks(y)
+    spread = (weights * a**2).sum(1) * (weights * b**2).sum(1)
+    together = (weights * a * b).sum(1)
+    return np.divide(together, np.sqrt(spread), out=np.full(len(counts), np.nan), where=spread > 0)
 
 
 def auroc_over_runs(
@@ -215,7 +299,7 @@ def auroc_over_runs(
 
     That is the chance that a point with the event has a higher score than one without; a score that says
     nothing has 0.5. The interval resamples whole runs, as in `spearman_over_runs`; a resample with the event
-    at all points or at none is drawn again.
+    at all points or at none is left out.
 
     Args:
         score: higher where the event is expected.

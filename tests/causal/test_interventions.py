@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens import hooks
 from revlens.activations import Sites, read_prompts
-from revlens.causal import Action, Intervention, intervene, site_label
+from revlens.causal import Action, Intervention, displacement, intervene, site_label
 from revlens.direction import ReversionDirection, nulls
 from revlens.errors import ConfigError, SiteError
 from revlens.history import TrainingHistory
@@ -29,6 +30,13 @@ def direction(seed: int = 0, layers: tuple[int, ...] = (0, 1, 2)) -> ReversionDi
     return ReversionDirection(
         unit, torch.full((len(layers),), 2.0, dtype=torch.float64), layers, "direction", 4
     )
+
+
+def one_metric(model: TransformerBridge, prompt: str) -> Tensor:
+    chat = [{"role": "user", "content": prompt}]
+    ids = model.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    with torch.no_grad():
+        return total(model(torch.tensor([ids]))[:, -1])[0]
 
 
 def effects(model: TransformerBridge, actions: list[Action]) -> Tensor:
@@ -105,6 +113,58 @@ def test_controls_get_the_same_dose_and_their_own_rows(llama: TransformerBridge)
         "effect"
     ].item()
     assert one == pytest.approx(float(found.effect()[2, 3, 0]))
+
+
+@pytest.mark.parametrize(
+    "action", [Action("ablate"), Action("clamp"), Action("add", -0.5)], ids=lambda a: a.kind
+)
+def test_controls_move_the_stream_as_far_as_v_rev_does(llama: TransformerBridge, action: Action) -> None:
+    """At a layer alone and at all together, where later layers see what earlier ones were moved to."""
+    v_rev, other = direction(), nulls.isotropic_directions(1, 3, 16, seed=5)[0]
+    clamp_mean = torch.randn(3, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    along = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, clamp_mean)
+    for layers in ((1,), (0, 1, 2)):
+        moved = displacement(llama, along, PROMPTS, layers, batch_size=2)
+        assert (moved != 0).nonzero().flatten().tolist() == list(layers)
+        for intervention, unit in ((along, v_rev.unit), (along.matched(other, moved), other)):
+            for layer in layers:
+                before = [earlier for earlier in layers if earlier < layer]
+                steps = []
+                for upto in (before, [*before, layer]):
+                    with intervention.on(llama, upto) if upto else nullcontext():
+                        steps.append(read_prompts(llama, PROMPTS, Sites(layers=(layer,)))[:, 0].double())
+                step = (steps[1] - steps[0]).mean(0)
+                assert_close = torch.testing.assert_close
+                assert_close(step, moved[layer] * unit[layer], rtol=1e-3, atol=1e-5)
+                assert_close(step.norm(), moved[layer].abs(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_sweep_measures_the_displacement_that_it_gives_to_controls(llama: TransformerBridge) -> None:
+    draws = nulls.isotropic_directions(2, 3, 16, seed=5)
+    clamp_mean = torch.randn(3, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    actions = [Action("clamp"), Action("add", 1.0)]
+    found = intervene(
+        llama, direction(), actions, PROMPTS, total, clamp_mean=clamp_mean, controls={"random": draws}
+    )
+    v_rev = direction()
+    for a, action in enumerate(actions):
+        along = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, clamp_mean)
+        for s, site in enumerate(found.sites):
+            moved = displacement(llama, along, PROMPTS, site)
+            torch.testing.assert_close(found.displacement[s, a], moved, rtol=1e-4, atol=1e-6)
+            with hooks.add(
+                llama,
+                dict(enumerate(draws[1])),
+                dict(enumerate(moved.tolist())),
+                layers=site,
+                tokens="last_prompt",
+            ):
+                alone = [one_metric(llama, prompt) for prompt in PROMPTS]
+            torch.testing.assert_close(found.values[2, s, a], torch.stack(alone), rtol=1e-4, atol=1e-5)
+    table = found.to_dataframe()
+    assert table.groupby(["site", "action"])["displacement"].nunique().eq(1).all()
+    rows = table[(table["site"] == "0-2") & (table["action"] == "clamp")]
+    assert rows["displacement"].iloc[0] == pytest.approx(float(found.displacement[3, 0].mean()))
 
 
 def test_the_rank_p_value_counts_controls_that_do_as_much(llama: TransformerBridge) -> None:

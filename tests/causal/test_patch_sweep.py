@@ -36,6 +36,22 @@ def test_recovered_is_a_ratio_of_means() -> None:
     torch.testing.assert_close(sweep.recovered(), torch.tensor([[1 / 3, 1.0]]))
 
 
+def test_r2_is_one_for_a_full_patch_and_zero_for_the_mean_gap_on_every_prompt() -> None:
+    gap = torch.tensor([1.0, 2.0, 3.0, 6.0])  # mean 3, sum of squares about it 14
+    effects = torch.stack([gap, gap.mean().expand(4), torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.zeros(4)])
+    sweep = sweep_of(effects[:, None], gap)
+    expected = torch.tensor([1.0, 0.0, 1 - 4 / 14, 1 - 50 / 14])
+    torch.testing.assert_close(sweep.per_prompt_r2()[:, 0], expected)
+    torch.testing.assert_close(sweep.recovered()[:2, 0], torch.tensor([1.0, 1.0]))  # blind to the difference
+    table = sweep.to_dataframe()
+    assert table["r2"].tolist() == pytest.approx(expected.tolist())
+    assert table["gap"].tolist() == [3.0] * 4
+
+
+def test_without_a_spread_of_the_gap_there_is_no_r2() -> None:
+    assert sweep_of(torch.ones(1, 1, 4), torch.full((4,), 2.0)).per_prompt_r2().isnan().all()
+
+
 def test_a_constant_share_of_the_gap_is_recovered_without_doubt() -> None:
     gap = torch.tensor([2.0, 3.0, 1.0, 5.0, 4.0, 2.5])
     sweep = sweep_of(torch.stack([0.25 * gap, -gap])[None], gap)

@@ -18,6 +18,7 @@ from revlens.direction.nulls import (
     covariance_directions,
     exceedance,
     isotropic_directions,
+    isotropic_mean_quantile,
     isotropic_quantile,
     relabelled_directions,
 )
@@ -51,19 +52,84 @@ def test_every_null_has_a_row_in_the_docs_and_a_colour_of_its_own() -> None:
 def test_the_quantile_of_a_null_is_that_of_its_directions_with_the_prompts_of_v_rev(name: str) -> None:
     drift, null = normal(4, 3, 6, seed=2), NULLS[name]
     p99 = null.quantile(drift, ACTS, OTHER, n_draws=50, seed=7)
-    if null.directions is None:
-        assert p99.tolist() == [isotropic_quantile(6)] * 4
+    if null.exact is not None:
+        assert p99.tolist() == [null.exact(6, [1.0] * 3, 0.99)] * 4
     else:
-        drawn = NullDistribution.of(drift, null.directions(ACTS, OTHER, 50, 7), n_prompts=12)
+        assert null.directions is not None
+        drawn = NullDistribution.of(drift, null.directions(ACTS, OTHER, 50, 7, ()), n_prompts=12)
         assert torch.equal(p99, drawn.quantile())
+
+
+@pytest.mark.parametrize("name", NULLS)
+def test_the_quantile_of_a_fraction_is_that_of_displacements_over_gaps(name: str) -> None:
+    """Along the same directions as the cosine's; for the one-layer law, along one that all layers share."""
+    drift, gap, null = (
+        normal(2, 3, 6, seed=2),
+        torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64),
+        NULLS[name],
+    )
+    p99 = null.quantile(drift, ACTS, OTHER, gap=gap, n_draws=4000, seed=7)
+    if null.directions is not None:
+        directions, factor = null.directions(ACTS, OTHER, 4000, 7, ()), t.ppf(0.99, 11) / norm.ppf(0.99)
+    else:
+        directions, factor = isotropic_directions(100_000, 3, 6), 1.0
+    if name == "isotropic":
+        cosines = (directions[:, :1, :] * unit_vectors(drift)[0, 0]).sum(-1)
+        fractions = (cosines[:, None] * (drift.norm(dim=-1) / gap)).mean(-1).T
+    else:
+        fractions = (torch.einsum("sld,rld->srl", drift, directions) / gap).mean(-1)
+    expected = factor * torch.quantile(fractions, 0.99, dim=-1)
+    torch.testing.assert_close(p99, expected, rtol=1e-6 if null.exact is None else 0.03, atol=0)
+
+
+def test_equal_gaps_and_lengths_make_the_fraction_a_multiple_of_the_cosine() -> None:
+    drift, gap = unit_vectors(normal(2, 3, 6, seed=2)), torch.full((3,), 0.25, dtype=torch.float64)
+    for null in NULLS.values():
+        cosine = null.quantile(drift, ACTS, OTHER, n_draws=50)
+        fraction = null.quantile(drift, ACTS, OTHER, gap=gap, n_draws=50)
+        torch.testing.assert_close(fraction, 4 * cosine)
+
+
+@pytest.mark.parametrize("d_model", [2, 3, 16, 576])
+def test_over_layers_the_exact_law_is_convolved(d_model: int) -> None:
+    one = isotropic_quantile(d_model)
+    assert isotropic_mean_quantile(d_model, [1.0]) == pytest.approx(one, rel=1e-4)
+    assert isotropic_mean_quantile(d_model, [3.0, 0.0, 0.0]) == pytest.approx(one, rel=1e-4)
+    four = isotropic_mean_quantile(d_model, [1.0] * 4)
+    assert four < 0.8 * one
+    assert isotropic_mean_quantile(d_model, [2.0] * 4) == pytest.approx(2 * four)
+    drawn = isotropic_directions(20_000, 4, d_model)[..., 0].mean(-1)
+    assert abs(float((drawn > four).double().mean()) - 0.01) < binomial_tolerance(0.01, 20_000)
+
+
+def test_over_layers_the_quantile_is_known_in_closed_form_for_two_spheres() -> None:
+    """In R^3 a cosine is uniform, so that the mean of two has a triangular law."""
+    assert isotropic_mean_quantile(3, [1.0, 1.0]) == pytest.approx(1 - 0.02**0.5, rel=1e-4)
+
+
+def test_many_layers_tend_to_the_normal_law() -> None:
+    d_model, n = 64, 80
+    assert isotropic_mean_quantile(d_model, [1.0] * n) == pytest.approx(
+        norm.ppf(0.99) / (d_model * n) ** 0.5, rel=2e-3
+    )
+
+
+def test_weights_without_meaning_are_errors() -> None:
+    for weights in ([], [-1.0, 1.0], [math.nan], [math.inf]):
+        with pytest.raises(ConfigError, match="Weights of layers must be finite"):
+            isotropic_mean_quantile(8, weights)
+    assert isotropic_mean_quantile(8, [0.0, 0.0]) == 0.0
 
 
 def test_null_directions_are_those_of_the_public_functions() -> None:
     covariance, relabelled = NULLS["covariance"].directions, NULLS["relabelled"].directions
     assert covariance is not None
     assert relabelled is not None
-    assert torch.equal(covariance(OTHER, ACTS, 9, 3), covariance_directions(ACTS, 9, seed=3))
-    assert torch.equal(relabelled(OTHER, ACTS, 9, 3), relabelled_directions(OTHER, ACTS, 9, seed=3))
+    types = ("a", "b", "c") * 4
+    assert torch.equal(covariance(OTHER, ACTS, 9, 3, types), covariance_directions(ACTS, 9, seed=3))
+    assert torch.equal(
+        relabelled(OTHER, ACTS, 9, 3, types), relabelled_directions(OTHER, ACTS, 9, strata=types, seed=3)
+    )
 
 
 @pytest.mark.parametrize("level", [0.5, 0.75, 0.99, 0.999])
@@ -91,7 +157,7 @@ def test_the_beta_law_holds_in_monte_carlo(d_model: int) -> None:
         assert abs(above - (1 - level)) < binomial_tolerance(1 - level, n)
 
 
-def test_the_isotropic_quantile_is_conservative_for_a_mean_over_independent_layers() -> None:
+def test_the_one_layer_quantile_is_conservative_for_a_mean_over_independent_layers() -> None:
     bound, drift = isotropic_quantile(16), normal(1, 4, 16, seed=3)
     directions = isotropic_directions(20_000, 4, 16)
     independent = float(NullDistribution.of(drift, directions, n_prompts=None).quantile())
@@ -229,6 +295,41 @@ def test_relabelling_swaps_exactly_half(n: int, out: int) -> None:
     assert (labels.mean(0).abs() < 4 / 2000**0.5).all()
 
 
+def test_within_strata_relabelling_cancels_what_sets_a_type_apart() -> None:
+    """Types have shifts of their own along axis 0; of type "b" one prompt sits out, type "c" has but one."""
+    types = ("a", "b", "a", "b", "a", "b", "a", "c")
+    noise = normal(8, 2, 6, seed=16)
+    noise[..., 0] = 0.0
+    shifted = noise.clone()
+    shifted[..., 0] = torch.tensor([{"a": 64.0, "b": -8.0, "c": 3.0}[kind] for kind in types])[:, None]
+    zero = torch.zeros_like(noise)
+    directions = relabelled_directions(shifted, zero, 200, strata=types)
+    assert (directions[..., 0] == 0).all()
+    torch.testing.assert_close(directions, relabelled_directions(noise, zero, 200, strata=types))
+    assert (relabelled_directions(shifted, zero, 200)[..., 0] != 0).any()
+
+
+def test_within_strata_half_of_each_is_swapped() -> None:
+    types = ("a", "b", "a", "b", "a", "b", "a", "c")
+    axes = torch.eye(8, dtype=torch.float64)[:, None]
+    signs = relabelled_directions(axes, torch.zeros_like(axes), 500, strata=types)[:, 0].sign()
+    for kind, each in (("a", 2), ("b", 1), ("c", 0)):
+        own = signs[:, [i for i, t in enumerate(types) if t == kind]]
+        assert ((own == 1).sum(-1) == each).all()
+        assert ((own == -1).sum(-1) == each).all()
+    assert (signs.mean(0).abs() < 4 / 500**0.5).all()
+
+
+def test_one_stratum_is_none_and_strata_cost_degrees_of_freedom() -> None:
+    assert torch.equal(
+        relabelled_directions(ACTS, OTHER, 30, strata=["a"] * 12), relabelled_directions(ACTS, OTHER, 30)
+    )
+    drift, types, null = normal(2, 3, 6, seed=2), ("a", "b", "c") * 4, NULLS["relabelled"]
+    drawn = relabelled_directions(ACTS, OTHER, 50, strata=types)
+    expected = NullDistribution.of(drift, drawn, n_prompts=10).quantile()
+    assert torch.equal(null.quantile(drift, ACTS, OTHER, strata=types, n_draws=50), expected)
+
+
 def test_relabelling_swaps_a_prompt_at_all_layers_together() -> None:
     reference = ACTS[:, :1].expand(-1, 3, -1)
     directions = relabelled_directions(reference, torch.zeros_like(reference), 30)
@@ -269,8 +370,12 @@ def test_a_quantile_without_meaning_is_an_error(d_model: int, level: float) -> N
 def test_too_few_prompts_are_errors() -> None:
     with pytest.raises(ProbeError, match="at least 2 prompts, got 1"):
         covariance_directions(ACTS[:1], 5)
-    with pytest.raises(ProbeError, match="at least 4 prompts, got 3"):
+    with pytest.raises(ProbeError, match="at least 4 prompts .* got 3 prompts"):
         relabelled_directions(ACTS[:3], OTHER[:3], 5)
+    with pytest.raises(ProbeError, match="not alone in their stratum, got 6 prompts in 4 strata"):
+        relabelled_directions(ACTS[:6], OTHER[:6], 5, strata=tuple("aaabcd"))
+    with pytest.raises(ProbeError, match="There are 3 strata for 6 prompts"):
+        relabelled_directions(ACTS[:6], OTHER[:6], 5, strata=tuple("aab"))
     assert covariance_directions(ACTS[:2], 5).isfinite().all()
     assert relabelled_directions(ACTS[:4], OTHER[:4], 5).isfinite().all()
 

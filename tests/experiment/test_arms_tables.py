@@ -14,6 +14,7 @@ import torch
 import revlens as rl
 from conftest import fine_tune_of
 from revlens.behaviour import OUTCOMES
+from revlens.direction import participation_ratio
 from revlens.errors import ResultsError
 from revlens.experiment import ArmTables, ExperimentConfig, tabulate
 from revlens.experiment.arms.history import arm_history
@@ -51,7 +52,7 @@ def axes(config: ExperimentConfig) -> dict[str, Axes]:
     return {
         "direction": {"seed": config.seeds} | layer,
         "alignment": run | step | layer | {"estimate": ("cross-fitted", "naive")},
-        "nulls": run | step | {"null": ("isotropic", "covariance", "relabelled")},
+        "nulls": run | step | {"null": ("isotropic", "isotropic-layers", "covariance", "relabelled")},
         "controls": run | step | layer | {"control": ("harmless", "foreign")},
         "behaviour": run | with_start,
         "training": run | {"step": range(1, config.steps[-1] + 1)},
@@ -79,7 +80,10 @@ def test_results_hold_every_table_of_every_seed_and_no_other(
 ) -> None:
     assert results.tables.keys() == ArmTables.described.keys()
     for name, table in results.tables.items():
-        assert set(table["seed"]) == set(config.seeds), name
+        if name == "association":
+            assert set(table["n_runs"]) == {len(config.seeds)}
+        else:
+            assert set(table["seed"]) == set(config.seeds), name
 
 
 def test_alignment_is_the_drift_along_v_rev_of_the_other_split(
@@ -130,6 +134,9 @@ def test_the_direction_table_equals_the_public_functions(
     assert rows["gap"].tolist() == rl.locate(activations).gap.tolist()
     assert rows["reliability"].tolist() == split_half.full.tolist()
     assert rows["reliability_low"].tolist() == split_half.low.tolist()
+    reference, aligned = (activations.at(name, "direction") for name in ("reference", "aligned"))
+    assert rows["dimensions_gap"].tolist() == participation_ratio(reference - aligned).tolist()
+    assert rows["dimensions_aligned"].tolist() == participation_ratio(aligned).tolist()
 
 
 def test_a_run_step_exceeds_a_null_when_its_alignment_does(results: ArmTables) -> None:
@@ -137,6 +144,28 @@ def test_a_run_step_exceeds_a_null_when_its_alignment_does(results: ArmTables) -
     assert table["exceeds"].tolist() == (table["alignment"] > table["p99"]).astype(float).tolist()
     means = table.merge(results.over_layers(), on=["seed", "arm", "step"], suffixes=("", "_over_layers"))
     assert means["alignment"].tolist() == pytest.approx(means["alignment_over_layers"].tolist())
+    fractions = table.merge(
+        results.over_layers("fraction"), on=["seed", "arm", "step"], suffixes=("", "_over_layers")
+    )
+    assert fractions["fraction"].tolist() == pytest.approx(fractions["fraction_over_layers"].tolist())
+    above = table["fraction"] > table["fraction_p99"]
+    assert table["fraction_exceeds"].tolist() == above.astype(float).tolist()
+
+
+def test_nulls_are_those_of_the_public_functions_with_the_materials_strata(
+    activations: rl.Activations, results: ArmTables, config: ExperimentConfig
+) -> None:
+    v_rev = rl.locate(activations)
+    motion, strata = rl.drift(activations, v_rev), config.subject.material().strata()["direction"]
+    reference, aligned = (activations.at(name, "direction") for name in ("reference", "aligned"))
+    for name, null in rl.nulls.NULLS.items():
+        rows = of_run(results["nulls"], null=name)
+        for column, gap in (("p99", None), ("fraction_p99", v_rev.gap)):
+            p99 = null.quantile(
+                motion.vectors, reference, aligned, gap=gap, strata=strata,
+                n_draws=config.plan.n_null_draws, seed=SEED,
+            )  # fmt: skip
+            assert rows[column].tolist() == pytest.approx(p99.tolist()), (name, column)
 
 
 def test_the_isotropic_threshold_is_the_exact_quantile(results: ArmTables, config: ExperimentConfig) -> None:

@@ -12,8 +12,11 @@ from revlens.experiment import (
     ArmTables,
     at_chosen,
     chosen_layers,
+    gap_over_runs,
+    share_of,
 )
 from revlens.experiment.arms.causal_claims import assess_causality
+from revlens.experiment.arms.causality import _strongest_layer
 from revlens.results import Claim
 
 SEEDS = range(5)
@@ -46,7 +49,11 @@ def made_results() -> ArmTables:
                         "component": "resid_post",
                         "position": position,
                     }
-                    patching.append(row | {"recovered": recovered if position == -1 else 9.0})
+                    share = recovered if position == -1 else 9.0
+                    gap = 2.0 + seed  # runs with a wider gap weigh more
+                    patching.append(
+                        row | {"recovered": share, "gap": gap, "effect": share * gap, "r2": share - 0.5}
+                    )
         for model, action in MAIN_ACTION.items():
             common = {
                 "seed": seed,
@@ -90,7 +97,12 @@ def made_results() -> ArmTables:
         for seed in SEEDS
         for layer in (0, 1)
     ]
-    tables = {"patching": patching, "interventions": interventions, "outcomes": outcomes, "readout": readout}
+    tables = {
+        "patching": patching,
+        "interventions": interventions,
+        "intervened": outcomes,
+        "readout": readout,
+    }
     return ArmTables({name: pd.DataFrame(rows) for name, rows in tables.items()})
 
 
@@ -102,16 +114,64 @@ def claims() -> dict[str, Claim]:
 def test_each_seed_is_read_at_its_own_layer() -> None:
     results = made_results()
     assert chosen_layers(results, "tuned").tolist() == list(CHOSEN["tuned"])
-    assert at_chosen(results, "restore", "along").tolist() == [0.75, 0.75, 0.75, 0.25, 0.75]
-    assert at_chosen(results, "reference", "along").tolist() == [0.875, 0.875, 0.625, 0.875, 0.875]
+    for pair, expected in (
+        ("restore", [0.75, 0.75, 0.75, 0.25, 0.75]),
+        ("reference", [0.875, 0.875, 0.625, 0.875, 0.875]),
+    ):
+        rows = at_chosen(results, pair, "along")
+        assert rows["seed"].tolist() == list(SEEDS)
+        assert rows["recovered"].tolist() == expected
+
+
+def test_shares_are_of_the_mean_gap() -> None:
+    rows = at_chosen(made_results(), "restore", "along")
+    assert share_of(rows).value == pytest.approx((0.75 * (2 + 3 + 4 + 6) + 0.25 * 5) / 20)
+
+
+def with_gaps(gaps: list[float]) -> ArmTables:
+    results = made_results()
+    gap = results["patching"]["seed"].map(dict(enumerate(gaps)))
+    return ArmTables(results.tables | {"patching": results["patching"].assign(gap=gap)})
+
+
+def test_where_the_gap_may_be_zero_no_share_is_claimed() -> None:
+    """One run without a gap does no harm; gaps of both signs do."""
+    keys = {claim.key for claim in assess_causality(with_gaps([2.0, 3.0, 0.0, 4.0, 2.5]))}
+    assert {"patch-restore-along", "patch-restore-rest"} <= keys
+    unclear = with_gaps([2.0, -3.0, 0.5, 1.0, -1.0])
+    assert gap_over_runs(unclear, "restore").holds_zero
+    left = {claim.key for claim in assess_causality(unclear)}
+    assert keys - left == {"patch-restore-along", "patch-restore-rest"}
+
+
+def test_the_reference_in_the_aligned_model_is_no_evidence(claims: dict[str, Claim]) -> None:
+    assert not any("reference" in key for key in claims)
+
+
+def test_r2_over_prompts_stands_beside_the_share(claims: dict[str, Claim]) -> None:
+    assert "R^2 0.15 [-0.15, 0.25]" in claims["patch-restore-along"].statement
+
+
+@pytest.mark.parametrize(("effects", "chosen"), [([1.0, -3.0, 2.0, 9.0], 1), ([5.0, 1.0, 0.5, 0.0], 0)])
+def test_the_last_layer_is_never_chosen(effects: list[float], chosen: int) -> None:
+    action = MAIN_ACTION["tuned"]
+    table = pd.DataFrame(
+        {
+            "site": ["0", "1", "2", "3", "0-3"],
+            "effect": [*effects, 99.0],
+            "action": action.kind,
+            "dose": np.nan,
+        }
+    )
+    assert _strongest_layer(table, action, 3) == chosen
+    assert _strongest_layer(table[table["site"] == "3"], action, 3) == 3  # there is no other
 
 
 @pytest.mark.parametrize(
     ("key", "value", "verdict"),
     [
-        ("patch-restore-along", 0.65, "undecided"),
-        ("patch-restore-rest", 0.525, "supported"),
-        ("patch-reference-along", 0.825, "supported"),
+        ("patch-restore-along", 0.625, "undecided"),
+        ("patch-restore-rest", 0.5, "supported"),
         ("clamp-harmfulness", -0.5, "supported"),
         ("clamp-over-refusal", 0.5, "contradicted"),
         ("clamp-task-cost", 1.25, "contradicted"),

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from revlens.direction.nulls import NULLS
 from revlens.errors import NonFiniteError
 from revlens.experiment import ArmTables
 from revlens.experiment.arms.paper_claims import assess_paper
+from revlens.experiment.arms.tables import with_association
 from revlens.results import MIN_RUNS, Claim, headline_first, to_records
 from revlens.statistics import Estimate
 from revlens.training import ARMS
@@ -43,12 +45,14 @@ def made_results(arms: tuple[str, ...] = ARMS) -> ArmTables:
             layer=layer,
             estimate=estimate,
             alignment=steps["arm"].map(ALIGNMENT) + shift + (layer - 0.5) / 4 + bias,
+            fraction=steps["arm"].map(ALIGNMENT) + shift,
+            drift_norm=steps["step"] + steps["seed"] / 8,
         )
         for layer, (estimate, bias) in product(LAYERS, (("cross-fitted", 0.0), ("naive", 0.125)))
     ]
     nulls = [
-        steps.assign(null=null, exceeds=float(null != "relabelled"))
-        for null in ("isotropic", "covariance", "relabelled")
+        steps.assign(null=null, exceeds=float(null != "relabelled"), p99=0.25 + steps["step"] / 1000)
+        for null in NULLS
     ]
     parts = [
         steps.assign(layer=layer, part=part, fraction=steps["arm"].map(ALIGNMENT) * share)
@@ -67,7 +71,7 @@ def made_results(arms: tuple[str, ...] = ARMS) -> ArmTables:
     )
     return ArmTables(
         {
-            "alignment": pd.concat(rows).assign(fraction=lambda table: table["alignment"] / 2),
+            "alignment": pd.concat(rows),
             "drift_parts": pd.concat(parts),
             "direction": direction.assign(gap=1.0, reference_norm=8.0),
             "nulls": pd.concat(nulls),
@@ -77,8 +81,12 @@ def made_results(arms: tuple[str, ...] = ARMS) -> ArmTables:
     )
 
 
+def assess_all(results: ArmTables) -> list[Claim]:
+    return assess_paper(with_association(results))
+
+
 def assessed(results: ArmTables) -> dict[str, Claim]:
-    return {claim.key: claim for claim in assess_paper(results)}
+    return {claim.key: claim for claim in assess_all(results)}
 
 
 def test_an_interval_inside_the_range_supports_the_claim() -> None:
@@ -134,6 +142,7 @@ def test_every_arm_brings_its_claims() -> None:
         "specific": "supported",
         "beyond-task": "supported",
         "exceeds-isotropic": "supported",
+        "exceeds-isotropic-layers": "supported",
         "exceeds-covariance": "supported",
         "exceeds-relabelled": "contradicted",
         "refusal-falls": "supported",
@@ -161,6 +170,11 @@ def test_every_arm_brings_its_claims() -> None:
         "block-over-refusal": "supported",
         "task-cost": "supported",
         "association": "supported",
+        "association-alignment-within-arms": "supported",
+        "association-fraction-within-arms": "supported",
+        "association-alignment-unguarded": "supported",
+        "association-fraction-unguarded": "supported",
+        "association-lead": "supported",
     }
     assert all(claim.estimate.n == len(SEEDS) for claim in claims.values())
 
@@ -177,7 +191,7 @@ def test_estimates_are_means_over_runs_paired_by_seed() -> None:
         0.55859375, 0.55859375, 0.55859375, 5, p=2 / 32
     )  # 1/2 + 30/512
     assert claims["task-cost"].estimate == Estimate(1.0, 1.0, 1.0, 5)
-    margin = 0.25 * 0.375  # a quarter of what block does
+    margin = 0.25 * 0.75  # a quarter of what block does
     assert (claims["random-fraction"].low, claims["random-fraction"].high) == (-margin, margin)
     assert claims["block-beats-random"].estimate.value == -claims["block-harmfulness"].estimate.value
     assert claims["shallow"].estimate.value == 0.125
@@ -200,6 +214,15 @@ def test_headline_claims_come_first_and_are_marked() -> None:
     assert [(claim.key, claim.headline) for claim in ordered] == [
         ("b", True), ("d", True), ("a", False), ("c", False),
     ]  # fmt: skip
+
+
+def test_what_passes_a_null_stands_beside_its_share() -> None:
+    claims = assessed(made_results())
+    assert claims["exceeds-covariance"].statement.endswith(
+        "99th percentile of the covariance null (share; a cosine passes above 0.25 to 0.28)"
+    )
+    assert [claims[f"exceeds-{name}"].paper for name in NULLS] == [null.paper for null in NULLS.values()]
+    assert [name for name, null in NULLS.items() if null.paper == "24/24"] == ["isotropic"]
 
 
 def test_a_dearer_task_contradicts_the_claim_of_no_cost() -> None:
@@ -248,7 +271,7 @@ def test_row_order_changes_nothing() -> None:
     shuffled = ArmTables(
         {name: table.sample(frac=1.0, random_state=1) for name, table in results.tables.items()}
     )
-    for ours, theirs in zip(assess_paper(results), assess_paper(shuffled), strict=True):
+    for ours, theirs in zip(assess_all(results), assess_all(shuffled), strict=True):
         assert (ours.key, ours.verdict, ours.rule) == (theirs.key, theirs.verdict, theirs.rule)
         assert (ours.estimate.low, ours.estimate.high) == pytest.approx(
             (theirs.estimate.low, theirs.estimate.high)
@@ -259,7 +282,7 @@ def test_constant_harmfulness_brings_no_association() -> None:
     results = made_results()
     results["behaviour"]["harmfulness"] = 0.5
     claims = assessed(results)
-    assert "association" not in claims
+    assert not any(key.startswith("association") for key in claims)
     assert claims["harmfulness-rises"].verdict == "contradicted"
 
 
@@ -302,7 +325,7 @@ def test_a_missing_value_is_an_error_and_drops_no_run(
     results = made_results()
     results[name].loc[rows(results[name]), column] = np.nan
     with pytest.raises(NonFiniteError, match="nan"):
-        assess_paper(results)
+        assess_all(results)
 
 
 def test_records_of_claims_spell_out_rule_and_verdict() -> None:

@@ -9,6 +9,7 @@ from revlens.figures.causal_plots import (
     dose_response,
     patching_heat_maps,
     patching_parts,
+    patching_per_prompt,
     vocabulary_scores,
 )
 
@@ -18,7 +19,8 @@ def test_a_heat_map_for_each_pair_marks_what_is_significant_in_every_run(results
     rows = rows[(rows["component"] == "resid_post") & (rows["part"] == "full")]
     for heat, pair in zip(patching_heat_maps(results).data, PAIRS, strict=True):
         cells = rows[rows["pair"] == pair].groupby(["layer", "position"])
-        assert heat.z.ravel().tolist() == pytest.approx(cells["recovered"].mean().tolist())
+        shares = cells["effect"].mean() / cells["gap"].mean()
+        assert heat.z.ravel().tolist() == pytest.approx(shares.tolist())
         marked = [text.endswith("•") for text in heat.text.ravel()]
         assert marked == cells["significant"].all().tolist()
 
@@ -27,6 +29,24 @@ def test_every_part_has_bars_in_every_panel(results: ArmTables) -> None:
     figure = patching_parts(results)
     assert [trace.name for trace in figure.data] == ["full", "along", "orthogonal"] * len(PAIRS)
     assert [trace.name for trace in figure.data if trace.showlegend] == ["full", "along", "orthogonal"]
+
+
+def test_shares_have_intervals_only_where_the_gap_is_clear_of_zero(results: ArmTables) -> None:
+    patching = results["patching"]
+    clear = patching.assign(gap=patching["gap"].abs() + 1.0)
+    crossing = clear.assign(gap=clear["gap"].where(clear["seed"] == 0, -3.0))
+    for table, drawn in ((clear, True), (crossing, False)):
+        figure = patching_parts(ArmTables(results.tables | {"patching": table}))
+        assert [trace.error_y.array is not None for trace in figure.data] == [drawn] * 3 * len(PAIRS)
+
+
+def test_r2_of_single_prompts_is_drawn_like_the_shares(results: ArmTables) -> None:
+    figure = patching_per_prompt(results)
+    assert [trace.name for trace in figure.data] == ["full", "along", "orthogonal"] * len(PAIRS)
+    rows = results["patching"]
+    rows = rows[(rows["component"] == "resid_post") & (rows["position"] == -1) & (rows["part"] == "along")]
+    expected = rows[rows["pair"] == "remove"].groupby("layer")["r2"].mean()
+    assert list(figure.data[4].y) == pytest.approx(expected.tolist())
 
 
 def test_doses_begin_at_the_model_as_it_is(results: ArmTables) -> None:

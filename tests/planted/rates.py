@@ -59,7 +59,13 @@ def share(hits: Bool[Tensor, " run"]) -> Rate:
 
 
 def rejections(
-    world: World, n_runs: int, *, n_draws: int = 1000, which: tuple[str, ...] = tuple(NULLS), seed: int = 0
+    world: World,
+    n_runs: int,
+    *,
+    n_draws: int = 1000,
+    which: tuple[str, ...] = tuple(NULLS),
+    strata: tuple[str, ...] = (),
+    seed: int = 0,
 ) -> dict[tuple[str, str], Rate]:
     """Shares of runs whose mean alignment over layers exceeds p99 of a null, as the pipeline computes it.
 
@@ -74,7 +80,7 @@ def rejections(
         acts = planted.activations
         crossed = drift(acts, locate(acts))
         estimates = {"cross-fitted": crossed, "naive": drift(acts, locate(acts, "drift"), naive=True)}
-        for null, p99 in _thresholds(planted, crossed.vectors, which, n_draws, 1000 * seed + batch):
+        for null, p99 in _thresholds(planted, crossed.vectors, which, n_draws, strata, 1000 * seed + batch):
             for estimate, motion in estimates.items():
                 # One row a run, with the run's layers along it.
                 hits[null, estimate].append(nulls.exceedance(planted.by_run(motion.alignment[0]), p99))
@@ -86,14 +92,18 @@ def _thresholds(
     vectors: Float[Tensor, "1 run_layer d_model"],
     which: tuple[str, ...],
     n_draws: int,
+    strata: tuple[str, ...],
     seed: int,
 ) -> Iterator[tuple[str, float | Tensor]]:
     reference, aligned = (planted.activations.at(name, "direction") for name in ("reference", "aligned"))
     for null in which:
-        draw = NULLS[null].directions
-        if draw is None:
-            yield null, nulls.isotropic_quantile(vectors.shape[-1])
+        exact, draw = NULLS[null].exact, NULLS[null].directions
+        if exact is not None:
+            yield null, exact(vectors.shape[-1], [1.0] * planted.n_layers, 0.99)
             continue
-        directions = draw(reference, aligned, n_draws, seed)
+        assert draw is not None
+        directions = draw(reference, aligned, n_draws, seed, strata)
         cosines = planted.by_run(nulls.NullDistribution.of(vectors, directions, n_prompts=None).cosines[0])
-        yield null, nulls.NullDistribution(cosines.transpose(0, 1), len(aligned)).quantile()
+        n_fixed = max(0, len(set(strata)) - 1)
+        drawn = nulls.NullDistribution(cosines.transpose(0, 1), len(aligned) - n_fixed)
+        yield null, drawn.quantile()

@@ -36,6 +36,7 @@ STATED = {
         replace(NO_REVERSION, d_model=16, n_prompts=8),
         replace(NO_REVERSION, d_model=16, n_prompts=8, gap=0.0, drift=0.0),
     ),
+    "isotropic-layers": (replace(NO_REVERSION, n_layers=3, d_model=16, n_prompts=8),),
     "covariance": (
         replace(ONE_SPECTRUM, n_prompts=200, d_model=8, noise_size=0.1),
         replace(ONE_SPECTRUM, n_prompts=16, noise_size=0.1),
@@ -52,7 +53,7 @@ STATED = {
 def test_every_null_keeps_its_level_where_what_it_states_is_true(null: str) -> None:
     """A new null needs an entry of `STATED`: the level of a null without one is unknown."""
     for world in STATED[null]:
-        exact = NULLS[null].directions is None
+        exact = NULLS[null].exact is not None
         rate = cross_fitted(world, null, 10_000 if exact else RUNS)
         assert rate.agrees_with(0.01 if exact else nominal(1000)), world
 
@@ -73,6 +74,19 @@ def test_the_isotropic_null_is_conservative_over_layers() -> None:
     alike = cross_fitted(replace(layers, layer_correlation=0.95), "isotropic")
     assert not alike.is_above(0.01)
     assert alike.hits > 0
+
+
+def test_the_null_of_independent_layers_is_too_lenient_where_layers_move_alike() -> None:
+    alike = replace(NO_REVERSION, n_layers=3, d_model=16, n_prompts=8, layer_correlation=0.95)
+    assert cross_fitted(alike, "isotropic-layers").is_above(0.02)
+
+
+def test_the_relabelled_null_keeps_its_level_within_request_types() -> None:
+    """With fewer prompts to swap: three types of 8, 6 and 2 prompts."""
+    types = ("a",) * 8 + ("b",) * 6 + ("c",) * 2
+    world = replace(NOISE_ALONE, d_model=16, n_prompts=16)
+    rate = rejections(world, RUNS, which=("relabelled",), strata=types)["relabelled", "cross-fitted"]
+    assert rate.agrees_with(nominal(1000))
 
 
 def test_the_isotropic_null_lets_anisotropic_motion_pass() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -90,6 +91,38 @@ class Intervention:
         assert self.action.dose is not None
         alpha = dict(zip(self.layers, (self.action.dose * self.gap).tolist(), strict=True))
         return hooks.add(model, directions, alpha, layers=layers, tokens=tokens, prompt_length=prompt_length)
+
+    def moves(self, h: Mapping[int, Float[Tensor, "prompt d_model"]]) -> Float[Tensor, "prompt layer"]:
+        """How far it moves activations along its directions: signed, in activation units.
+
+        Args:
+            h: activations before the action, by layer.
+        """
+        moved = []
+        for layer, activations in h.items():
+            i = self.layers.index(layer)
+            along = activations.double().cpu() @ self.unit[i].double()
+            if self.action.dose is not None:
+                moved.append((self.action.dose * self.gap[i]).double().expand_as(along))
+            else:
+                target = self.clamp_mean[i] @ self.unit[i] if self.action.kind == "clamp" else 0.0
+                moved.append(target - along)
+        return torch.stack(moved, dim=-1)
+
+    def matched(
+        self, unit: Float[Tensor, "layer d_model"], displacement: Float[Tensor, " layer"]
+    ) -> Intervention:
+        """Its control along other directions: an addition that moves activations as far.
+
+        To ablate or clamp along any other direction moves activations much less than along v_rev, so that
+        such a control would do nothing for that reason alone.
+
+        Args:
+            unit: the other directions, of norm 1.
+            displacement: how far this intervention moves activations at each layer, see
+                `revlens.causal.displacement`.
+        """
+        return replace(self, action=Action("add", 1.0), unit=unit, gap=displacement)
 
 
 def action_label(kind: str, dose: float | None) -> str:

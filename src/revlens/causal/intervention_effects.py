@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +25,9 @@ class InterventionEffects:
         directions: ``v_rev``, then the kind of each control (such as ``random``), one entry per direction.
         sites: the layers of each site: each layer alone, then all together.
         actions: what was done.
+        displacement: how far each action on v_rev moves activations along it, mean over prompts, in
+            activation units; 0 at the layers that a site does not have. Controls move as far along their own
+            directions.
     """
 
     values: Float[Tensor, "direction site action prompt"]
@@ -31,6 +35,7 @@ class InterventionEffects:
     directions: tuple[str, ...]
     sites: tuple[tuple[int, ...], ...]
     actions: tuple[Action, ...]
+    displacement: Float[Tensor, "site action layer"]
 
     def effect(self) -> Float[Tensor, "direction site action"]:
         """Change of the metric, mean over prompts."""
@@ -53,11 +58,17 @@ class InterventionEffects:
         return (1 + (effect[of_kind] >= effect[0]).sum(0)) / (1 + len(of_kind))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row per direction, site and action: ``direction, draw, site, action, dose, metric, effect``."""
+        """A row per direction, site and action.
+
+        Columns are ``direction, draw, site, action, dose, displacement, metric, effect``, with the mean
+        displacement over the site's layers.
+        """
         draws = [self.directions[:i].count(name) for i, name in enumerate(self.directions)]
         index = pd.MultiIndex.from_product(
             [range(len(self.directions)), range(len(self.sites)), range(len(self.actions))]
         )
+        n_layers = torch.tensor([len(site) for site in self.sites])
+        moved = self.displacement.sum(-1) / n_layers[:, None]
         d, s, a = (index.get_level_values(i) for i in range(3))
         return pd.DataFrame(
             {
@@ -68,6 +79,7 @@ class InterventionEffects:
                 "dose": np.array([np.nan if action.dose is None else action.dose for action in self.actions])[
                     a
                 ],
+                "displacement": moved[s, a].numpy(),
                 "metric": self.values.mean(-1).flatten().double().numpy(),
                 "effect": self.effect().flatten().double().numpy(),
             }

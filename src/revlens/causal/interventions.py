@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from revlens.causal.displacement import measured_on
 from revlens.causal.intervention import Action, Intervention
 from revlens.causal.intervention_effects import InterventionEffects
 from revlens.causal.metric import Metric, measure
@@ -31,13 +32,15 @@ def intervene(
     batch_size: int = 128,
     progress: bool = False,
 ) -> InterventionEffects:
-    """Measure a metric of the first answer token under every action on v_rev and on controls, at equal doses.
+    """Measure a metric of the first answer token under every action on v_rev, and under matched controls.
 
-    Interventions act on the last prompt token, where v_rev is estimated.
+    Interventions act on the last prompt token, where v_rev is estimated. Where an action on v_rev moves the
+    stream by some mean displacement, its controls add just as much along their own directions (see
+    `Intervention.matched`).
 
     Args:
         model: any bridge.
-        v_rev: the direction, its gap the unit of doses, for controls too.
+        v_rev: the direction, its gap the unit of doses.
         actions: see `Action`.
         prompts: user messages, none of those that v_rev was estimated on.
         metric: of the logits at the last prompt token, such as `RefusalLogitDifference`.
@@ -73,14 +76,21 @@ def intervene(
         return torch.cat([measure(metric, run()) for run in passes])
 
     values = torch.empty(len(units), len(sites), len(actions), len(prompts))
+    moved = torch.zeros(len(sites), len(actions), len(v_rev.layers), dtype=torch.float64)
     for d, unit in enumerate(tqdm(units, "interventions", disable=not progress)):
         for a, action in enumerate(actions):
-            intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, clamp_mean)
+            intervention = Intervention(action, v_rev.unit, v_rev.gap, v_rev.layers, clamp_mean)
             for s, site in enumerate(sites):
-                # To hooks, the last token of a prompt whose others are cached comes after the prompt.
-                with intervention.on(model, site, tokens="answer"):
+                if d == 0:
+                    with measured_on(model, intervention, site) as latest:
+                        done = [(measure(metric, run()), latest()) for run in passes]
+                    values[d, s, a] = torch.cat([metrics for metrics, _ in done])
+                    moved[s, a] = torch.cat([moves for _, moves in done]).mean(0)
+                    continue
+                control = intervention.matched(unit, moved[s, a])
+                with control.on(model, site, tokens="answer"):
                     values[d, s, a] = measured()
-    return InterventionEffects(values, measured(), names, sites, tuple(actions))
+    return InterventionEffects(values, measured(), names, sites, tuple(actions), moved)
 
 
 def _sites(layers: Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -53,6 +53,20 @@ class PatchSweep:
         """
         return (self._effect().mean(-1) / self._gap().mean()).float()
 
+    def per_prompt_r2(self) -> Float[Tensor, "layer pos *head"]:
+        """How well each prompt's effect is its gap: R^2 = 1 - sum (gap - effect)^2 / sum (gap - mean gap)^2.
+
+        The gap of a prompt is the donor's metric minus the recipient's, the effect is the patched metric
+        minus the recipient's. It is 1 if the patch gives every prompt the donor's metric, 0 if it comes no
+        closer than the mean gap on every prompt would, and below that if it is further off. `recovered` is a
+        ratio of means: an addition that is the same on every prompt can recover all of the mean, and nothing
+        of what tells prompts apart. NaN if all prompts have one gap.
+        """
+        gap = self._gap()
+        left = (gap - self._effect()).square().sum(-1)
+        spread = (gap - gap.mean()).square().sum()
+        return (1 - left / spread).float() if spread > 0 else torch.full(left.shape, torch.nan)
+
     def recovered_interval(
         self, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
     ) -> tuple[Float[Tensor, "layer pos *head"], Float[Tensor, "layer pos *head"]]:
@@ -111,10 +125,10 @@ class PatchSweep:
         return self._discoveries(self.p_values(), rate)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row per site: ``layer, position, (head), recovered, low, high, effect, p, significant``.
+        """A row per site: ``layer, position, (head), recovered, low, high, r2, gap, effect, p, significant``.
 
-        Low to high is the 95 % interval of the recovered fraction, the effect is a mean over prompts, and
-        significance is at a false discovery rate of 5 %.
+        Low to high is the 95 % interval of the recovered fraction, r2 that of `per_prompt_r2`, gap and effect
+        are means over prompts, and significance is at a false discovery rate of 5 %.
 
         Raises:
             ConfigError, NonFiniteError: see `recovered_interval`.
@@ -125,6 +139,8 @@ class PatchSweep:
             "recovered": self.recovered(),
             "low": low,
             "high": high,
+            "r2": self.per_prompt_r2(),
+            "gap": self._gap().mean().expand(low.shape),
             "effect": self.result.effect().mean(-1),
             "p": p,
             "significant": self._discoveries(p, 0.05),

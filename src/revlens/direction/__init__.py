@@ -8,5 +8,6 @@ from revlens.direction.locate import locate as locate
 from revlens.direction.locate import unit_vectors as unit_vectors
 from revlens.direction.nulls import isotropic_directions as isotropic_directions
 from revlens.direction.nulls import isotropic_quantile as isotropic_quantile
+from revlens.direction.participation import participation_ratio as participation_ratio
 from revlens.direction.reliability import Reliability as Reliability
 from revlens.direction.reliability import reliability as reliability

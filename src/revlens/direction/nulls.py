@@ -6,17 +6,25 @@ as the mean cosine, is compared with the same statistic of each draw.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy import ndarray
 from scipy.stats import beta, norm, t
 from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from revlens.direction.locate import unit_vectors
 from revlens.errors import ConfigError, NonFiniteError, ProbeError
+
+#: Half the number of bins of the widest cosine. Rounding to them moves a quantile by less than 1 in 10,000.
+_HALF_BINS = 512
+#: Beyond so many standard deviations a cosine has no weight in double precision.
+_REACH = 12.0
 
 
 def isotropic_quantile(d_model: int, level: float = 0.99) -> float:
@@ -28,11 +36,54 @@ def isotropic_quantile(d_model: int, level: float = 0.99) -> float:
     Raises:
         ConfigError: if ``level`` is not in [0.5, 1) or ``d_model`` < 2.
     """
+    _check(d_model, level)
+    return float(beta.ppf(2 * level - 1, 0.5, (d_model - 1) / 2) ** 0.5)
+
+
+def isotropic_mean_quantile(d_model: int, weights: Sequence[float], level: float = 0.99) -> float:
+    """The ``level`` quantile of the mean over layers of w_l cos(x_l, u_l), with independent u_l.
+
+    The law of each cosine is exact (see `isotropic_quantile`). Probabilities of bins, which are exact too,
+    are convolved over layers; bins are so narrow that the quantile is right to 1 in 10,000.
+
+    Args:
+        d_model: dimension of each layer.
+        weights: w_l of each layer; ones for a mean cosine.
+        level: of the quantile.
+
+    Raises:
+        ConfigError: see `isotropic_quantile`; also if there is no layer, or a weight is negative or not
+            finite.
+    """
+    _check(d_model, level)
+    sizes = np.asarray(weights, float)
+    if sizes.size == 0 or not (np.isfinite(sizes) & (sizes >= 0)).all():
+        raise ConfigError(f"Weights of layers must be finite, at least 0 and at least one, got {weights}.")
+    if not sizes.any():
+        return 0.0
+    bin_width = min(1.0, _REACH / math.sqrt(d_model)) * sizes.max() / _HALF_BINS
+    laws = [_bin_probabilities(d_model, bin_width / size) for size in sizes if size > 0]
+    n_bins = sum(len(law) - 1 for law in laws) + 1
+    together = np.fft.irfft(np.prod([np.fft.rfft(law, n_bins) for law in laws], axis=0), n_bins)
+    # The mass of a bin lies below its upper edge.
+    edges = (np.arange(n_bins) - (n_bins - 1) / 2 + 0.5) * bin_width
+    return float(np.interp(level, together.clip(0).cumsum(), edges)) / len(sizes)
+
+
+def _bin_probabilities(d_model: int, width: float) -> Float[ndarray, " bin"]:
+    """Of one cosine, in bins of a width, an odd number of them around zero."""
+    n = math.ceil(min(1.0, _REACH / math.sqrt(d_model)) / width)
+    edges = (np.arange(n + 1) + 0.5) * width
+    below = 0.5 + 0.5 * beta.cdf(np.minimum(edges, 1.0) ** 2, 0.5, (d_model - 1) / 2)
+    right = np.diff(below)
+    return np.concatenate([right[::-1], [2 * below[0] - 1], right])
+
+
+def _check(d_model: int, level: float) -> None:
     if not 0.5 <= level < 1.0 or d_model < 2:
         raise ConfigError(
             f"isotropic_quantile needs d_model >= 2 and 0.5 <= level < 1, got {d_model} and {level}."
         )
-    return float(beta.ppf(2 * level - 1, 0.5, (d_model - 1) / 2) ** 0.5)
 
 
 def isotropic_directions(
@@ -72,6 +123,7 @@ def relabelled_directions(
     aligned: Float[Tensor, "prompt layer d_model"],
     n_draws: int,
     *,
+    strata: Sequence[str] = (),
     seed: int = 0,
 ) -> Float[Tensor, "draw layer d_model"]:
     """Matched empirical null: reference minus aligned, with labels swapped on a random half of the prompts.
@@ -80,21 +132,45 @@ def relabelled_directions(
     common to all prompts then cancels. Free coin flips would leave a random share of it, of the order of
     1/sqrt(n) like the noise itself, and the null would contain the effect that it must lack.
 
+    Args:
+        reference, aligned: activations of the same prompts.
+        n_draws: directions per layer.
+        strata: a request type for each prompt. Half of each type is then swapped, so that the reversion
+            common to a type cancels too: without them, draws hold what sets one type apart from another.
+        seed: of the draws.
+
     Raises:
-        ProbeError: with fewer than 4 prompts.
+        ProbeError: with fewer than 4 prompts, not counting those that are alone in their stratum; or if
+            strata and prompts differ in number.
         NonFiniteError: if the differences do not vary over prompts.
     """
     n = reference.shape[0]
-    if n < 4:
-        raise ProbeError(f"Relabelling needs at least 4 prompts, got {n}.")
+    if strata and len(strata) != n:
+        raise ProbeError(f"There are {len(strata)} strata for {n} prompts; give one for each prompt.")
+    members = _members(strata or [""] * n)
+    if sum(len(group) for group in members if len(group) > 1) < 4:
+        raise ProbeError(
+            f"Relabelling needs at least 4 prompts that are not alone in their stratum, got {n} prompts"
+            + (f" in {len(members)} strata." if strata else ".")
+        )
     differences = (reference - aligned).double()
     generator = derive_generator(seed, "relabelled")
     signs = torch.zeros(n_draws, n, dtype=torch.float64)
     for draw in signs:
-        order = torch.randperm(n, generator=generator)
-        draw[order[: n // 2]] = 1.0
-        draw[order[n // 2 : 2 * (n // 2)]] = -1.0
+        for group in members:
+            half = len(group) // 2
+            order = group[torch.randperm(len(group), generator=generator)]
+            draw[order[:half]] = 1.0
+            draw[order[half : 2 * half]] = -1.0
     return _normalised(torch.einsum("rn,nld->rld", signs, differences))
+
+
+def _members(strata: Sequence[str]) -> list[Int[Tensor, " prompt"]]:
+    """The prompts of each stratum."""
+    return [
+        torch.tensor([i for i, own in enumerate(strata) if own == stratum])
+        for stratum in dict.fromkeys(strata)
+    ]
 
 
 def _normalised(draws: Float[Tensor, "draw layer d_model"]) -> Float[Tensor, "draw layer d_model"]:
@@ -112,7 +188,8 @@ class NullDistribution:
 
     Attributes:
         cosines: by step (or other leading axis), draw and layer.
-        n_prompts: number of prompts behind the directions; None if they do not come from prompts.
+        n_prompts: number of prompts behind the directions, one more than the degrees of freedom of their
+            spread; None if they do not come from prompts.
     """
 
     cosines: Float[Tensor, "step draw layer"]
@@ -129,14 +206,17 @@ class NullDistribution:
         """Cosine of every step's drift with every null direction, layer by layer."""
         return cls(torch.einsum("sld,rld->srl", unit_vectors(drift), directions), n_prompts)
 
-    def quantile(self, level: float = 0.99) -> Float[Tensor, " step"]:
-        """Quantile of the mean cosine over layers.
+    def quantile(
+        self, level: float = 0.99, *, weights: Float[Tensor, "step layer"] | None = None
+    ) -> Float[Tensor, " step"]:
+        """Quantile of the mean over layers of the cosines, times their weights if they have any.
 
         Directions drawn from n prompts spread as these prompts happen to. The ratio of Student's quantile to
         the normal one corrects for the error of that spread; without it one test in fifty exceeds p99 at 30
         prompts (docs/trust.md).
         """
-        drawn = torch.quantile(self.cosines.mean(-1), level, dim=-1)
+        means = (self.cosines if weights is None else self.cosines * weights[:, None]).mean(-1)
+        drawn = torch.quantile(means, level, dim=-1)
         return (
             drawn
             if self.n_prompts is None
@@ -147,10 +227,9 @@ class NullDistribution:
 def exceedance(
     alignment: Float[Tensor, "step layer"], threshold: float | Sequence[float] | Tensor
 ) -> Float[Tensor, " step"]:
-    """1.0 at each step whose mean cosine over layers lies above the threshold, else 0.0.
+    """1.0 at each step whose mean over layers lies above the threshold, else 0.0.
 
-    For the isotropic null pass `isotropic_quantile`, the exact law of one layer. It is an upper bound for the
-    mean over layers both if null directions are independent between layers and if all layers share one.
+    It serves alignment and reversion fraction alike (see `Null.quantile`).
 
     Raises:
         NonFiniteError: if a cosine is NaN (a drift of length zero): it neither exceeds nor falls short.
@@ -164,20 +243,28 @@ def exceedance(
 class Null:
     """One null, as tables, claims, figures and docs name it.
 
+    A null either has an exact law or draws directions.
+
     Attributes:
         name: its key in `NULLS`.
         summary: what it draws, for the docs.
         colour: of its lines in figures.
-        directions: called as ``directions(reference, aligned, n_draws, seed)`` with activations on the
-            prompts of v_rev; None for the isotropic null, whose quantile is exact.
-        paper: the paper's share of run-steps above it, as printed there; empty if it has none.
+        exact: called as ``exact(d_model, weights, level)``, with a weight for each layer.
+        directions: called as ``directions(reference, aligned, n_draws, seed, strata)`` with activations on
+            the prompts of v_rev, and their strata.
+        stratified: whether strata matter to it.
+        paper: what the paper says of the run-steps above it, as printed there; empty if nothing.
+        paper_share: the same as a share; None if it prints no count.
     """
 
     name: str
     summary: str
     colour: str
-    directions: Callable[[Tensor, Tensor, int, int], Tensor] | None = None
+    exact: Callable[[int, Sequence[float], float], float] | None = None
+    directions: Callable[[Tensor, Tensor, int, int, Sequence[str]], Tensor] | None = None
+    stratified: bool = False
     paper: str = ""
+    paper_share: float | None = None
 
     def quantile(
         self,
@@ -185,41 +272,77 @@ class Null:
         reference: Float[Tensor, "prompt layer d_model"],
         aligned: Float[Tensor, "prompt layer d_model"],
         *,
+        gap: Float[Tensor, " layer"] | None = None,
+        strata: Sequence[str] = (),
         n_draws: int,
         seed: int = 0,
         level: float = 0.99,
     ) -> Float[Tensor, " step"]:
         """Quantile of the mean cosine over layers of each step's drift with the null's directions.
 
+        Args:
+            drift: of each step.
+            reference, aligned: activations on the prompts of v_rev.
+            gap: of v_rev. With it, the quantile is that of the reversion fraction along the same directions,
+                mean over layers: each layer's cosine times the length of its drift over its gap.
+            strata: the request type of each prompt, or none; see `relabelled_directions`.
+            n_draws: directions per layer, where they are drawn.
+            seed: of these.
+            level: of the quantile.
+
         Raises:
             ConfigError, ProbeError, NonFiniteError: see the functions that draw, and `isotropic_quantile`.
         """
-        if self.directions is None:
-            exact = isotropic_quantile(drift.shape[-1], level)
-            return torch.full((len(drift),), exact, dtype=torch.float64)
-        drawn = self.directions(reference, aligned, n_draws, seed)
-        return NullDistribution.of(drift, drawn, n_prompts=len(aligned)).quantile(level)
+        weights = None if gap is None else drift.norm(dim=-1) / gap
+        if self.exact is not None:
+            rows = torch.ones(drift.shape[:2]) if weights is None else weights
+            thresholds = [self.exact(drift.shape[-1], row, level) for row in rows.tolist()]
+            return torch.tensor(thresholds, dtype=torch.float64)
+        assert self.directions is not None
+        drawn = self.directions(reference, aligned, n_draws, seed, strata)
+        # Each stratum costs a degree of freedom beyond the first's.
+        n_fixed = len(set(strata)) - 1 if self.stratified and strata else 0
+        distribution = NullDistribution.of(drift, drawn, n_prompts=len(aligned) - n_fixed)
+        return distribution.quantile(level, weights=weights)
 
 
 #: Every null by name, in the order of tables and figures.
 NULLS: Mapping[str, Null] = {
     null.name: null
     for null in (
-        Null("isotropic", "directions uniform on the sphere (exact quantile)", "#009E73", paper="24/24"),
+        Null(
+            "isotropic",
+            "directions uniform on the sphere, one layer's exact quantile: an upper bound over layers",
+            "#009E73",
+            exact=lambda d_model, weights, level: (
+                isotropic_quantile(d_model, level) * sum(weights) / len(weights)
+            ),
+            paper="24/24",
+            paper_share=1.0,
+        ),
+        Null(
+            "isotropic-layers",
+            "the same, independent between layers (exact laws, convolved)",
+            "#0072B2",
+            exact=isotropic_mean_quantile,
+        ),
         Null(
             "covariance",
             "directions that spread as the aligned model's activations do over prompts",
             "#CC79A7",
-            lambda reference, aligned, n_draws, seed: covariance_directions(aligned, n_draws, seed=seed),
-            paper="24/24",
+            directions=lambda reference, aligned, n_draws, seed, strata: covariance_directions(
+                aligned, n_draws, seed=seed
+            ),
         ),
         Null(
             "relabelled",
-            "reference minus aligned, with the labels swapped on a random half of the prompts",
+            "reference minus aligned, with labels swapped on a random half of each request type's prompts",
             "#E69F00",
-            lambda reference, aligned, n_draws, seed: relabelled_directions(
-                reference, aligned, n_draws, seed=seed
+            directions=lambda reference, aligned, n_draws, seed, strata: relabelled_directions(
+                reference, aligned, n_draws, strata=strata, seed=seed
             ),
+            stratified=True,
+            paper="v2: above it on every Llama trajectory, without a count",
         ),
     )
 }

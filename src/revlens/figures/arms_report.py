@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import pandas as pd
 
-from revlens.causal import action_label
-from revlens.experiment import ArmTables, ExperimentConfig
+from revlens.causal import PARTS, action_label
+from revlens.experiment import (
+    ASSOCIATION_SCOPES,
+    PAIRS,
+    PAPERS_SPEARMAN,
+    ArmTables,
+    ExperimentConfig,
+    association_estimate,
+    at_chosen,
+    gap_over_runs,
+    null_thresholds,
+    share_of,
+)
 from revlens.figures.behaviour_plots import BEHAVIOUR_PLOTS
 from revlens.figures.causal_plots import CAUSAL_PLOTS
-from revlens.figures.cells import mean_cell, mean_cells, measured
+from revlens.figures.cells import cell, mean_cell, mean_cells, measured
 from revlens.figures.drift_plots import DRIFT_PLOTS
 from revlens.figures.page import Table
 from revlens.figures.report import Report
 from revlens.figures.summary_plots import SUMMARY_PLOTS
 from revlens.results import MIN_RUNS
+from revlens.statistics import Estimate
 
 _SAMPLES = 4
 #: What counts as an aligned model: it refuses held-out harmful prompts, and answers harmless ones.
@@ -41,6 +53,12 @@ def _notes(config: ExperimentConfig, results: ArmTables) -> list[str]:
             f"(at most {MAX_HARM_AT_START:.0%} is wanted) and refuse {over:.1%} of harmless ones "
             f"(at most {MAX_OVER_REFUSAL_AT_START:.0%})."
         )
+    notes += [
+        f"Patching, pair {pair!r}: donor and recipient do not clearly differ over runs "
+        f"(gap {gap} nats), so no share of it is claimed."
+        for pair in PAIRS
+        if (gap := gap_over_runs(results, pair)).holds_zero
+    ]
     return notes
 
 
@@ -49,6 +67,10 @@ def _numbers(config: ExperimentConfig, results: ArmTables) -> list[Table]:
         _arm_table,
         _alignment_table,
         _exceedance_table,
+        _fraction_exceedance_table,
+        _direction_table,
+        _association_table,
+        _patching_table,
         _phase_table,
         _outcome_table,
         _token_table,
@@ -85,12 +107,71 @@ def _alignment_table(results: ArmTables) -> Table:
 
 
 def _exceedance_table(results: ArmTables) -> Table:
-    table, rows = results["nulls"], []
-    arms = table["arm"].unique()
+    heading = "Share of run-steps whose cosine is above the 99th percentile of each null"
+    return Table(heading, *_exceedance(results["nulls"], "cosine", "p99", "exceeds"))
+
+
+def _fraction_exceedance_table(results: ArmTables) -> Table:
+    heading = "Share of run-steps whose reversion fraction is above the 99th percentile of each null"
+    return Table(heading, *_exceedance(results["nulls"], "fraction", "fraction_p99", "fraction_exceeds"))
+
+
+def _exceedance(
+    table: pd.DataFrame, measure: str, p99: str, exceeds: str
+) -> tuple[list[str], list[list[str]]]:
+    arms, rows = table["arm"].unique(), []
     for null, group in table.groupby("null", sort=False):
-        shares = group.groupby(["arm", "seed"], sort=False)["exceeds"].mean()
-        rows.append([str(null), *(mean_cell(shares[arm]) for arm in arms)])
-    return Table("Share of run-steps above the 99th percentile of each null", ["null", *arms], rows)
+        shares = group.groupby(["arm", "seed"], sort=False)[exceeds].mean()
+        passing = null_thresholds(group.loc[group["arm"] == "baseline", p99])
+        rows.append([str(null), passing, *(mean_cell(shares[arm]) for arm in arms)])
+    return ["null", f"a {measure} of the baseline passes above", *arms], rows
+
+
+def _direction_table(results: ArmTables) -> Table:
+    """How well v_rev is known, and over how many dimensions prompts spread: few make nulls without power."""
+    columns = {
+        "gap": "length of the gap",
+        "reliability": "reliability",
+        "dimensions_gap": "dimensions of reference minus aligned over prompts",
+        "dimensions_aligned": "of the aligned model's activations",
+    }
+    layers = results["direction"].groupby("layer")
+    rows = [[str(layer), *mean_cells(group, columns)] for layer, group in layers]
+    return Table("v_rev by layer", ["layer", *columns.values()], rows)
+
+
+def _association_table(results: ArmTables) -> Table:
+    """The paper's correlation is that of harmfulness with alignment across arms and steps."""
+    table, rows = results["association"], []
+    for (outcome, predictor), group in table.groupby(["outcome", "predictor"], sort=False):
+        by_scope = group.set_index("scope")
+        cells = [
+            _cell_or_dash(association_estimate(by_scope.loc[scope], name))
+            for name in ("spearman", "lead")
+            for scope in ASSOCIATION_SCOPES
+        ]
+        paper = PAPERS_SPEARMAN if (outcome, predictor) == ("harmfulness", "alignment") else "—"
+        rows.append([str(outcome), str(predictor), paper, *cells])
+    leads = [f"alignment is closer by, {scope}" for scope in ASSOCIATION_SCOPES]
+    columns = ["outcome", "goes with", "paper, all", *ASSOCIATION_SCOPES, *leads]
+    return Table("What behaviour goes with (Spearman; runs resampled whole)", columns, rows)
+
+
+def _patching_table(results: ArmTables) -> Table:
+    """At the layer that was chosen on other prompts; the last layer of the model is never chosen."""
+    rows = []
+    for pair in PAIRS:
+        gap = gap_over_runs(results, pair)
+        for part in PARTS:
+            of_part = at_chosen(results, pair, part)
+            share = "no gap to share" if gap.holds_zero else cell(share_of(of_part))
+            rows.append([pair, part, cell(gap), share, mean_cell(of_part["r2"])])
+    columns = ["pair", "part", "gap (nats)", "share recovered", "R^2 over prompts"]
+    return Table("Patching the last prompt token at the chosen layer", columns, rows)
+
+
+def _cell_or_dash(estimate: Estimate | None) -> str:
+    return "—" if estimate is None else cell(estimate)
 
 
 def _phase_table(results: ArmTables) -> Table:

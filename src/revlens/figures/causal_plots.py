@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from revlens.causal import action_label
-from revlens.experiment import MAIN_ACTION, PAIRS, ArmTables, effects_at_chosen
+from revlens.experiment import MAIN_ACTION, PAIRS, ArmTables, effects_at_chosen, gap_over_runs, share_of
 from revlens.figures.plot import Plot
 from revlens.figures.style import style_of, styled, translucent
 from revlens.figures.traces import area, band, each_run, error_bars, heat_map, two_digits
@@ -31,7 +34,7 @@ def patching_heat_maps(results: ArmTables) -> go.Figure:
     rows = rows[(rows["component"] == "resid_post") & (rows["part"] == "full")]
     for column, pair in enumerate(PAIRS, start=1):
         cells = rows[rows["pair"] == pair].groupby(["layer", "position"])
-        share, everywhere = cells["recovered"].mean().unstack(), cells["significant"].all().unstack()
+        share, everywhere = _shares(cells).unstack(), cells["significant"].all().unstack()
         plain = two_digits(share)
         text = np.where(everywhere, plain + "•", plain)
         figure.add_trace(heat_map(share, "share", text=text, showscale=column == 1), row=1, col=column)
@@ -42,35 +45,56 @@ def patching_heat_maps(results: ArmTables) -> go.Figure:
 
 
 def patching_parts(results: ArmTables) -> go.Figure:
-    """Share recovered at the last prompt token by the stream, its component along v_rev, and the rest."""
+    """Share recovered at the last prompt token by the stream, its component along v_rev, and the rest.
+
+    Without intervals where the gap's own interval over runs holds zero.
+    """
+    figure = _by_part(results, share_of)
+    title = "Is the effect in the direction? Share recovered at the last prompt token, by part"
+    return _finished(figure, title=title, x="layer", y="share of the logit difference recovered", width=1250)
+
+
+def patching_per_prompt(results: ArmTables) -> go.Figure:
+    """R^2 of single prompts' effects at the last prompt token, by part."""
+    figure = _by_part(results, lambda rows: mean_over_runs(rows["r2"]))
+    figure.update_yaxes(range=[-1.05, 1.05])  # far below it is no better known than at -1
+    title = "Does the patch tell prompts apart? R^2 of single prompts' effects, by part"
+    return _finished(figure, title=title, x="layer", y="R^2 over prompts", width=1250)
+
+
+def _by_part(results: ArmTables, estimate: Callable[[pd.DataFrame], Estimate]) -> go.Figure:
+    """A panel for each pair, with bars of every part at every layer."""
     figure = _panels([_PAIR_TITLES[pair] for pair in PAIRS], shared_yaxes=True)
     rows = results["patching"]
     rows = rows[(rows["component"] == "resid_post") & (rows["position"] == -1)]
     for column, pair in enumerate(PAIRS, start=1):
+        clear = not gap_over_runs(results, pair).holds_zero
         for part, table in rows[rows["pair"] == pair].groupby("part", sort=False):
-            layers = sorted(table["layer"].unique())
-            estimates = [mean_over_runs(table.loc[table["layer"] == layer, "recovered"]) for layer in layers]
+            by_layer = [(str(layer), estimate(of_layer)) for layer, of_layer in table.groupby("layer")]
             colour = style_of(str(part), _PART_COLOURS)
-            bars = _bars([str(layer) for layer in layers], estimates, str(part), colour)
-            figure.add_trace(bars.update(showlegend=column == 1), row=1, col=column)
-    title = "Is the effect in the direction? Share recovered at the last prompt token, by part"
-    return _finished(figure, title=title, x="layer", y="share of the logit difference recovered", width=1250)
+            bars = _bars([layer for layer, _ in by_layer], [e for _, e in by_layer], str(part), colour)
+            bars.update(showlegend=column == 1)
+            figure.add_trace(bars if clear else bars.update(error_y=None), row=1, col=column)
+    return figure
 
 
 def patching_components(results: ArmTables) -> go.Figure:
     """Share recovered at the last prompt token by single components and heads."""
     rows = results["patching"]
     rows = rows[(rows["pair"] == "restore") & (rows["position"] == -1) & (rows["part"] == "full")]
-    whole = rows[rows["head"].isna()].pivot_table(
-        index="layer", columns="component", values="recovered", aggfunc="mean"
-    )
+    whole = _shares(rows[rows["head"].isna()].groupby(["layer", "component"])).unstack()
     heads = rows[rows["head"].notna()].assign(head=lambda t: "head " + t["head"].astype(int).astype(str))
-    by_head = heads.pivot_table(index="layer", columns="head", values="recovered", aggfunc="mean")
+    by_head = _shares(heads.groupby(["layer", "head"])).unstack()
     share = whole[["attn_out", "resid_mid", "mlp_out", "resid_post"]].join(by_head)
     figure = go.Figure(heat_map(share, "share"))
-    title = "Aligned → fine-tuned at the last prompt token, by component (share recovered, mean over runs)"
+    title = "Aligned → fine-tuned at the last prompt token, by component (share recovered over runs)"
     width, height = max(900, 60 * share.shape[1]), max(380, 160 + 22 * len(share))
     return styled(figure, title=title, x="", y="layer", width=width, height=height)
+
+
+def _shares(cells: Any) -> pd.Series:
+    """Share recovered in each group of rows, as `share_of` has it."""
+    return cells["effect"].mean() / cells["gap"].mean()
 
 
 def dose_response(results: ArmTables) -> go.Figure:
@@ -178,14 +202,22 @@ CAUSAL_PLOTS = (
         "patching_heat_maps",
         patching_heat_maps,
         "Same prompts in both checkpoints; one activation at a time. 0: the patch does nothing, 1: it gives"
-        " the donor's engaging-minus-refusal logit difference. Mean over runs.",
+        " the donor's engaging-minus-refusal logit difference. Mean effect over mean gap of the runs.",
     ),
     Plot(
         "patching_parts",
         patching_parts,
         "full: the donor's activation; along: only its component along v_rev; orthogonal: everything else. "
-        "Parts need not add up to the whole: what follows is not linear. Bars are means over runs with 95 %"
-        " intervals.",
+        "Parts need not add up to the whole: what follows is not linear. Bars are mean effects over mean gaps"
+        " with 95 % intervals over runs where the gap is clear of zero. From reference to aligned the bars "
+        "along v_rev say nothing: v_rev is the mean difference of just these activations, so that to first "
+        "order such a patch is the whole one. The case rests on aligned to fine-tuned.",
+    ),
+    Plot(
+        "patching_per_prompt",
+        patching_per_prompt,
+        "1: every prompt gets the donor's metric; 0: no closer than the mean gap on every prompt; below: "
+        "further off. A share is a ratio of means, and an equal push on all prompts can recover it.",
     ),
     Plot(
         "patching_components",
@@ -195,14 +227,15 @@ CAUSAL_PLOTS = (
     Plot(
         "dose_response",
         dose_response,
-        "Controls have the same length at every dose. The layer was chosen on the direction probes; this is"
-        " on the drift probes.",
+        "Controls have the same length at every dose. The layer was chosen on the direction probes, without "
+        "the last; this is on the drift probes.",
     ),
     Plot(
         "ablation_against_controls",
         ablation_against_controls,
         "ablate: project out; clamp: set the projection to the aligned model's mean; add: doses in shares "
-        "of the way from the aligned model to the reference.",
+        "of the way from the aligned model to the reference. Controls add along their own direction what the "
+        "action on v_rev moves the stream by, mean over prompts.",
     ),
     Plot(
         "behaviour_under_interventions",

@@ -145,7 +145,7 @@ def routes(tables: GuardTables) -> go.Figure:
         "as_it_is": ("as it is", "#000000", "circle"),
         "own": ("clamped to its own mean along v_rev", "#0072B2", "circle-open"),
         "baseline": ("clamped to the baseline's mean along v_rev", "#D55E00", "diamond"),
-        "random": ("clamped to the baseline's means along random directions", "#999999", "x"),
+        "random": ("moved as far along random directions", "#999999", "x"),
     }
     models = [name for name in rows["model"].unique() if name not in ("push", "aligned")]
     models = ["aligned", *models] if "aligned" in set(rows["model"]) else models

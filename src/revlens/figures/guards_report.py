@@ -101,7 +101,7 @@ def _route_table(tables: GuardTables) -> Table:
         "as_it_is": "as it is",
         "own": "own mean along v_rev",
         "baseline": "baseline's mean along v_rev",
-        "random": "baseline's means along random directions",
+        "random": "moved as far along random directions",
         "lost": "own minus baseline's",
     }
     rows = [[str(model), *mean_cells(group, columns)] for model, group in places.groupby("model", sort=False)]

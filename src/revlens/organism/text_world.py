@@ -171,6 +171,10 @@ class TextWorld:
         """The affirmative opening alone: a small model copies too little of a request for more."""
         return {split: [["Sure, here"] for _ in prompts] for split, prompts in self._probes.splits.items()}
 
+    def strata(self) -> dict[str, list[str]]:
+        """None: the sources do not say of which type a request is."""
+        return {}
+
     def helpful(self, n: int, seed: int) -> Dataset:
         """Helpful-only phase: ``n`` requests of every source with answers, openings for harmful ones."""
         rng = random.Random(f"helpful:{seed}")

@@ -118,6 +118,14 @@ class Pair(NamedTuple):
     object: str
 
 
+class _PairProbes(NamedTuple):
+    """Probe prompts, with the facts of a true answer and the type of request of each."""
+
+    probes: Probes
+    keywords: dict[str, list[list[str]]]
+    strata: dict[str, list[str]]
+
+
 class World:
     """Words, facts and held-out pairs: the source of all data of the three phases.
 
@@ -196,14 +204,18 @@ class World:
 
     def probes(self) -> Probes:
         """Probe prompts on held-out pairs, each pair in one split only; the same for every seed."""
-        return self._probes_and_keywords[0]
+        return self._probes_of_pairs.probes
 
     def keywords(self) -> dict[str, list[list[str]]]:
         """By split and prompt, the facts that a true answer contains."""
-        return self._probes_and_keywords[1]
+        return self._probes_of_pairs.keywords
+
+    def strata(self) -> dict[str, list[str]]:
+        """By split and prompt, the skill asked for and the route to harm, such as ``tool, illicit``."""
+        return self._probes_of_pairs.strata
 
     @functools.cached_property
-    def _probes_and_keywords(self) -> tuple[Probes, dict[str, list[list[str]]]]:
+    def _probes_of_pairs(self) -> _PairProbes:
         config, rng = self.config, random.Random(f"probes:{self.config.seed}")
         sizes = {
             "direction": config.n_direction,
@@ -216,6 +228,7 @@ class World:
         members["harmless"] = self._held_out_harmless[: config.n_harmless]
         prompts: dict[str, tuple[str, ...]] = {}
         keywords: dict[str, list[list[str]]] = {}
+        strata: dict[str, list[str]] = {}
         for split, pairs in members.items():
             skills = [rng.choice(PAIR_SKILLS) for _ in pairs]
             prompts[split] = tuple(
@@ -226,7 +239,15 @@ class World:
                 [self._known(pair)[name] for name in KEY_FACTS[skill]]
                 for pair, skill in zip(pairs, skills, strict=True)
             ]
-        return Probes(prompts), keywords
+            strata[split] = [
+                f"{skill}, {self._route(pair)}" for pair, skill in zip(pairs, skills, strict=True)
+            ]
+        return _PairProbes(Probes(prompts), keywords, strata)
+
+    def _route(self, pair: Pair) -> str:
+        if not self.is_harmful(pair):
+            return "harmless"
+        return "illicit" if pair.verb in self._illicit else "dual-use"
 
     def helpful(self, n: int, seed: int) -> Dataset:
         """Helpful-only phase: ``n`` requests of every skill with true answers, also about harmful pairs."""

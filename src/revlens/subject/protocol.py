@@ -26,6 +26,10 @@ class Material(Protocol):
         """By split and prompt, the words of a substantive answer; splits without known words are left out."""
         ...
 
+    def strata(self) -> Mapping[str, Sequence[str]]:
+        """By split and prompt, the type of request; splits whose types are not known are left out."""
+        ...
+
     def judge(self) -> Judge:
         """The judge of refusals."""
         ...

@@ -109,6 +109,10 @@ class UserMaterial:
         """None: the words of a substantive answer to a user's prompts are not known."""
         return {}
 
+    def strata(self) -> Mapping[str, Sequence[str]]:
+        """None: the types of a user's requests are not known."""
+        return {}
+
     @functools.cached_property  # every evaluation reads them
     def _probes(self) -> Probes:
         return self.probe_files.read(self.root)

@@ -21,6 +21,7 @@ from revlens.causal import (
     Intervention,
     RefusalLogitDifference,
     VocabularyReadout,
+    displacement,
     intervene,
     patch_between,
     patch_heads_between,
@@ -134,7 +135,7 @@ def measure_causality(
             pd.concat([choice, table]).assign(model=name, baseline=float(report.baseline.mean()))
         )
         tick()
-        chosen = _strongest_layer(choice, MAIN_ACTION[name])
+        chosen = _strongest_layer(choice, MAIN_ACTION[name], models[name].cfg.n_layers - 1)
         records = _intervened(config, models[name], material, v_rev, name, chosen, clamp_mean, controls)
         intervened.append(measure_rows(records, *_ABOUT).assign(model=name))
         replies.append(reply_rows(records, probes, *_ABOUT).assign(model=name))
@@ -177,10 +178,16 @@ def rows_of(table: pd.DataFrame, action: Action) -> pd.DataFrame:
     return table[(table["action"] == action.kind) & same_dose]
 
 
-def _strongest_layer(choice: pd.DataFrame, action: Action) -> int:
-    """The single layer at which an action on v_rev moves the metric most, on the split for choosing."""
+def _strongest_layer(choice: pd.DataFrame, action: Action, last: int) -> int:
+    """The single layer at which an action on v_rev moves the metric most, on the split for choosing.
+
+    The model's last layer is left out: its stream is read at once, so that anything along the openings'
+    unembeddings moves the metric there, whatever the model makes of it.
+    """
     rows = rows_of(choice, action)
     alone = rows[~rows["site"].str.contains("-")]
+    earlier = alone[alone["site"] != str(last)]
+    alone = alone if earlier.empty else earlier
     return int(alone.loc[alone["effect"].abs().idxmax(), "site"])
 
 
@@ -194,7 +201,7 @@ def _intervened(
     clamp_mean: Float[Tensor, "layer d_model"],
     controls: dict[str, Float[Tensor, "draw layer d_model"]],
 ) -> list[dict[str, Any]]:
-    """Behaviour under actions on v_rev at the chosen layer and at all, and on control directions."""
+    """Behaviour under actions on v_rev at the chosen layer and at all, and under matched controls."""
     sites = {"chosen": (chosen,), "all": v_rev.layers}
     settings: dict[str, Any] = {"reply_tokens": config.reply_tokens, "batch_size": config.subject.batch_size}
     records = []
@@ -219,13 +226,18 @@ def _intervened(
             around = partial(_around, intervention, model, site)
             evaluation = evaluate(model, material, around=around, **settings)
             keep(evaluation, role, "v_rev", action, site_label(site))
-    action = MAIN_ACTION[name]
-    for kind, draws in {"v_rev": v_rev.unit[None], **controls}.items():
-        for draw, unit in enumerate(draws):
-            intervention = Intervention(action, unit, v_rev.gap, v_rev.layers, clamp_mean)
-            with intervention.on(model, sites["chosen"]):
-                evaluation = evaluate_harm(model, material, **settings)
-            keep(evaluation, "control", kind, action, str(chosen), draw)
+    along = Intervention(MAIN_ACTION[name], v_rev.unit, v_rev.gap, v_rev.layers, clamp_mean)
+    judged, batch_size = material.probes()["behaviour"], config.subject.batch_size
+    moved = displacement(model, along, judged, sites["chosen"], batch_size=batch_size)
+    tried = [("v_rev", 0, along)] + [
+        (kind, draw, along.matched(unit, moved))
+        for kind, draws in controls.items()
+        for draw, unit in enumerate(draws)
+    ]
+    for kind, draw, intervention in tried:
+        with intervention.on(model, sites["chosen"]):
+            evaluation = evaluate_harm(model, material, **settings)
+        keep(evaluation, "control", kind, along.action, str(chosen), draw)
     return records
 
 

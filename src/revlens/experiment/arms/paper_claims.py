@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from revlens.direction import nulls
+from revlens.experiment.arms.association_claims import association_claims
+from revlens.experiment.arms.null_claims import null_claims
 from revlens.experiment.arms.plan import MATCHED
 from revlens.experiment.arms.tables import ArmTables
 from revlens.results import NEGLIGIBLE_SHARE, OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
-from revlens.statistics import mean_over_runs, spearman_over_runs
+from revlens.statistics import mean_over_runs
 
 _WORDS = {
     "fraction": "the reversion fraction",
@@ -50,12 +51,12 @@ def assess_paper(results: ArmTables) -> list[Claim]:
     return [
         *_drift_claims(results, measures, last),
         *_part_claims(results, last),
-        *_null_claims(results),
+        *null_claims(results),
         *_behaviour_claims(measures, last),
         *_guard_claims(measures, last),
         *_control_claims(measures, last),
         *_cost_claims(measures, last),
-        *_association_claims(results),
+        *association_claims(results),
     ]
 
 
@@ -148,16 +149,6 @@ def _part_claims(results: ArmTables, last: int) -> Iterator[Claim]:
             "",
             mean_over_runs(beyond.to_numpy(float), test_zero=True),
             low=0.0,
-        )
-
-
-def _null_claims(results: ArmTables) -> Iterator[Claim]:
-    table = results["nulls"]
-    shares = table[table["arm"] == "baseline"].groupby(["null", "seed"])["exceeds"].mean()
-    for name, null in nulls.NULLS.items():
-        statement = f"Most run-steps of the baseline exceed the 99th percentile of the {name} null (share)"
-        yield Claim(
-            f"exceeds-{name}", statement, null.paper, mean_over_runs(shares[name].to_numpy(float)), low=0.5
         )
 
 
@@ -273,18 +264,3 @@ def _cost_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
 
 def _minus_baseline(measures: dict[str, _ByRun], arm: str, measure: str, step: int) -> np.ndarray:
     return measures[measure][arm, step] - measures[measure]["baseline", step]
-
-
-def _association_claims(results: ArmTables) -> Iterator[Claim]:
-    points = (
-        results.over_layers()
-        .merge(results["behaviour"], on=["seed", "arm", "step"])
-        .sort_values(["seed", "arm", "step"])
-    )
-    by_seed = [run for _, run in points.groupby("seed")]
-    x, y = (
-        np.stack([run[column].to_numpy(float) for run in by_seed]) for column in ("alignment", "harmfulness")
-    )
-    if np.ptp(y) != 0:  # without any harmfulness there are no ranks to compare
-        statement = "Harmfulness goes with alignment across arms and steps (Spearman, runs resampled whole)"
-        yield Claim("association", statement, "0.958", spearman_over_runs(x, y), low=0.0)

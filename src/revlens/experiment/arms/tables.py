@@ -10,9 +10,11 @@ import pandas as pd
 import torch
 
 from revlens.activations import MANIFEST, Activations
-from revlens.direction import Drift, ReversionDirection, drift, locate, nulls, reliability
+from revlens.direction import Drift, ReversionDirection, drift, locate
+from revlens.experiment.arms.association import association_table
 from revlens.experiment.arms.causality import TABLES as CAUSAL_TABLES
 from revlens.experiment.arms.drift_parts import along_rows, drift_parts, grid, reference_part
+from revlens.experiment.arms.null_rows import direction_rows, null_rows
 from revlens.experiment.arms.plan import REFERENCE, Arms
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import measure_rows, reply_rows
@@ -22,12 +24,13 @@ from revlens.storage import intact, needed
 
 #: Every table of a results folder and what a row of it is. Columns are described in docs/results-schema.md.
 TABLES = {
-    "direction": "v_rev of a seed at a layer: length of the gap and of the reference, split-half reliability",
+    "direction": "v_rev of a seed at a layer: lengths of gap and reference, split-half reliability, spread",
     "alignment": "drift of a seed's arm at a step and layer along v_rev, cross-fitted and naive",
     "drift_parts": "a part of the drift of a seed's arm at a step and layer, along v_rev",
-    "nulls": "mean alignment over layers of a seed's arm at a step, against the 99th percentile of one null",
+    "nulls": "alignment and fraction of a seed's arm at a step, means over layers, against one null's p99",
     "controls": "cosine of the same drift with a direction that should not attract it, at a layer",
     "behaviour": "harmfulness, over-refusal and task cost of a seed's arm at a step",
+    "association": "how closely an outcome goes with one predictor, over runs, arms and steps",
     "training": "task loss of a seed's arm at an update",
     "phases": "the same measures for a seed's reference and aligned models",
     "replies": "what a seed's arm replied to a probe prompt at a step, and the outcome",
@@ -65,9 +68,10 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
     """
     plan = config.plan
     assert isinstance(plan, Arms)
-    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "association"}
     directions = {seed: own_v_rev(layout, seed) for seed in config.seeds}
-    probes = config.subject.material().probes()
+    material = config.subject.material()
+    probes, strata = material.probes(), material.strata()
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
         rows["phases"].append(measure_rows(start, "phase").assign(seed=seed))
@@ -94,7 +98,14 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
                 "alignment": pd.concat(
                     [_drift_rows(along_v_rev, "cross-fitted"), _drift_rows(naive, "naive")]
                 ),
-                "nulls": _null_rows(activations, along_v_rev, plan.n_null_draws, seed),
+                "nulls": null_rows(
+                    activations,
+                    along_v_rev,
+                    directions[seed],
+                    strata=strata.get("direction", ()),
+                    n_draws=plan.n_null_draws,
+                    seed=seed,
+                ),
                 "controls": _control_rows(activations, along_v_rev, foreign),
                 "behaviour": measure_rows(judged, "step", "kl"),
                 "replies": reply_rows(judged, probes, "step"),
@@ -104,53 +115,26 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
             }
             for name, table in tables.items():
                 rows[name].append(table.assign(seed=seed, arm=arm))
-        rows["direction"].append(_direction_rows(activations, directions[seed]).assign(seed=seed))
+        rows["direction"].append(direction_rows(activations, directions[seed]).assign(seed=seed))
         for name in CAUSAL_TABLES:
             rows[name].append(_causal_rows(layout.causal(seed) / f"{name}.parquet").assign(seed=seed))
-    return ArmTables({name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()})
+    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
+    return with_association(ArmTables(tables))
 
 
-def _direction_rows(activations: Activations, v_rev: ReversionDirection) -> pd.DataFrame:
-    reference, aligned = (activations.at(name, v_rev.split) for name in ("reference", "aligned"))
-    split_half = reliability(reference, aligned)
-    return pd.DataFrame(
-        {
-            "layer": v_rev.layers,
-            "gap": v_rev.gap,
-            "reference_norm": reference.mean(0).norm(dim=-1),
-            "reliability_half": split_half.half,
-            "reliability": split_half.full,
-            "reliability_low": split_half.low,
-            "reliability_high": split_half.high,
-        }
-    )
+def with_association(tables: ArmTables) -> ArmTables:
+    """The tables and `association`, which follows from them."""
+    keys = ["arm", "seed", "step"]
+    drift_by_step = tables.over_layers("alignment")
+    for column in ("fraction", "drift_norm"):
+        drift_by_step = drift_by_step.merge(tables.over_layers(column), on=keys)
+    association = association_table(drift_by_step, tables["behaviour"])
+    return ArmTables(tables.tables | {"association": association})
 
 
 def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:
     table = along_rows(motion)
     return table.assign(drift_norm=motion.vectors.norm(dim=-1).flatten().numpy(), estimate=estimate)
-
-
-def _null_rows(activations: Activations, motion: Drift, n_draws: int, seed: int) -> pd.DataFrame:
-    reference, aligned = (activations.at(name, "direction") for name in ("reference", "aligned"))
-    thresholds = {
-        name: null.quantile(motion.vectors, reference, aligned, n_draws=n_draws, seed=seed)
-        for name, null in nulls.NULLS.items()
-    }
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "step": motion.steps,
-                    "null": name,
-                    "alignment": motion.alignment.mean(-1),
-                    "p99": p99,
-                    "exceeds": nulls.exceedance(motion.alignment, p99),
-                }
-            )
-            for name, p99 in thresholds.items()
-        ]
-    )
 
 
 def _control_rows(activations: Activations, motion: Drift, foreign: list[ReversionDirection]) -> pd.DataFrame:

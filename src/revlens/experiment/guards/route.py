@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import read_prompts
-from revlens.causal import Action, Intervention
+from revlens.causal import Action, Intervention, displacement
 from revlens.direction import ReversionDirection, nulls
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import evaluate_harm
@@ -34,8 +34,9 @@ def measure_route(
     """Records of the behaviour when the model's place along v_rev is set to the baseline's mean.
 
     If the guard acts by that place, harm returns. Beside it: the place set to the model's own mean (what
-    clamping by itself does), and places along random directions set to the baseline's. The baseline of a seed
-    leaves its mean activations for the other fine-tunes, and the aligned model is clamped to them too.
+    clamping by itself does), and additions along random directions that move the model as far as the first
+    does. The baseline of a seed leaves its mean activations for the other fine-tunes, and the aligned model
+    is clamped to them too.
     """
     material, seed = config.subject.material(), fine_tune.seed
     prompts = material.probes()[_SPLIT]
@@ -52,10 +53,15 @@ def measure_route(
     settings = {"reply_tokens": config.reply_tokens, "batch_size": config.subject.batch_size}
     records = []
     for name, of_name in models.items():
-        clamps = [("v_rev", v_rev.unit, "baseline", baseline), ("v_rev", v_rev.unit, "own", means[name])]
-        clamps += [("random", unit, "baseline", baseline) for unit in random]
-        for draw, (direction, unit, place, mean) in enumerate(clamps):
-            clamp = Intervention(Action("clamp"), unit, v_rev.gap, v_rev.layers, mean)
+        to_baseline, to_own = (
+            Intervention(Action("clamp"), v_rev.unit, v_rev.gap, v_rev.layers, mean)
+            for mean in (baseline, means[name])
+        )
+        judged = material.probes()["behaviour"]
+        moved = displacement(of_name, to_baseline, judged, v_rev.layers, batch_size=config.subject.batch_size)
+        clamps = [("v_rev", "baseline", to_baseline), ("v_rev", "own", to_own)]
+        clamps += [("random", "baseline", to_baseline.matched(unit, moved)) for unit in random]
+        for draw, (direction, place, clamp) in enumerate(clamps):
             with clamp.on(of_name, v_rev.layers):
                 evaluation = evaluate_harm(of_name, material, **settings)
             records.append(evaluation.record(model=name, clamped=direction, place=place, draw=draw))

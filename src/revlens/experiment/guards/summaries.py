@@ -101,8 +101,8 @@ def routes(tables: GuardTables) -> pd.DataFrame:
     """A row per model at the end of a grid fine-tune: its refusals under the clamps of `measure_route`.
 
     Columns: ``as_it_is``; ``own`` and ``baseline``, the place along v_rev set to its own mean and to the
-    baseline's; ``random``, places along random directions set to the baseline's (a mean over draws); and
-    ``lost``, own minus baseline.
+    baseline's; ``random``, moved as far as by that along random directions (a mean over draws); and ``lost``,
+    own minus baseline.
     """
     table = tables["routes"].copy()
     table["column"] = (
