@@ -101,10 +101,10 @@ def read_verdicts(answers: Sequence[str], meaning: Mapping[str, T]) -> list[T]:
         some = ", ".join(map(repr, undecided[:5])) + (
             f" and {len(undecided) - 5} more" if len(undecided) > 5 else ""
         )
+        thinks = "a model that thinks first needs template_kwargs, such as {'enable_thinking': False}; "
         raise ConfigError(
-            f"The judge must answer with {' or '.join(map(repr, meaning))} first (where it thinks first, "
-            "turn that "
-            f"off with template_kwargs, such as {{'enable_thinking': False}}); it answered {some}."
+            f"The judge must answer with {' or '.join(map(repr, meaning))} first; "
+            f"{'' if all(map(str.strip, undecided)) else thinks}it answered {some}."
         )
     return [meaning[word] for word in words]
 
