@@ -150,7 +150,7 @@ def test_every_arm_brings_its_claims() -> None:
         "substantive_harm-rises": "supported",
         "baseline-harmfulness-last": "supported",
         "block-harmfulness-last": "supported",
-        "block-alignment-last": "contradicted",
+        "block-alignment-last": "supported",
         "block-fraction": "supported",
         "block-alignment": "supported",
         "block-refusal": "supported",
