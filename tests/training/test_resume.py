@@ -56,7 +56,7 @@ def test_resuming_is_exact(arm: str, setting: Setting, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arm"), zip(WRAPPED, ("kl", "freeze", "adaptive", "rehearsal"), strict=True)
+    ("name", "arm"), [*zip(WRAPPED, ("kl", "freeze", "adaptive", "rehearsal"), strict=True)]
 )
 def test_resuming_is_exact_at_some_updates_only(
     name: str, arm: str, setting: Setting, tmp_path: Path
@@ -89,7 +89,9 @@ def test_until_adds_its_term_at_exactly_n_updates(batches: int, setting: Setting
 
 def test_a_guard_and_a_monitor_start_anew_at_every_training(setting: Setting, tmp_path: Path) -> None:
     first, second = setting.model(), setting.model()
-    callback = ReversionCallback(Until(3, setting.guard("adaptive", first)), setting.monitor(first))
+    guard = setting.guard("adaptive", first)
+    assert guard is not None
+    callback = ReversionCallback(Until(3, guard), setting.monitor(first))
     for model in (first, second):
         setting.trainer(model, tmp_path, callback).train()
     assert torch.equal(weights(first), weights(second))

@@ -9,7 +9,10 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
@@ -23,7 +26,7 @@ COMPLETED = Dataset.from_dict({"prompt": QUESTIONS, "completion": ROWS["answer"]
 PREFERRED = Dataset.from_dict({"prompt": QUESTIONS, "chosen": ROWS["answer"], "rejected": ["Sorry, no."] * 8})
 SETTINGS = {
     **{name: value for name, value in DEFAULTS.items() if name != "remove_unused_columns"},
-    "max_steps": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+    "max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
     "gradient_checkpointing": True,
 }  # fmt: skip
 
@@ -67,12 +70,12 @@ def test_mixed_precision_is_the_float32_truth_and_resuming_the_unbroken_one(
     arm: str, kind: str, setting: Setting, tmp_path: Path
 ) -> None:
     exact, _ = trained(setting, arm, kind, tmp_path / "exact", bf16=False)
-    mixed, readings = trained(setting, arm, kind, tmp_path, bf16=True, save_strategy="steps", save_steps=2)
+    mixed, readings = trained(setting, arm, kind, tmp_path, bf16=True, save_strategy="steps", save_steps=1)
     assert exact.any()
     assert (mixed - exact).norm() < 0.02 * exact.norm()  # bf16 rounds to 1 in 256
-    resumed, again = trained(setting, arm, kind, tmp_path, tmp_path / "checkpoint-2", bf16=True)
+    resumed, again = trained(setting, arm, kind, tmp_path, tmp_path / "checkpoint-1", bf16=True)
     assert torch.equal(resumed, mixed)
-    assert [r.step for r in again] == [1, 2, 3]
+    assert [r.step for r in again] == [1, 2]
     for one, other in zip(readings, again, strict=True):
         assert torch.equal(one.drift_norm, other.drift_norm)
 

@@ -17,7 +17,7 @@ from revlens.forward import is_sharded, reshard
 from revlens.training.across_processes import broadcast_trained
 from revlens.training.checkpoint_state import CheckpointState
 from revlens.training.guard import Guard, trained_parameters
-from revlens.training.interruption import trainer_of, watch
+from revlens.training.interruption import call_before, trainer_of, watch
 from revlens.training.monitor import Monitor
 from revlens.training.precision import weights_precision
 from revlens.training.state import named_within, part_of
@@ -154,6 +154,12 @@ class ReversionCallback(TrainerCallback):
         trainer = trainer_of(self)
         if trainer is not None:
             self._watch = watch(trainer, self._release, is_training=is_running)
+            # To load a checkpoint's adapter thaws its weights, and the optimizer takes what is not frozen.
+            call_before(trainer, "create_optimizer", self._freeze_again, self._watch)
+
+    def _freeze_again(self) -> None:
+        if self._begun_on is not None:
+            self.guard.around_task(self._begun_on)
 
     def _release(self) -> None:
         """Take everything off the model, wherever in an update."""
@@ -267,7 +273,9 @@ def _add_gradient_of(term: Float[Tensor, ""], model: nn.Module) -> bool:
     gradients = torch.autograd.grad(term, trained, allow_unused=True)
     for parameter, gradient in zip(trained, gradients, strict=True):
         if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            # The task's gradients add to it in place, and autograd may give several parameters one tensor.
+            own = gradient.clone(memory_format=torch.contiguous_format)
+            parameter.grad = own if parameter.grad is None else parameter.grad + gradient
     return any(gradient is not None for gradient in gradients)
 
 

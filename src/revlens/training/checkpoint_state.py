@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -39,7 +40,7 @@ class CheckpointState:
         Raises:
             GuardError: if two callbacks have the same name, or the checkpoint's state is missing.
         """
-        saved = state.stateful_callbacks.get(self.name)
+        saved = _entries(state).get(self.name)
         if state.global_step == 0:
             if saved is not None and args.save_strategy != SaveStrategy.NO:
                 raise GuardError(
@@ -57,7 +58,7 @@ class CheckpointState:
         self._token = saved["token"]
         folders = [
             *([Path(args.resume_from_checkpoint)] if isinstance(args.resume_from_checkpoint, str) else []),
-            self._checkpoint(args.output_dir, state),
+            self._checkpoint(str(args.output_dir), state),
             self._checkpoint(saved["output_dir"], state),
         ]
         files = [folder / _FOLDER / f"{self._token}.safetensors" for folder in folders]
@@ -74,7 +75,7 @@ class CheckpointState:
 
     def save(self, args: TrainingArguments, state: TrainerState, tensors: State) -> None:
         """Write a state into the checkpoint that the Trainer has just saved."""
-        folder = self._checkpoint(args.output_dir, state) / _FOLDER
+        folder = self._checkpoint(str(args.output_dir), state) / _FOLDER
         folder.mkdir(exist_ok=True)
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         with atomic_file(folder / f"{self._token}.safetensors") as file:
@@ -82,9 +83,14 @@ class CheckpointState:
 
     def _mark(self, args: TrainingArguments, state: TrainerState) -> None:
         """Have the Trainer write the token into its checkpoints."""
-        output_dir = str(Path(args.output_dir).resolve())
-        state.stateful_callbacks[self.name] = {"token": self._token, "output_dir": output_dir}
+        output_dir = str(Path(str(args.output_dir)).resolve())
+        _entries(state)[self.name] = {"token": self._token, "output_dir": output_dir}
 
     @staticmethod
     def _checkpoint(output_dir: str, state: TrainerState) -> Path:
         return Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def _entries(state: TrainerState) -> dict[str, Any]:
+    """What `trainer_state.json` has of callbacks: a dictionary, made of the list that the class takes."""
+    return cast(dict[str, Any], state.stateful_callbacks)

@@ -1,4 +1,4 @@
-"""Knows when a Trainer's training breaks off, of which the Trainer tells its callbacks nothing."""
+"""Moments of a Trainer that it has no event for: training breaks off, the optimizer is made."""
 
 from __future__ import annotations
 
@@ -54,20 +54,28 @@ def watch(trainer: Trainer, on_break: Callable[[], None], *, is_training: bool) 
                 f"{type(trainer).__name__} has no {name}, so an interruption would go unnoticed. Pass the "
                 "ReversionCallback to its constructor (callbacks=[...]) in place of add_callback."
             )
-        _on_exception_of(owner, name, on_break, stack)
+        _add(owner, name, "watchers", on_break, stack)
     return stack
 
 
+def call_before(trainer: Trainer, name: str, call: Callable[[], None], stack: ExitStack) -> None:
+    """Call a function before a method of this one Trainer, until the stack closes."""
+    _add(trainer, name, "callers", call, stack)
+
+
 class _Watched:
-    """A method that tells of its exceptions; callbacks of one Trainer share it, as they end in any order."""
+    """A wrapped method; the callbacks of one Trainer share it, as they end in any order."""
 
     def __init__(self, owner: object, name: str) -> None:
         self.method = getattr(owner, name)
         self.before = vars(owner).get(name)
+        self.callers: list[Callable[[], None]] = []
         self.watchers: list[Callable[[], None]] = []
         functools.update_wrapper(self, self.method)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for caller in list(self.callers):
+            caller()
         try:
             return self.method(*args, **kwargs)
         except BaseException:
@@ -76,15 +84,15 @@ class _Watched:
             raise
 
 
-def _on_exception_of(owner: object, name: str, on_break: Callable[[], None], stack: ExitStack) -> None:
+def _add(owner: object, name: str, role: str, function: Callable[[], None], stack: ExitStack) -> None:
     present = vars(owner).get(name)
     watched = present if isinstance(present, _Watched) else _Watched(owner, name)
-    watched.watchers.append(on_break)
+    getattr(watched, role).append(function)
     setattr(owner, name, watched)
 
     def unwatch() -> None:
-        watched.watchers.remove(on_break)
-        if not watched.watchers and vars(owner).get(name) is watched:
+        getattr(watched, role).remove(function)
+        if not (watched.watchers or watched.callers) and vars(owner).get(name) is watched:
             delattr(owner, name)
             if watched.before is not None:
                 setattr(owner, name, watched.before)

@@ -54,11 +54,15 @@ class FreezeLayers(Guard):
                 f"No parameter of layers {self.layers} requires gradients, so freezing them would do nothing."
             )
         self._freeze()
-        # peft thaws an adapter whenever it is switched back on, as DPO does in the middle of an update.
-        self._hooks = [blocks[layer].register_forward_pre_hook(self._freeze) for layer in self.layers]
+        # peft thaws an adapter whenever it is switched back on, as DPO does amid an update. Checkpointed
+        # layers run a second time, without their own hooks but with those of the modules within.
+        frozen = set(map(id, self._frozen))
+        for module in (module for layer in self.layers for module in blocks[layer].modules()):
+            if frozen.intersection(map(id, module.parameters(recurse=False))):
+                self._hooks.append(module.register_forward_pre_hook(self._freeze))
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
-        """Change nothing.
+        """Freeze again what has thawed.
 
         Raises:
             GuardError: if the model is not the one with which the guard has begun.
