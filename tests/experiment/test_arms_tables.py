@@ -16,7 +16,7 @@ from conftest import fine_tune_of
 from revlens.behaviour import OUTCOMES
 from revlens.direction import participation_ratio
 from revlens.errors import ResultsError
-from revlens.experiment import ArmTables, ExperimentConfig, tabulate
+from revlens.experiment import Arms, ArmTables, ExperimentConfig, tabulate
 from revlens.experiment.arms.history import arm_history
 from revlens.experiment.evaluation import MEASURES
 from revlens.results import Layout
@@ -155,6 +155,7 @@ def test_a_run_step_exceeds_a_null_when_its_alignment_does(results: ArmTables) -
 def test_nulls_are_those_of_the_public_functions_with_the_materials_strata(
     activations: rl.Activations, results: ArmTables, config: ExperimentConfig
 ) -> None:
+    assert isinstance(config.plan, Arms)
     v_rev = rl.locate(activations)
     motion, strata = rl.drift(activations, v_rev), config.subject.material().strata()["direction"]
     reference, aligned = (activations.at(name, "direction") for name in ("reference", "aligned"))

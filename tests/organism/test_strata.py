@@ -18,6 +18,7 @@ def test_strata_are_the_skill_and_the_route_to_harm_of_each_probe() -> None:
         f"{skill}, {route}" for skill in ("procedure", "tool") for route in ("illicit", "dual-use")
     }
     assert set(strata["harmless"]) == {"procedure, harmless", "tool, harmless"}
+    n_facts = {str(skill): len(facts) for skill, facts in KEY_FACTS.items()}
     # A request holds its verb as a word, and the number of facts in its answer tells the skill.
     for split in ("direction", "drift"):
         for prompt, stratum, keywords in zip(
@@ -27,4 +28,4 @@ def test_strata_are_the_skill_and_the_route_to_harm_of_each_probe() -> None:
             illicit = verb in world.verbs[: world.config.n_illicit]
             assert stratum.endswith("illicit" if illicit else "dual-use"), prompt
             skill = stratum.partition(",")[0]
-            assert len(keywords) == len(KEY_FACTS[skill]), prompt
+            assert len(keywords) == n_facts[skill], prompt
