@@ -27,6 +27,7 @@ _STAGES = {stage.name: stage.summary for plan in [*PLANS.values()][::-1] for sta
 _AFTERWARDS = {
     "analyse": "tables, claims and provenance, from what the stages left on disk",
     "report": "figures and the HTML report, from the tables",
+    "rejudge": "apply another judge to the replies that are kept: results in DIR/rejudged/JUDGE",
     "verify": "compute tables, claims and figures again from what is stored, and name every difference",
 }
 #: Options that choose the experiment; without any of them a folder's own one goes on.
@@ -68,10 +69,20 @@ def _parser() -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=summary, description=text)
         out = Path("revlens-study" if verb == "study" else "revlens-out")
         sub.add_argument("--out", type=Path, default=out, help="output folder (default: %(default)s)")
+        if verb == "rejudge":
+            _add_judge(sub)
         if verb not in _AFTERWARDS:
             _add_choices(sub)
             _add_places(sub)
     return parser
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--judge",
+        required=True,
+        help="a judge that needs no model (phrases), or a TOML file with a [judge] table, see docs/judges.md",
+    )
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +152,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
             _analyse(args.out, console)
         if args.verb == "report" or args.verb in _WHOLE:
             _report(args.out, console)
+        if args.verb == "rejudge":
+            _rejudge(args, console)
 
 
 def _run_stages(args: argparse.Namespace, console: Console) -> None:
@@ -240,6 +253,25 @@ def _print_claims(claims: Sequence[Claim], console: Console) -> None:
         verdict = f"[{_COLOURS[claim.verdict]}]{claim.verdict}[/]{same}"
         table.add_row(claim.statement, str(claim.estimate).replace("[", r"\["), claim.paper, verdict)
     console.print(table)
+
+
+def _rejudge(args: argparse.Namespace, console: Console) -> None:
+    from revlens.behaviour import make_judge
+    from revlens.experiment import read_judge, rejudge
+
+    path = Path(args.judge)
+    settings = read_judge(path) if path.suffix == ".toml" else {"kind": args.judge}
+    name = path.stem
+    with console.status("judging"):
+        result = rejudge(args.out, make_judge(settings, path.parent), name)
+    table = Table("stored outcome", *map(str, result.counts.columns), title=f"Replies by the judge {name}")
+    for outcome, row in result.counts.iterrows():
+        table.add_row(str(outcome), *map(str, row))
+    console.print(table)
+    kappa = result.refusals.kappa
+    agreed = f"{result.refusals.accuracy:.1%} of replies" + (f", kappa {kappa}" if kappa else "")
+    console.print(f"The judges agree on what is a refusal for {agreed}.", markup=False, highlight=False)
+    _print_claims(result.claims, console)
 
 
 def _report(out: Path, console: Console) -> None:

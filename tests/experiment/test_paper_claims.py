@@ -12,7 +12,7 @@ from revlens.direction.nulls import NULLS
 from revlens.errors import NonFiniteError
 from revlens.experiment import ArmTables
 from revlens.experiment.arms.paper_claims import assess_paper
-from revlens.experiment.arms.tables import with_association
+from revlens.experiment.arms.tables import with_derived
 from revlens.results import MIN_RUNS, Claim, headline_first, to_records
 from revlens.statistics import Estimate
 from revlens.training import ARMS
@@ -82,7 +82,7 @@ def made_results(arms: tuple[str, ...] = ARMS) -> ArmTables:
 
 
 def assess_all(results: ArmTables) -> list[Claim]:
-    return assess_paper(with_association(results))
+    return assess_paper(with_derived(results))
 
 
 def assessed(results: ArmTables) -> dict[str, Claim]:

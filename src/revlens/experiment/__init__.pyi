@@ -33,6 +33,7 @@ from .guards.summaries import mean_of as mean_of
 from .guards.summaries import routes as routes
 from .guards.summaries import settings as settings
 from .guards.tables import GuardTables as GuardTables
+from .manifest import read_judge as read_judge
 from .manifest import read_manifest as read_manifest
 from .outputs import analyse_and_save as analyse_and_save
 from .outputs import assess as assess
@@ -41,3 +42,5 @@ from .outputs import load_tables as load_tables
 from .outputs import tabulate as tabulate
 from .plans import PLANS as PLANS
 from .provenance import provenance as provenance
+from .rejudge import Rejudged as Rejudged
+from .rejudge import rejudge as rejudge

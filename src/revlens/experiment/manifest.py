@@ -29,6 +29,19 @@ _STUDY = ("grid", "rates")
 _TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experiment", "study")
 
 
+def read_judge(path: Path) -> dict[str, Any]:
+    """The [judge] table of a TOML file, as `revlens.behaviour.make_judge` takes it.
+
+    Raises:
+        ConfigError: if it has no such table.
+        HistoryError: if the file cannot be read.
+    """
+    table = read_table(path).get("judge")
+    if not isinstance(table, dict) or not table:
+        raise ConfigError(f"{path} has no [judge] table with the kind of a judge; see docs/judges.md.")
+    return table
+
+
 def read_manifest(path: Path, *, study: bool = False, template_date: str | None = None) -> ExperimentConfig:
     """The experiment that a manifest describes: the arms, or a study of guards on the same subject.
 

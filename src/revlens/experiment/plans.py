@@ -49,9 +49,10 @@ class Plan:
         verb: of the command line, which runs all of it.
         summary: what that is, for ``--help``.
         where: its folder below `revlens.experiment`. Its module ``tables`` has ``tabulate(config, layout)``,
-            which makes the tables from what the stages left on disk, and ``load(folder)``, which reads stored
-            ones; its module ``claims`` has ``assess(config, tables)``, which gives the claims in the order of
-            the report.
+            which makes the tables from what the stages left on disk; ``load(folder)``, which reads stored
+            ones; ``JUDGED``, which names tables of measures with those of their replies; and
+            ``with_derived(tables)``, which adds the tables that follow from others. Its module ``claims`` has
+            ``assess(config, tables)``, which gives the claims in the order of the report.
         stages: in order.
     """
 

@@ -33,6 +33,10 @@ class Layout:
     def results(self) -> Path:
         return self.out / "results"
 
+    def rejudged(self, judge: str) -> Path:
+        """Results by another judge, which names the folder."""
+        return self.out / "rejudged" / judge
+
     @property
     def figures(self) -> Path:
         return self.out / "figures"

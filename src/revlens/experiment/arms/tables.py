@@ -43,6 +43,9 @@ TABLES = {
     "readout_tokens": "the tokens that v_rev of a seed and layer promotes and demotes most",
 }
 
+#: Tables of measures, and the tables of the replies behind them.
+JUDGED = {"behaviour": "replies", "phases": "phase_replies", "intervened": "intervened_replies"}
+
 
 class ArmTables(Tables):
     """The tables of one experiment, by name (see `TABLES`)."""
@@ -119,11 +122,11 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
         for name in CAUSAL_TABLES:
             rows[name].append(_causal_rows(layout.causal(seed) / f"{name}.parquet").assign(seed=seed))
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
-    return with_association(ArmTables(tables))
+    return with_derived(ArmTables(tables))
 
 
-def with_association(tables: ArmTables) -> ArmTables:
-    """The tables and `association`, which follows from them."""
+def with_derived(tables: ArmTables) -> ArmTables:
+    """The tables and those that follow from them."""
     keys = ["arm", "seed", "step"]
     drift_by_step = tables.over_layers("alignment")
     for column in ("fraction", "drift_norm"):

@@ -35,6 +35,9 @@ ABOUT = ("part", "seed", "method", "strength", "until", "task", "rate", "directi
 #: What tells one clamp of a route from another.
 PLACE = ("model", "clamped", "place", "draw")
 
+#: Tables of measures, and the tables of the replies behind them.
+JUDGED = {"behaviour": "replies", "routes": "route_replies"}
+
 
 class GuardTables(Tables):
     """The tables of one study, by name (see `TABLES`)."""
@@ -89,11 +92,14 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> GuardTables:
     tables = {
         name: _table(name, rows[name]) for name in TABLES if name != "early_warning" and name not in replies
     }
-    behaviour, readings = (
-        tables[name][tables[name]["part"] == "early"] for name in ("behaviour", "readings")
-    )
     tables |= {name: _typed(pd.concat(parts, ignore_index=True)) for name, parts in replies.items()}
-    return GuardTables(tables | {"early_warning": early_warning(behaviour, readings)})
+    return with_derived(GuardTables(tables))
+
+
+def with_derived(tables: GuardTables) -> GuardTables:
+    """The tables and those that follow from them."""
+    behaviour, readings = (tables.part(name, "early") for name in ("behaviour", "readings"))
+    return GuardTables(tables.tables | {"early_warning": early_warning(behaviour, readings)})
 
 
 def _record(layout: Layout, fine_tune: FineTune) -> dict[str, Any]:
