@@ -90,7 +90,7 @@ def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[
     assert main(["reproduce", "--manifest", str(manifest), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert re.search(rf"reference +reference +- +{folder}/base\naligned +aligned +0 +{folder}/chat", said)
-    assert re.search(r"4 fine-tunes, 12 updates: about \d+ min in one process and \d+ MiB of disk", said)
+    assert re.search(r"6 fine-tunes, 18 updates: about \d+ min in one process and \d+ MiB of disk", said)
     results = ArmTables.load(out / "results")
     assert set(results["behaviour"]["arm"]) == {"baseline", "block"}
     assert set(results["behaviour"]["step"]) == {0, 1, 3}

@@ -48,7 +48,11 @@ def test_another_judge_changes_outcomes_and_all_that_follows(analysed: Path) -> 
     assert {path: path.read_bytes() for path in Layout(analysed).results.iterdir()} == before
     for measured, kept, about in (
         ("behaviour", "replies", ["seed", "arm", "step"]),
-        ("intervened", "intervened_replies", ["seed", "model", "action", "dose", "role", "site", "draw"]),
+        (
+            "intervened",
+            "intervened_replies",
+            ["seed", "model", "action", "dose", "role", "site", "direction", "draw"],
+        ),
     ):
         replies = again[kept]
         expected = judge_replies(lengths, replies["prompt"].tolist(), replies["reply"].tolist())
