@@ -253,6 +253,8 @@ def test_the_table_has_a_row_for_each_patch_site(
         "recovered",
         "low",
         "high",
+        "r2",
+        "gap",
         "effect",
         "p",
         "significant",

@@ -117,7 +117,7 @@ def test_a_study_runs_on_a_users_own_model(folder: Path, capsys: pytest.CaptureF
     assert len(tables["replies"]) == 12 * 12
     assert len(tables["directions"]) == 0  # all runs share one start
     claims = {claim["key"] for claim in json.loads((out / "results" / "claims.json").read_text())}
-    assert {"block-harmfulness", "projection-chosen-harmfulness"} <= claims
+    assert {"block-refusal", "projection-chosen-refusal"} <= claims
     assert "fine-tunes the same aligned model in full" in (out / "report.html").read_text()
     assert main(["verify", "--out", str(out)]) == 0
 

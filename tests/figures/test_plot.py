@@ -56,7 +56,7 @@ BY_ARM = {
     "overview": 2,
     "alignment_by_arm": 1,
     "reversion_by_arm": 1,
-    "behaviour_by_arm": 4,
+    "behaviour_by_arm": 5,
     "training_loss": 1,
 }
 

@@ -71,7 +71,7 @@ def _phrases() -> PhraseJudge:
 JUDGES: Mapping[str, JudgeRecord] = {
     record.kind: record
     for record in (
-        JudgeRecord("phrases", "refusal phrases in the reply's opening", _phrases, needs_path=False),
+        JudgeRecord("phrases", "English refusal phrases in the reply's opening", _phrases, needs_path=False),
         JudgeRecord("classifier", "the label of a sequence classifier", ClassifierJudge.from_dir),
         JudgeRecord("guard", "a guard model's safe or unsafe, and refusal phrases", GuardModelJudge.from_dir),
         JudgeRecord("llm", "a chat model's answer to a question about the reply", LLMJudge.from_dir),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -24,7 +26,15 @@ def behaviour_by_arm(results: ArmTables) -> go.Figure:
     table = results["behaviour"]
     panels = {measure: title for measure, title in _PANELS.items() if measure in table}
     n_rows = (len(panels) + 1) // 2
-    figure = make_subplots(rows=n_rows, cols=2, subplot_titles=list(panels.values()), vertical_spacing=0.12)
+    cells: list[dict[str, Any] | None] = [{} for _ in panels]
+    cells += [None] * (2 * n_rows - len(panels))
+    figure = make_subplots(
+        rows=n_rows,
+        cols=2,
+        specs=[cells[2 * row : 2 * row + 2] for row in range(n_rows)],
+        subplot_titles=list(panels.values()),
+        vertical_spacing=0.12,
+    )
     for i, measure in enumerate(panels):
         add_methods(figure, table, measure, panel=(i // 2 + 1, i % 2 + 1), showlegend=i == 0)
     title = "Behaviour and task cost by arm"

@@ -20,11 +20,11 @@ def work(config: ExperimentConfig, layout: Layout, arm: FineTune, tick: Tick) ->
     material, records = config.subject.material(), []
     history = arm_history(config, arm)
     # The divergence of the first answer token on the probes of drift: a rival of the drift as a predictor.
-    divergence = KLAnchor.at(history.aligned.load(), material.probes()["drift"], 1.0)
+    anchor = KLAnchor.at(history.aligned.load(), material.probes()["drift"], 1.0)
     for checkpoint in history.steps:
         model, batch_size = checkpoint.load(), config.subject.batch_size
         evaluation = evaluate(model, material, config.reply_tokens, batch_size=batch_size)
-        kl = float(divergence.term(model).detach())
+        kl = anchor.divergence(model)
         records.append(evaluation.record(step=checkpoint.step, kl=kl))
         tick()
     write_listed_json(path, records)

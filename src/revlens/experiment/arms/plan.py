@@ -72,7 +72,12 @@ class Arms:
 
     def fine_tunes(self, config: ExperimentConfig) -> list[FineTune]:
         """One for each seed and arm, and one of its reference where steps are trained here."""
-        fine_tunes = [self._of(arm, seed, config) for seed in config.seeds for arm in self.arms_of(config)]
+        arms = self.arms_of(config)
+        # Controls last: they need the baselines of their own and of another seed.
+        in_order = [arm for arm in arms if arm not in MATCHED], [arm for arm in arms if arm in MATCHED]
+        fine_tunes = [
+            self._of(arm, seed, config) for some in in_order for seed in config.seeds for arm in some
+        ]
         if config.subject.benign is not None:
             steps = config.steps
             fine_tunes += [

@@ -56,12 +56,12 @@ def _train(
     guard = guard_of(config, layout, fine_tune, model)
     monitor = Monitor.along(v_rev, model, probes["drift"])
     # The divergence of the first answer token on the same probes, as another predictor of harm.
-    divergence = KLAnchor.at(model, probes["drift"], 1.0)
+    anchor = KLAnchor.at(model, probes["drift"], 1.0)
     observed = fine_tune.readings
 
     def after_step(step: int, loss: float) -> None:
         if step in observed:
-            kl = float(divergence.term(model).detach())
+            kl = anchor.divergence(model)
             reading = {"step": step, "loss": loss, "kl": kl, **_means(monitor.read(model, step))}
             if not all(math.isfinite(value) for value in reading.values() if value is not None):
                 raise NonFiniteError(

@@ -90,9 +90,20 @@ class KLAnchor(Guard):
         self.batch, self.log_p = batch, saved["log_p"]
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
-        log_q = _log_probabilities(require_gradient(read_logits(model, self.batch, self.log_p.shape[1])))
+        return self.strength * self._divergence(require_gradient(self._logits(model)))
+
+    def divergence(self, model: nn.Module) -> float:
+        """Mean KL(aligned || theta) at the model's present weights, in nats; no gradient is needed."""
+        with torch.no_grad():
+            return float(self._divergence(self._logits(model)))
+
+    def _logits(self, model: nn.Module) -> Float[Tensor, "prompt token d_vocab"]:
+        return read_logits(model, self.batch, self.log_p.shape[1])
+
+    def _divergence(self, logits: Float[Tensor, "prompt token d_vocab"]) -> Float[Tensor, ""]:
+        log_q = _log_probabilities(logits)
         log_p = self.log_p.to(log_q.device)  # a Trainer may have moved the model
-        return self.strength * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+        return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 
 def _log_probabilities(logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch d_vocab"]:
