@@ -62,7 +62,7 @@ def test_directions_are_what_their_names_say(
 
 
 def test_a_control_and_the_reference_are_fine_tunes_of_their_own(config: ExperimentConfig) -> None:
-    full = config.with_plan(replace(config.plan, arms=ARMS))
+    full = config.with_plan(Arms(arms=ARMS))
     assert tuple(CONTROLS) == MATCHED
     by_label = {unit.label: unit for unit in full.fine_tunes() if unit.seed == SEED}
     assert tuple(by_label) == (*ARMS, REFERENCE)
@@ -74,7 +74,7 @@ def test_a_control_and_the_reference_are_fine_tunes_of_their_own(config: Experim
 def test_a_control_waits_for_the_baselines_that_it_is_matched_with(
     config: ExperimentConfig, layout: Layout
 ) -> None:
-    full = config.with_plan(replace(config.plan, arms=ARMS))
+    full = config.with_plan(Arms(arms=ARMS))
     after = {task.name: set(task.after) for task in tasks(full, layout.out, None, Resources())}
     for name in MATCHED:
         assert after[f"seed {SEED}, {name}"] == {"seed 0, baseline", "seed 1, baseline"}
