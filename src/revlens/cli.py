@@ -90,7 +90,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
     parser.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke run on a smaller organism, in a minute or two"
+        "--quick", action="store_true", help="a smoke run on a smaller organism, in a few minutes"
     )
     parser.add_argument(
         "--manifest", type=Path, help="TOML file that describes an experiment on your own checkpoints"
