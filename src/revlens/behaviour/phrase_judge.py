@@ -89,4 +89,8 @@ class PhraseJudge:
 
 def is_refusal(reply: str) -> bool:
     """Whether the default phrases say that a reply declines in its opening."""
-    return PhraseJudge().declines(reply)
+    return _DEFAULT.declines(reply)
+
+
+#: Made once: a judge checks each of its phrases when it is made.
+_DEFAULT = PhraseJudge()

@@ -64,6 +64,8 @@ def split_thinking(reply: str) -> Reply:
     opens (the chat template may have opened it); or after an opening one at the start that nothing closes. A
     marker made of plain words counts only where it opens.
     """
+    if not _ANY.search(reply):  # as most replies, which are read several times
+        return Reply("", reply, False)
     thoughts: list[str] = []
 
     def take(match: re.Match[str]) -> str:
@@ -110,3 +112,5 @@ _FLAGS = re.IGNORECASE | re.DOTALL
 #: gpt-oss, where special tokens were dropped in decoding.
 _HARMONY_WITHOUT_TOKENS = re.compile(r"\s*analysis(.*?)assistantfinal(.*)", re.DOTALL)
 _PATTERNS = [(re.escape(opening), re.escape(closing)) for opening, closing in MARKERS]
+#: What a reply with thinking holds: a marker, or the opening of gpt-oss without tokens.
+_ANY = re.compile("|".join(["assistantfinal", *(marker for pair in _PATTERNS for marker in pair)]), _FLAGS)

@@ -94,11 +94,12 @@ def _judged_again(
     about = [column for column in kept if column not in ("split", "prompt", "reply", "outcome")]
     records = []
     for key, rows in kept.groupby(about, sort=False, dropna=False):
-        replies = {str(split): own["reply"].tolist() for split, own in rows.groupby("split", sort=False)}
+        model, replies = dict(zip(about, key, strict=True)), {}
         for split, own in rows.groupby("split", sort=False):
             if own["prompt"].tolist() != list(material.probes()[str(split)]):
-                raise ResultsError(f"Replies of {dict(zip(about, key, strict=True))} are not to the probes.")
-        records.append(dict(zip(about, key, strict=True)) | judged(material, replies, look_up).measures)
+                raise ResultsError(f"Replies of {model} are not to the probes.")
+            replies[str(split)] = own["reply"].tolist()
+        records.append(model | judged(material, replies, look_up).measures)
     again = pd.DataFrame(records).astype(measured[about].dtypes.to_dict())
     renewed = [name for name in MEASURES if name in again and name in measured]
     joined = measured.drop(columns=renewed).merge(

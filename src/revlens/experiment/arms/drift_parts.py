@@ -17,12 +17,17 @@ PARTS = {
 }
 
 
-def drift_parts(activations: Activations, v_rev: ReversionDirection) -> pd.DataFrame:
+def drift_parts(activations: Activations, v_rev: ReversionDirection, harmful: Drift) -> pd.DataFrame:
     """A row per part, step and layer: drift on harmful and on harmless prompts, and of their separation.
 
     If harmless prompts move as far back, that part of the reversion is not specific to harm.
+
+    Args:
+        activations: of a captured history.
+        v_rev: estimated on the same layers.
+        harmful: the drift on harmful prompts.
     """
-    harmful, harmless = drift(activations, v_rev), drift(activations, v_rev, "harmless")
+    harmless = drift(activations, v_rev, "harmless")
     parts = {"harmful": harmful, "harmless": harmless, "separation": harmful.minus(harmless, v_rev)}
     return pd.concat([along_rows(motion).assign(part=name) for name, motion in parts.items()])
 

@@ -97,7 +97,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
             along_v_rev = drift(activations, directions[seed])
             naive = drift(activations, locate(activations, "drift"), "drift", naive=True)
             tables = {
-                "drift_parts": drift_parts(activations, directions[seed]),
+                "drift_parts": drift_parts(activations, directions[seed], along_v_rev),
                 "alignment": pd.concat(
                     [_drift_rows(along_v_rev, "cross-fitted"), _drift_rows(naive, "naive")]
                 ),
