@@ -9,8 +9,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from conftest import TINY
 from revlens.errors import NonFiniteError
+from revlens.experiment import ExperimentConfig
 from revlens.history import TrainingHistory, boot
 from revlens.organism import World
 from revlens.subject import BenignRun
@@ -61,8 +61,10 @@ def test_where_all_activations_are_finite_it_says_so(history: TrainingHistory, d
     assert "and 5 more" in said
 
 
-def test_a_run_that_blows_up_keeps_its_last_good_checkpoint_and_is_not_taken_for_done() -> None:
-    wild = replace(TINY, benign=FinetuneConfig(steps=5, learning_rate=1e12, batch_size=8))
+def test_a_run_that_blows_up_keeps_its_last_good_checkpoint_and_is_not_taken_for_done(
+    config: ExperimentConfig,
+) -> None:
+    wild = replace(config.subject, benign=FinetuneConfig(steps=5, learning_rate=1e12, batch_size=8))
     run = BenignRun(wild, seed=0, steps=(1, 5))
     with pytest.raises(NonFiniteError, match="at update 2 of 5") as raised:
         run.train()
