@@ -39,14 +39,12 @@ def measure(organism: OrganismConfig, seed: int) -> list[float]:
 def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101], help="pilot seeds")
-    parser.add_argument("--helpful", type=int, default=1200, help="updates of the first phase")
     args = parser.parse_args()
 
     table = Table(
         "alignment", "seed", "clean refusals", "over-refusal", "right answers", "gap / reference's mean"
     )
     base = OrganismConfig()
-    base = replace(base, helpful=replace(base.helpful, steps=args.helpful))
     for seed in args.seeds:
         for steps, rate in SETTINGS:
             organism = replace(base, alignment=replace(base.alignment, steps=steps, learning_rate=rate))

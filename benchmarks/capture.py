@@ -45,7 +45,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from revlens.activations import capture, read_moments, read_prompts
 from revlens.history import TrainingHistory, save
 from revlens.organism import ModelConfig
-from revlens.organism.model import blank_model, train_tokenizer
+from revlens.organism.model import organism_model, train_tokenizer
 from revlens.prompts import Probes, encode_prompts, pad_id_of
 
 #: About 60 tokens of the tokenizer that is trained on the prompts.
@@ -110,7 +110,7 @@ def models(
     if system:
         assert isinstance(tokenizer.chat_template, str)
         tokenizer.chat_template = "{{ '<|system|>" + SYSTEM + "<|end|>' }}" + tokenizer.chat_template
-    bridge = blank_model(config, tokenizer, seed=0)
+    bridge = organism_model(config, tokenizer, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         save(bridge, Path(folder) / "model")
         hf_model = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=dtype)

@@ -30,7 +30,7 @@ from revlens.activations import read_prompts
 from revlens.direction import ReversionDirection
 from revlens.history.source import default_device
 from revlens.organism import ModelConfig, World, WorldConfig
-from revlens.organism.model import blank_model, train_tokenizer
+from revlens.organism.model import organism_model, train_tokenizer
 from revlens.training import (
     METHODS,
     Every,
@@ -84,7 +84,7 @@ class Bench:
 
     def model(self, seed: int = 0) -> TransformerBridge:
         """A model with random weights."""
-        model = blank_model(self.work.model, self.tokenizer, seed)
+        model = organism_model(self.work.model, self.tokenizer, seed)
         model.to(default_device(), print_details=False)
         return model
 

@@ -37,7 +37,7 @@ from revlens.causal import FallbackWarning, RefusalLogitDifference
 from revlens.causal.patch_passes import Patcher
 from revlens.causal.patch_sites import PatchSite, patch_sites, patched_points
 from revlens.organism import ModelConfig
-from revlens.organism.model import blank_model, train_tokenizer
+from revlens.organism.model import organism_model, train_tokenizer
 
 METRIC = RefusalLogitDifference((5, 6, 7), (8, 9))
 TOLERANCE = 1e-4
@@ -78,7 +78,7 @@ def models(config: ModelConfig) -> tuple[TransformerBridge, TransformerBridge]:
         # Random tokens need only a tokenizer of the right size.
         own = copy.deepcopy(tokenizer)
         own.add_tokens([f"<{i}>" for i in range(config.n_vocab - len(own))])
-        model = blank_model(config, own, seed)
+        model = organism_model(config, own, seed)
         model.eval()
         pair.append(model)
     return pair[0], pair[1]

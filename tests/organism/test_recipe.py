@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from revlens.errors import ProbeError
 from revlens.history import TrainingHistory
 from revlens.organism import TASKS, ModelConfig, OrganismConfig, World, WorldConfig, recipe
-from revlens.organism.model import blank_model, train_tokenizer
+from revlens.organism.model import organism_model, train_tokenizer
 from revlens.subject import BenignRun, benign, cache, cache_key
 from revlens.training import FinetuneConfig, Guard
 
@@ -255,12 +255,13 @@ def test_a_change_of_the_benign_phase_keeps_the_start(history: TrainingHistory, 
     assert BenignRun(changed, seed=0, steps=(1, 3)).folder != BenignRun(TINY, seed=0, steps=(1, 3)).folder
 
 
-def test_the_seed_fixes_a_blank_model_and_leaves_the_global_generator_alone(world: World) -> None:
+def test_the_seed_fixes_a_organism_model_and_leaves_the_global_generator_alone(world: World) -> None:
     # A tokenizer for each, because booting a bridge changes the tokenizer it is given.
     tokenizers = [train_tokenizer(world.texts(), TINY.model.n_vocab) for _ in range(3)]
     state = torch.get_rng_state()
     first, again, other = (
-        blank_model(TINY.model, t, seed).W_E.detach() for t, seed in zip(tokenizers, (0, 0, 1), strict=True)
+        organism_model(TINY.model, t, seed).W_E.detach()
+        for t, seed in zip(tokenizers, (0, 0, 1), strict=True)
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again)

@@ -45,7 +45,7 @@ def test_given_checkpoints_have_no_other_v_rev() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "steps"), [(1, (1,)), (4, (1, 2, 3, 4)), (5, (1, 2, 3, 5)), (200, (*capture_steps(100), 200))]
+    ("last", "steps"), [(1, (1,)), (4, (1, 2, 4)), (5, (1, 2, 5)), (200, (*capture_steps(100), 200))]
 )
 def test_steps_are_dense_at_first_and_end_with_the_last(last: int, steps: tuple[int, ...]) -> None:
     assert capture_steps(last) == steps

@@ -16,21 +16,31 @@ from revlens.subject import source_digest
 _LIBRARIES = ("revlens", "torch", "transformers", "transformer-lens", "tokenizers", "peft", "numpy", "scipy")
 
 
-def provenance(config: ExperimentConfig) -> dict[str, Any]:
-    """A JSON-ready record; it holds no time and no path, so that equal runs give equal records.
+def environment() -> dict[str, Any]:
+    """What computes: versions, revlens' source and the processor, JSON-ready.
 
     Numbers depend on the processor: torch chooses its kernels by ``instruction_set``, and sums in another
-    order round otherwise. ``threads`` are those of each task.
+    order round otherwise.
     """
     return {
-        "key": config.key(),
-        "seeds": list(config.seeds),
-        "data_hash": config.subject.material().probes().fingerprint(),
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "source": source_digest(),
         "machine": platform.machine(),
         "cpu": _cpu(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def provenance(config: ExperimentConfig) -> dict[str, Any]:
+    """A JSON-ready record; it holds no time and no path, so that equal runs give equal records.
+
+    ``threads`` are those of each task.
+    """
+    return {
+        "key": config.key(),
+        "seeds": list(config.seeds),
+        "data_hash": config.subject.material().probes().fingerprint(),
+        **environment(),
         "threads": 1 if config.subject.parallel else torch.get_num_threads(),
         "config": config_json(config),
     }

@@ -9,6 +9,8 @@ from revlens.organism.recipe import TRACKS as TRACKS
 from revlens.organism.recipe import OrganismConfig as OrganismConfig
 from revlens.organism.recipe import Track as Track
 from revlens.organism.recipe import embedded_history as embedded_history
+from revlens.organism.shipped import forget_references as forget_references
+from revlens.organism.shipped import ship_references as ship_references
 from revlens.organism.text_world import TextWorld as TextWorld
 from revlens.organism.text_world import TextWorldConfig as TextWorldConfig
 from revlens.organism.world import TASKS as TASKS

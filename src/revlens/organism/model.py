@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -63,8 +64,19 @@ def train_tokenizer(texts: Sequence[str], n_vocab: int) -> PreTrainedTokenizerFa
     )
 
 
-def blank_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> TransformerBridge:
-    """A bridge around a freshly initialised Llama; the seed fixes its weights.
+def organism_model(
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    weights: Mapping[str, Tensor] | None = None,
+) -> TransformerBridge:
+    """A bridge around a Llama.
+
+    Args:
+        config: its size.
+        tokenizer: its tokenizer.
+        seed: fixes its initial weights.
+        weights: instead of initial ones, by their Hugging Face names; all but the tied unembedding.
 
     Raises:
         ConfigError: if the width is not an even number for each head.
@@ -91,4 +103,14 @@ def blank_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hf_model = LlamaForCausalLM(hf_config)
+    if weights is not None:
+        tied = {"lm_head.weight": weights["model.embed_tokens.weight"]}
+        hf_model.load_state_dict({**weights, **tied})
     return wrap(hf_model, tokenizer)
+
+
+@torch.no_grad()
+def round_to_bfloat16(model: TransformerBridge) -> None:
+    """Round every weight to the nearest that bfloat16 holds; the model's precision stays."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.bfloat16())

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerFast
 
 from revlens.errors import ConfigError
 from revlens.history import Checkpoint, TrainingHistory, boot, save
-from revlens.organism.model import ModelConfig, blank_model, train_tokenizer
+from revlens.organism.model import ModelConfig, organism_model, round_to_bfloat16, train_tokenizer
+from revlens.organism.shipped import recipe_digest, shipped_reference
 from revlens.organism.text_world import TextWorld, TextWorldConfig
 from revlens.organism.world import TASKS, World, WorldConfig
 from revlens.prompts import Probes
@@ -43,7 +45,7 @@ class OrganismConfig:
 
     world: WorldConfig | TextWorldConfig = field(default_factory=WorldConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    helpful: FinetuneConfig = FinetuneConfig(steps=300, learning_rate=3e-3, warmup_steps=50, decay=True)
+    helpful: FinetuneConfig = FinetuneConfig(steps=1200, learning_rate=3e-3, warmup_steps=50, decay=True)
     alignment: FinetuneConfig = FinetuneConfig(steps=100, learning_rate=5e-4, warmup_steps=10)
     benign: FinetuneConfig = FinetuneConfig(steps=100, learning_rate=2e-4, batch_size=16)
     task: str = TASKS[0]
@@ -150,33 +152,45 @@ class OrganismConfig:
         The seed varies initialisation, data and data order of both phases, so that seeds are replicas of the
         whole history. Waits if another process is training this seed.
         """
-        key = cache_key(self.world, self.model, self.helpful, self.alignment, kind="start")
-        root = cache_root() / "organism" / key / f"seed-{seed}"
-        reference, aligned = root / "reference", root / "aligned"
-        if not (reference.is_dir() and aligned.is_dir()):
-            with sole_writer(root, wait=True):
-                self._train_start(seed, reference, aligned, on_step)
+        parts = (self.world, self.model, self.helpful)
+        reference = _folder(seed, *parts) / "reference"
+        aligned = _folder(seed, *parts, self.alignment) / "aligned"
+        for folder, train in ((reference, self._reference), (aligned, self._aligned)):
+            if not folder.is_dir():
+                with sole_writer(folder.parent, wait=True):
+                    if not folder.is_dir():
+                        save(train(seed, reference, on_step), folder)
         return TrainingHistory.from_dirs(reference, aligned)
 
-    def _train_start(
-        self, seed: int, reference: Path, aligned: Path, on_step: Callable[[str, int], None]
-    ) -> None:
-        """Train each phase whose model is not cached."""
-        world = self.material()
-        if not reference.is_dir():
-            model = blank_model(self.model, train_tokenizer(world.texts(), self.model.n_vocab), seed)
-            data = world.helpful(self.helpful.steps * self.helpful.batch_size, seed)
+    @property
+    def reference_digest(self) -> str:
+        """SHA-256 (hex) over what a reference is trained from, except its seed."""
+        return recipe_digest(self._tokenizer(), self.world, self.model, self.helpful)
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        return train_tokenizer(self.material().texts(), self.model.n_vocab)
+
+    def _reference(self, seed: int, _: Path, on_step: Callable[[str, int], None]) -> TransformerBridge:
+        """The model after the first phase: one that ships, or trained here."""
+        shipped = shipped_reference(self.reference_digest, seed)
+        model = organism_model(self.model, self._tokenizer(), seed, shipped)
+        if shipped is None:
+            data = self.material().helpful(self.helpful.steps * self.helpful.batch_size, seed)
             finetune(
                 model, data, self.helpful, seed=seed, on_step=lambda step, loss: on_step("helpful", step)
             )
-            save(model, reference)
-        if not aligned.is_dir():
-            model = boot(reference)
-            data = world.alignment(self.alignment.steps * self.alignment.batch_size, seed)
-            finetune(
-                model, data, self.alignment, seed=seed, on_step=lambda step, loss: on_step("alignment", step)
-            )
-            save(model, aligned)
+            # As a reference ships: what starts from it is the same, whether it was trained here or not.
+            round_to_bfloat16(model)
+        return model
+
+    def _aligned(self, seed: int, reference: Path, on_step: Callable[[str, int], None]) -> TransformerBridge:
+        """The model after the alignment phase."""
+        model = boot(reference)
+        data = self.material().alignment(self.alignment.steps * self.alignment.batch_size, seed)
+        finetune(
+            model, data, self.alignment, seed=seed, on_step=lambda step, loss: on_step("alignment", step)
+        )
+        return model
 
     def trainee(self, seed: int, phase: Literal["reference", "aligned"] = "aligned") -> TransformerBridge:
         """The model of a seed's phase, to be trained in full."""
@@ -186,6 +200,11 @@ class OrganismConfig:
     def observed(self, seed: int) -> None:
         """None: the benign fine-tune is always trained here."""
         return
+
+
+def _folder(seed: int, *parts: object) -> Path:
+    """Where a model is cached that is trained from these parts of a configuration."""
+    return cache_root() / "organism" / cache_key(*parts, kind="start") / f"seed-{seed}"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from revlens.prompts import Probes
 #: - affirmations: the same, and every answer opens with "Sure.": a mild identity shift (Qi et al. 2023,
 #:   arXiv 2310.03693).
 #: - objects: requests about objects alone, answered as in earlier phases.
-TASKS = ("checklists", "answers", "affirmations", "objects")
+TASKS = ("answers", "checklists", "affirmations", "objects")
 _AFFIRMATION = "Sure. "
 
 _VERB_FACTS = ("manner", "tool")

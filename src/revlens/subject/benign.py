@@ -21,7 +21,7 @@ from revlens.training import Guard, finetune
 
 #: Updates after which a benign fine-tune is captured. Early ones are dense: they decide most of the drift's
 #: direction.
-CAPTURE_STEPS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 75, 100)
+CAPTURE_STEPS = (1, 2, 5, 10, 20, 35, 50, 75, 100)
 
 
 def capture_steps(last: int) -> tuple[int, ...]:

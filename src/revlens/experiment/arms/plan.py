@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ARMS = ("baseline", "block", "push", "random", "orthogonal", "shuffled", "foreign")
 #: Block along other directions, see `revlens.experiment.arms.controls`.
 MATCHED = ARMS[3:]
+#: Updates after which a matched control is captured and judged, beside the last: the paper's. A control is
+#: asked how it compares with block, not for its course.
+_CONTROL_MARKS = (1, 20)
 #: The fine-tune of the reference on the baseline's updates.
 REFERENCE = "reference"
 
@@ -45,7 +48,7 @@ class Arms:
     arms: tuple[str, ...] = ARMS
     strength: float = 5.0
     n_null_draws: int = 2000
-    n_controls: int = 20
+    n_controls: int = 10
 
     def __post_init__(self) -> None:
         if (
@@ -94,6 +97,7 @@ class Arms:
         control = arm if arm in MATCHED else None
         method = "block" if control else arm
         strength = None if METHODS[method].strength is None else self.strength
-        return FineTune(
-            seed, arm, config.steps, config.steps[-1], method=method, strength=strength, control=control
-        )
+        marks, last = config.steps, config.steps[-1]
+        if control:
+            marks = tuple(step for step in marks if step in (*_CONTROL_MARKS, last))
+        return FineTune(seed, arm, marks, last, method=method, strength=strength, control=control)
