@@ -1,7 +1,7 @@
 """Make the references of the embedded organism anew that ship with revlens, and put them into the package.
 
-For a checkout: those that are there go first, so that nothing starts from them. docs/lab-notes.md says on what
-machine the present ones were made; another processor gives other last digits, and so other weights.
+For a checkout: those that are there go first, so that nothing starts from them. docs/lab-notes.md says on
+what machine the present ones were made; another processor gives other last digits, and so other weights.
 
 python analyses/make_references.py                        # about 15 minutes on 2 cores
 """

@@ -31,7 +31,7 @@ _AFTERWARDS = {
     "verify": "compute tables, claims and figures again from what is stored, and name every difference",
 }
 #: Options that choose the experiment; without any of them a folder's own one goes on.
-_CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir", "large")
+_CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir", "large", "world", "task")
 _COLOURS = {"supported": "green", "contradicted": "red", "undecided": "yellow", "too few runs": "yellow"}
 
 
@@ -100,6 +100,10 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="which organism: organism (made-up words, the default), or text (real text, with --data-dir)",
     )
+    parser.add_argument(
+        "--world", type=int, metavar="SEED", help="another world of words, facts and probes (default: 0)"
+    )
+    parser.add_argument("--task", metavar="NAME", help="another benign task of the organism")
     parser.add_argument(
         "--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md"
     )
@@ -176,7 +180,10 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
     from revlens.experiment import ExperimentConfig, Guards, organism_experiment, read_manifest
     from revlens.results import Layout
 
-    stored, chosen = Layout(args.out).config, [name for name in _CHOICES if getattr(args, name)]
+    stored, chosen = (
+        Layout(args.out).config,
+        [name for name in _CHOICES if getattr(args, name) not in (None, False)],
+    )
     if stored.is_file() and not chosen:
         return _of_plan(ExperimentConfig.load(stored), args)
     study = args.verb == "study"
@@ -191,7 +198,7 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
     size: Literal["default", "quick", "large"] = (
         "quick" if args.quick else "large" if args.large else "default"
     )
-    config = organism_experiment(args.track or "organism", size, args.data_dir)
+    config = organism_experiment(args.track or "organism", size, args.data_dir, args.world or 0, args.task)
     if args.seeds is not None:
         if args.seeds < 2:
             raise ConfigError(f"--seeds {args.seeds}: at least 2 runs are needed for an interval over runs.")

@@ -41,6 +41,7 @@ from .outputs import key_problem as key_problem
 from .outputs import load_tables as load_tables
 from .outputs import tabulate as tabulate
 from .plans import PLANS as PLANS
+from .pooling import pool as pool
 from .provenance import environment as environment
 from .provenance import provenance as provenance
 from .rejudge import Rejudged as Rejudged

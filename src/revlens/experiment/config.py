@@ -116,6 +116,8 @@ def organism_experiment(
     track: str = "organism",
     size: Literal["default", "quick", "large"] = "default",
     data_dir: Path | None = None,
+    world: int = 0,
+    task: str | None = None,
 ) -> ExperimentConfig:
     """The arms on an organism that comes with revlens.
 
@@ -125,14 +127,18 @@ def organism_experiment(
         track: one of `revlens.organism.TRACKS`.
         size: of the organism.
         data_dir: folder with the track's data, if it needs any.
+        world: seed of its world: words, facts and probes.
+        task: a benign task of the world; its first if None.
 
     Raises:
-        ConfigError: if there is no such track, or see `revlens.organism.Track.organism`.
+        ConfigError: if there is no such track or task, or see `revlens.organism.Track.organism`.
         DataError: if the data cannot be read.
     """
     if track not in TRACKS:
         raise ConfigError(f"Unknown track {track!r}; expected one of {', '.join(TRACKS)}.")
     organism = TRACKS[track].organism(size, None if data_dir is None else str(data_dir.absolute()))
+    organism = replace(organism, world=replace(organism.world, seed=world))
+    organism = organism if task is None else organism.with_task(task)
     if size != "quick":
         return ExperimentConfig(subject=organism)
     plan = Arms(n_null_draws=500, n_controls=5)

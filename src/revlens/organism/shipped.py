@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerFast
 from revlens.errors import HistoryError
 from revlens.storage import write_json
 
-_FOLDER = Path(__file__).parent / "references"
-_INDEX = _FOLDER / "index.json"
+#: Where they lie in the package.
+FOLDER = Path(__file__).parent / "references"
+_INDEX = "index.json"
 
 
 def recipe_digest(tokenizer: PreTrainedTokenizerFast, *configs: object) -> str:
@@ -37,13 +38,14 @@ def shipped_reference(recipe: str, seed: int) -> dict[str, Tensor] | None:
     Raises:
         HistoryError: if the file is missing or damaged.
     """
-    if not _INDEX.is_file():
+    index_file = FOLDER / _INDEX
+    if not index_file.is_file():
         return None
-    index = json.loads(_INDEX.read_text())
+    index = json.loads(index_file.read_text())
     checksum = index["sha256"].get(str(seed))
     if index["recipe"] != recipe or checksum is None:
         return None
-    path = _FOLDER / f"seed-{seed}.safetensors"
+    path = FOLDER / f"seed-{seed}.safetensors"
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
         raise HistoryError(f"{path} is missing or damaged; install revlens again.")
     return {name: tensor.float() for name, tensor in load_file(path).items()}
@@ -51,7 +53,7 @@ def shipped_reference(recipe: str, seed: int) -> dict[str, Tensor] | None:
 
 def forget_references() -> None:
     """Take the references out of the package, so that they are trained again."""
-    for path in _FOLDER.glob("*"):
+    for path in FOLDER.glob("*"):
         path.unlink()
 
 
@@ -71,8 +73,8 @@ def ship_references(recipe: str, references: Mapping[int, Mapping[str, Tensor]],
         rounded = {name: tensor.bfloat16().contiguous() for name, tensor in weights.items()}
         if any(not torch.equal(rounded[name].float(), tensor) for name, tensor in weights.items()):
             raise HistoryError(f"Weights of the reference of seed {seed} are not rounded to bfloat16.")
-        path = _FOLDER / f"seed-{seed}.safetensors"
+        path = FOLDER / f"seed-{seed}.safetensors"
         path.parent.mkdir(exist_ok=True)
         save_file(rounded, path)
         checksums[str(seed)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    write_json(_INDEX, {"recipe": recipe, "sha256": checksums, "made": about})
+    write_json(FOLDER / _INDEX, {"recipe": recipe, "sha256": checksums, "made": about})

@@ -98,8 +98,8 @@ class TextWorldConfig:
 
     @property
     def standard(self) -> TextWorldConfig:
-        """The world of the default organism on the same data."""
-        return TextWorldConfig(self.data_dir, self.data_digest)
+        """The world of the default organism with the same data and seed."""
+        return TextWorldConfig(self.data_dir, self.data_digest, seed=self.seed)
 
     def build(self, task: str) -> TextWorld:
         """The world, whose one benign task are the GSM8K problems.

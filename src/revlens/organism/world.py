@@ -99,8 +99,8 @@ class WorldConfig:
 
     @property
     def standard(self) -> WorldConfig:
-        """The world of the default organism."""
-        return WorldConfig()
+        """The world of the default organism with the same seed."""
+        return WorldConfig(seed=self.seed)
 
     def build(self, task: str) -> World:
         """The world with one benign task.

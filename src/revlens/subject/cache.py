@@ -42,6 +42,7 @@ LEFT_OUT: Mapping[Kind, Mapping[str, str]] = {
         "*_claims.py": "the same",
         "experiment/plans.py": "names the modules of every stage; they count themselves",
         "experiment/cost.py": "what an experiment will take",
+        "experiment/pooling.py": "joins tables that are made",
         "results/*": "tables and configurations as files",
         "storage/*": "bytes on disk: whole, locked, with checksums",
         "sweeps/*": "on which process or machine a task runs",
@@ -77,6 +78,7 @@ def cache_key(*parts: object, kind: Kind = "output") -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@functools.cache  # every fine-tune asks for its folder, again and again
 def source_digest(kind: Kind = "output", package: Path = _PACKAGE) -> str:
     """SHA-256 (hex) over the parts of revlens' source that can change the numbers of this kind.
 
@@ -99,7 +101,7 @@ def _counts(name: str, kind: Kind) -> bool:
     return counts
 
 
-@functools.cache  # every fine-tune asks for its folder
+@functools.cache
 def _digests(package: Path) -> dict[str, str]:
     """By file of the package, a hash of its name and of what it does; doors are not among them."""
     digests = {}
