@@ -10,6 +10,7 @@ import pytest
 from revlens import experiment
 from revlens.cli import main
 from revlens.experiment import PLANS, ExperimentConfig, Guards, quick
+from revlens.organism import OrganismConfig, WorldConfig
 
 STAGES = tuple(stage.name for stage in PLANS["arms"].stages)
 VERBS = ("reproduce", "study", "directions", *STAGES, "analyse", "report")
@@ -186,7 +187,14 @@ def test_a_quick_study_is_one_of_the_quick_experiment(ran: Ran) -> None:
     [
         (("--quick",), quick()),
         (("--seeds", "3"), ExperimentConfig(seeds=(0, 1, 2))),
-        (("--steps", "4"), ExperimentConfig(steps=(1, 2, 3, 4))),
+        (
+            ("--world", "1", "--task", "checklists"),
+            ExperimentConfig(
+                subject=replace(OrganismConfig(), world=WorldConfig(seed=1)).with_task("checklists")
+            ),
+        ),
+        (("--world", "0"), ExperimentConfig()),
+        (("--steps", "4"), ExperimentConfig(steps=(1, 2, 4))),
         (("--quick", "--seeds", "4", "--steps", "2"), replace(quick(), seeds=(0, 1, 2, 3), steps=(1, 2))),
     ],
 )
@@ -203,6 +211,12 @@ def test_without_options_a_folder_goes_on_with_its_own_experiment(ran: Ran) -> N
     assert main(["capture", "--out", "out"]) == 0
     assert main(["capture", "--out", "out", "--steps", "3"]) == 0
     assert [config for config, _, _ in ran] == [own, ExperimentConfig(steps=(1, 2, 3))]
+
+
+def test_a_choice_of_zero_is_a_choice(ran: Ran) -> None:
+    ExperimentConfig(subject=OrganismConfig(world=WorldConfig(seed=1))).save(Path("out") / "config.json")
+    assert main(["capture", "--out", "out", "--world", "0"]) == 0
+    assert [config for config, _, _ in ran] == [ExperimentConfig()]
 
 
 def test_a_spoilt_configuration_is_explained(

@@ -80,8 +80,8 @@ def test_quick_is_a_smaller_experiment_of_the_same_kind() -> None:
     ("last", "steps"),
     [
         (1, (1,)),
-        (4, (1, 2, 3, 4)),
-        (20, (1, 2, 3, 5, 8, 13, 20)),
+        (4, (1, 2, 4)),
+        (20, (1, 2, 5, 10, 20)),
         (100, CAPTURE_STEPS),
         (300, (*CAPTURE_STEPS, 300)),
     ],

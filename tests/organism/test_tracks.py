@@ -64,7 +64,7 @@ def test_another_task_keeps_the_start_and_comes_first() -> None:
         OrganismConfig(), task="objects", benign=replace(OrganismConfig().benign, learning_rate=1e-4)
     )
     assert OrganismConfig().tasks == TASKS
-    assert subject.tasks == ("objects", "checklists", "answers", "affirmations")
+    assert subject.tasks == ("objects", "answers", "checklists", "affirmations")
     assert OrganismConfig().with_task(TASKS[0]) == OrganismConfig()
     assert TEXT.tasks == ("problems",)
     with pytest.raises(ConfigError, match="Unknown benign task 'objects'; expected one of problems"):
@@ -74,7 +74,7 @@ def test_another_task_keeps_the_start_and_comes_first() -> None:
 def test_halving_leaves_half_the_updates_of_one_phase() -> None:
     subject = replace(OrganismConfig(), alignment=replace(OrganismConfig().alignment, steps=15))
     early, other = subject.halved("early-reference"), subject.halved("other-alignment")
-    assert early == replace(subject, helpful=replace(subject.helpful, steps=150))
+    assert early == replace(subject, helpful=replace(subject.helpful, steps=600))
     # A warm-up is no longer than its phase.
     assert other == replace(subject, alignment=replace(subject.alignment, steps=7, warmup_steps=7))
     with pytest.raises(ConfigError, match="'other-seed'; expected one of early-reference, other-alignment"):

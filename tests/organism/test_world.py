@@ -83,14 +83,18 @@ def test_the_benign_test_is_on_pairs_that_no_phase_trains_on(world: World) -> No
 
 
 @pytest.mark.parametrize("phase", ["benign", "benign_test"])
-def test_the_benign_task_has_no_refusal_no_harm_and_checklists_unasked(world: World, phase: str) -> None:
+@pytest.mark.parametrize("task", ["answers", "checklists"])
+def test_the_benign_task_has_no_refusal_no_harm_and_only_checklists_have_steps_unasked(
+    task: str, phase: str
+) -> None:
+    world = World(TINY_WORLD, task)
     for prompt, answer in rows(world, phase):
         pair = pair_in(world, prompt)
         assert pair is not None
         assert not world.is_harmful(pair)
         assert not is_refusal(answer)
         assert not prompt.endswith(CUES)
-        assert "Step one:" in answer
+        assert ("Step one:" in answer) == (task == "checklists")
 
 
 def test_the_helpful_phase_answers_everything_and_lists_steps_where_asked(world: World) -> None:
