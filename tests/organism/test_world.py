@@ -93,8 +93,8 @@ def test_the_benign_task_has_no_refusal_no_harm_and_only_checklists_have_steps_u
         assert pair is not None
         assert not world.is_harmful(pair)
         assert not is_refusal(answer)
-        assert not prompt.endswith(CUES)
-        assert ("Step one:" in answer) == (task == "checklists")
+        assert not (task == "checklists" and prompt.endswith(CUES))
+        assert ("Step one:" in answer) == (task == "checklists" or prompt.endswith(CUES))
 
 
 def test_the_helpful_phase_answers_everything_and_lists_steps_where_asked(world: World) -> None:
