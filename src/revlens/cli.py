@@ -180,10 +180,9 @@ def _config(args: argparse.Namespace) -> ExperimentConfig:
     from revlens.experiment import ExperimentConfig, Guards, organism_experiment, read_manifest
     from revlens.results import Layout
 
-    stored, chosen = (
-        Layout(args.out).config,
-        [name for name in _CHOICES if getattr(args, name) not in (None, False)],
-    )
+    stored = Layout(args.out).config
+    given = {name: getattr(args, name) for name in _CHOICES}
+    chosen = [name for name, value in given.items() if value is not None and value is not False]
     if stored.is_file() and not chosen:
         return _of_plan(ExperimentConfig.load(stored), args)
     study = args.verb == "study"
