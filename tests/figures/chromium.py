@@ -79,7 +79,7 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    async def until(self, condition: str, seconds: float = 60.0, *, settle: float = 0.0) -> None:
+    async def until(self, condition: str, seconds: float = 180.0, *, settle: float = 0.0) -> None:
         """Wait until a script is true; ``settle`` seconds before, for what begins late."""
         await asyncio.sleep(settle)
         for _ in range(int(seconds / 0.1)):
