@@ -26,7 +26,7 @@ def rows_of(n_prompts: int, reply: str = "No.") -> pd.DataFrame:
 
 def unpacked(data: dict[str, Any]) -> set[tuple[str, ...]]:
     """Every reply that a page's browser can show."""
-    shown = set()
+    shown: set[tuple[str, ...]] = set()
     for view in data["views"]:
         for arm, seed, step, split, replies, outcomes in view["cells"]:
             for prompt, reply, outcome in zip(data["prompts"][split], replies, outcomes, strict=True):
