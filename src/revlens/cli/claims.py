@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from revlens.results import Claim
@@ -24,16 +24,18 @@ def print_claims(claims: Sequence[Claim], console: Console, *, every: bool = Fal
     """
     headline = [claim for claim in claims if claim.headline]
     shown = list(claims) if every or not headline else headline
-    table = Table("claim", "ours [95 %]", "paper", "verdict", box=SIMPLE_HEAD, pad_edge=False)
-    table.columns[0].ratio = 1
+    table = Table.grid(padding=(0, 2))
     for claim in shown:
-        same = {None: "", True: ", holds the paper's number", False: ", not the paper's size"}[
-            claim.holds_paper
-        ]
-        verdict = f"[{_COLOURS[claim.verdict]}]{claim.verdict}[/]{same}"
-        table.add_row(claim.statement, str(claim.estimate).replace("[", r"\["), claim.paper, verdict)
+        verdict = f"[{_COLOURS[claim.verdict]}]{claim.verdict}[/]"
+        table.add_row(verdict, escape(f"{claim.statement}\n{_numbers(claim)}"))
     console.print(table)
     counts = Counter(claim.verdict for claim in claims)
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
     more = "" if len(shown) == len(claims) else f"; --all prints the other {len(claims) - len(shown)}"
     console.print(f"{len(claims)} claims: {verdicts}{more}.", highlight=False, markup=False, soft_wrap=True)
+
+
+def _numbers(claim: Claim) -> str:
+    """Ours, and the paper's as it is printed there."""
+    inside = {None: "", True: " (in our interval)", False: " (not in our interval)"}[claim.holds_paper]
+    return f"ours {claim.estimate}" + (f"; paper {claim.paper}{inside}" if claim.paper else "")
