@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from revlens import experiment
 from revlens.cli import main
+from revlens.cli.arguments import parse
+from revlens.cli.claims import print_claims
 from revlens.experiment import PLANS, ExperimentConfig, Guards, quick
 from revlens.organism import OrganismConfig, WorldConfig
+from revlens.results import Claim
+from revlens.statistics import Estimate
 
 STAGES = tuple(stage.name for stage in PLANS["arms"].stages)
 VERBS = ("reproduce", "study", "directions", *STAGES, "analyse", "report")
@@ -35,6 +43,63 @@ def _unbroken_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No line wraps, and a command that writes into the working folder writes into tmp_path."""
     monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.chdir(tmp_path)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"revlens {version('revlens')}\n"
+
+
+def test_help_fits_80_columns_in_groups_with_examples_that_are_commands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    texts = {}
+    for verb in ("", *VERBS, "inspect", "runs", "rejudge", "verify"):
+        with pytest.raises(SystemExit):
+            main([*verb.split(), "--help"])
+        texts[verb] = capsys.readouterr().out
+        assert max(map(len, texts[verb].splitlines())) <= 80
+    headings = ["Look first:", "Whole experiments:", "Stages, one by one:", "Results:", "Examples:"]
+    assert [line for line in texts[""].splitlines() if line in headings] == headings
+    assert "what is run:" in texts["reproduce"]
+    assert "where it runs:" in texts["reproduce"]
+    for text in texts.values():
+        for example in re.findall(
+            r"^  revlens (.*?)(?:  +\(.*)?$", text.partition("Examples:")[2], flags=re.M
+        ):
+            assert parse(example.split()).verb == example.split()[0]
+
+
+def claims_of(n: int, *, headline: int) -> list[Claim]:
+    statement = "Blocking random directions, matched in what they take away, leaves refusals (step 100)"
+    estimate = Estimate(-0.123, -0.456, 0.789, 5)
+    paper = "19.0 ± 4.0 % → 8.5 ± 1.5 %"
+    return [
+        Claim(f"{i}", f"{statement} {i}", paper, estimate, 0.0, paper_value=0.1, headline=i < headline)
+        for i in range(n)
+    ]
+
+
+def printed(claims: list[Claim], *, every: bool = False) -> list[str]:
+    said = io.StringIO()
+    print_claims(claims, Console(file=said, width=80), every=every)
+    return said.getvalue().splitlines()
+
+
+def test_the_headline_claims_fit_a_screen() -> None:
+    lines = printed(claims_of(66, headline=5))
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "66 claims: 66 undecided; --all prints the other 61."
+
+
+def test_all_claims_are_printed_where_they_are_asked_for_or_none_is_a_headline() -> None:
+    for lines in (printed(claims_of(9, headline=5), every=True), printed(claims_of(9, headline=0))):
+        assert lines[-1] == "9 claims: 9 undecided."
+        assert len([line for line in lines if "0.789" in line]) == 9
 
 
 def test_help_names_every_verb_and_imports_no_torch() -> None:

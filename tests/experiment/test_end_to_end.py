@@ -74,7 +74,7 @@ def place(tmp_path: Path) -> Place:
 def this_process() -> Iterator[None]:
     """This process in place of worker processes, which take seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("revlens.cli._where", lambda args, config: {"on": InThisProcess()})
+        patch.setattr("revlens.cli.running.where", lambda args, config: {"on": InThisProcess()})
         prepare_process(1)
         yield
         torch.use_deterministic_algorithms(False)
@@ -201,7 +201,7 @@ def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
     weights.write_bytes(whole[:100])
     try:
         with monkeypatch.context() as patch:
-            patch.setattr("revlens.cli._where", lambda args, config: {"on": Processes(2)})
+            patch.setattr("revlens.cli.running.where", lambda args, config: {"on": Processes(2)})
             assert place.revlens("reproduce") == 2
     finally:
         weights.write_bytes(whole)

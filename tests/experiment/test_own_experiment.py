@@ -47,7 +47,7 @@ SMALLER = {
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes take seconds to start; `test_end_to_end` has them."""
-    monkeypatch.setattr("revlens.cli._where", lambda args, config: {"on": InThisProcess()})
+    monkeypatch.setattr("revlens.cli.running.where", lambda args, config: {"on": InThisProcess()})
 
 
 @pytest.fixture
@@ -101,6 +101,23 @@ def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[
     assert (out / "figures" / "overview.html").is_file()
     assert "fine-tunes the same aligned model in full" in (out / "report.html").read_text()
     assert main(["reproduce", "--out", str(out)]) == 0  # the folder knows its experiment
+
+
+def test_inspect_says_what_would_run_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = trained(folder)
+    before = sorted(folder.rglob("*"))
+    assert main(["inspect", str(manifest)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"aligned +aligned +0 +{folder}/chat", said)
+    assert f"command    revlens reproduce --manifest {manifest}" in said
+    assert "stages     history, finetune, capture, behaviour, causal" in said
+    assert "runs       2, with 3 fine-tunes each: baseline; block; reference" in said
+    assert "looked at  after update 1, 3; replies of 4 tokens" in said
+    assert re.search(r"cost +6 fine-tunes, 18 updates: about \d+ min in one process and \d+ MiB", said)
+    assert "A process holds up to " in said
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_study_runs_on_a_users_own_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,18 +4,21 @@ import json
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from revlens.experiment import ArmTables, ExperimentConfig, assess
 from revlens.figures import REPORTS, write_report
-from revlens.results import MIN_RUNS, Claim
+from revlens.results import MIN_RUNS, Claim, headline_first
 from revlens.statistics import Estimate, mean_over_runs
 from revlens.training import ARMS
 
 #: The figures are drawn in one test; others draw none.
 ARM_REPORT = REPORTS["arms"]
-WITHOUT_FIGURES = replace(ARM_REPORT, plots=())
+WITHOUT_FIGURES = replace(
+    ARM_REPORT, overview=(), sections=tuple(replace(section, plots=()) for section in ARM_REPORT.sections)
+)
 ATTACK = "<script>alert(1)</script>"
 
 
@@ -56,6 +59,11 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self.elements.append((f"/{tag}", {}))
+
+    def stored(self, name: str) -> Any:
+        """The JSON that the page has in a script element."""
+        found = [s for s, a in zip(self.scripts, self.of("script"), strict=True) if a.get("id") == name]
+        return json.loads(found[0])
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attrs for name, attrs in self.elements if name == tag]
@@ -106,7 +114,8 @@ def test_what_models_and_claims_say_stays_text(path: Path, page: Page) -> None:
     assert any(f"It is seen twice {ATTACK}" in row for row in page.rows)
     assert any("How do I <b>glark</b> the fimble & leave?" in row for row in page.rows)
     assert '{\n  "note": "</pre>' + ATTACK in page.text
-    assert not any("alert(1)" in script for script in page.scripts)
+    assert ATTACK in page.stored("reply-data")["texts"]
+    assert not any("<script>" in script for script in page.scripts[1:])  # plotly.js is the first
 
 
 def test_the_page_loads_nothing(page: Page, path: Path) -> None:
@@ -114,7 +123,7 @@ def test_the_page_loads_nothing(page: Page, path: Path) -> None:
         (tag, name)
         for tag, attrs in page.elements
         for name in attrs
-        if name in ("src", "href", "srcset", "data", "action")
+        if name in ("src", "href", "srcset", "data", "action") and not (attrs[name] or "").startswith("#")
     }
     assert loading == set()
     assert not {"link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
@@ -129,12 +138,28 @@ def test_the_report_is_one_file(path: Path) -> None:
 
 def test_every_figure_is_drawn_inside_with_its_caption(page: Page, path: Path) -> None:
     assert len(page.of("figure")) == len(ARM_REPORT.plots)
-    assert [attrs["id"] for attrs in page.of("div") if "id" in attrs] == [
-        plot.name for plot in ARM_REPORT.plots
-    ]
-    assert path.read_text().count("Plotly.newPlot(") >= len(ARM_REPORT.plots)
+    places = [attrs["id"] for attrs in page.of("div") if attrs.get("class") == "plot"]
+    assert places == [f"figure-{plot.name}" for plot in ARM_REPORT.plots]
+    assert list(page.stored("figure-data")) == [plot.name for plot in ARM_REPORT.plots]
     for plot in ARM_REPORT.plots:
         assert plot.caption in page.text
+
+
+def test_the_navigation_leads_to_every_section(page: Page) -> None:
+    sections = [attrs["id"] for attrs in page.of("section")]
+    keys = [section.key for section in ARM_REPORT.sections]
+    assert sections == ["overview", *keys, "claims", "provenance"]
+    assert [attrs["href"] for attrs in page.of("a")] == [f"#{name}" for name in sections]
+
+
+def test_headline_claims_are_cards_and_all_are_where_none_is_named(
+    page: Page, config: ExperimentConfig, results: ArmTables, tmp_path: Path
+) -> None:
+    claims = claims_of_every_verdict()
+    assert len(page.of("article")) == len(claims)
+    path = tmp_path / "report.html"
+    write_report(path, WITHOUT_FIGURES, config, results, headline_first(claims, {"c"}), {})
+    assert len(parsed(path).of("article")) == 1
 
 
 def test_every_claim_stands_beside_the_papers_number_with_rule_and_verdict(page: Page) -> None:

@@ -76,7 +76,7 @@ def test_each_kind_has_a_digest_of_its_own_and_a_copy_has_the_same(tmp_path: Pat
         ("hooks/names.py", replace('"""', '"""Others. ')),
         ("behaviour/phrases/default.txt", append("\n# A comment.\n")),
         ("training/__init__.py", append("\nfrom revlens.training.loop import finetune as train\n")),
-        ("cli.py", NUMBER),
+        ("cli/main.py", NUMBER),
         ("errors.py", NUMBER),
         ("figures/style.py", NUMBER),
         ("figures/templates/report.html.j2", append("<p>")),

@@ -22,6 +22,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations import integration_utils
 
 from revlens.activations import read_prompts
 from revlens.direction import ReversionDirection
@@ -76,6 +77,14 @@ def model(history: TrainingHistory) -> Any:
 
 
 def train(model: Any, tokenizer: Any, out: Path, *callbacks: TrainerCallback, **settings: Any) -> Trainer:
+    trainer = trainer_of(model, tokenizer, out, *callbacks, **settings)
+    trainer.train()
+    return trainer
+
+
+def trainer_of(
+    model: Any, tokenizer: Any, out: Path, *callbacks: TrainerCallback, **settings: Any
+) -> Trainer:
     """Every batch holds all rows, so that their order does not matter."""
     examples = encode_examples(tokenizer, DATA)
 
@@ -93,15 +102,13 @@ def train(model: Any, tokenizer: Any, out: Path, *callbacks: TrainerCallback, **
         "logging_steps": 1, "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False,
         "remove_unused_columns": False, "seed": 0,
     }  # fmt: skip
-    trainer = Trainer(
+    return Trainer(
         model=model,
         args=TrainingArguments(output_dir=str(out), **{**defaults, **settings}),
         train_dataset=Dataset.from_dict({"row": list(range(8))}),
         data_collator=collated,
         callbacks=list(callbacks),
     )
-    trainer.train()
-    return trainer
 
 
 def distance(one: nn.Module, other: nn.Module) -> float:
@@ -353,6 +360,41 @@ def test_readings_are_what_a_capture_measures(
     means = monitor.readings[0].means()
     assert {name: logged[0][name] for name in means} == means == {name: logged[1][name] for name in means}
     assert logged[2]["reversion_fraction"] == monitor.readings[1].means()["reversion_fraction"]
+
+
+class Logger(TrainerCallback):
+    """Where a logger of ``report_to`` writes charts: it keeps the numbers it gets."""
+
+    def __init__(self) -> None:
+        self.charts: list[dict[str, float]] = []
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.charts.append(dict(kwargs["logs"]))
+
+
+@pytest.mark.parametrize("added_later", [False, True])
+def test_readings_reach_the_loggers_that_the_trainer_puts_first(
+    added_later: bool,
+    model: Any,
+    tokenizer: Any,
+    monitor_of: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logger = Logger()
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", logger)
+    callback = ReversionCallback(monitor=monitor_of(model, every=1))
+    given = () if added_later else (callback,)
+    trainer = trainer_of(model, tokenizer, tmp_path, *given, report_to=["tensorboard"])
+    if added_later:
+        trainer.add_callback(callback)
+    trainer.train()
+    assert callback.monitor is not None
+    for charts, reading in zip(logger.charts, callback.monitor.readings, strict=False):
+        assert reading.means().items() <= charts.items()
+    assert len(logger.charts) == STEPS + 1  # the last one sums up
 
 
 def test_a_monitor_alone_changes_no_weight(

@@ -18,6 +18,7 @@ from .arms.tables import ArmTables as ArmTables
 from .config import ExperimentConfig as ExperimentConfig
 from .config import organism_experiment as organism_experiment
 from .config import quick as quick
+from .cost import Cost as Cost
 from .cost import expected_cost as expected_cost
 from .engine import default_backend as default_backend
 from .engine import prepare as prepare
@@ -46,3 +47,5 @@ from .provenance import environment as environment
 from .provenance import provenance as provenance
 from .rejudge import Rejudged as Rejudged
 from .rejudge import rejudge as rejudge
+from .remaining import StageProgress as StageProgress
+from .remaining import remaining as remaining

@@ -18,6 +18,8 @@ _GUARDED = 2.0
 #: Passes over the drift probes that one run's causal stage is worth for each layer, and replies to all
 #: prompts.
 _CAUSAL_PASSES, _CAUSAL_REPLIES = 12, 24
+#: Reference, aligned and fine-tuned model, between which the causal stage patches.
+_MODELS_AT_ONCE = 3
 #: Clamps under which a grid fine-tune replies at its end, to the harmful prompts alone.
 _ROUTE_REPLIES = 6
 
@@ -32,25 +34,33 @@ class Cost:
         seconds: one process on this machine. Measured: an update, a batch of replies and a forward pass;
             counted: how many of each. Expect it to be right within a factor of two.
         n_bytes: of checkpoints in the cache and activations in the output folder.
+        n_bytes_in_memory: most that one process holds of weights, gradients and optimizer state. What a batch
+            takes comes on top.
     """
 
     n_fine_tunes: int
     n_updates: int
     seconds: float
     n_bytes: int
+    n_bytes_in_memory: int
 
     def __str__(self) -> str:
         hours, minutes = divmod(max(1, round(self.seconds / 60)), 60)
         duration = f"{hours} h {minutes} min" if hours else f"{minutes} min"
-        size = (
-            f"{self.n_bytes / 2**30:.1f} GiB" if self.n_bytes >= 2**30 else f"{self.n_bytes / 2**20:.0f} MiB"
-        )
         trained = (
             f"{self.n_fine_tunes} fine-tunes, {self.n_updates} updates"
             if self.n_updates
             else "Given checkpoints"
         )
-        return f"{trained}: about {duration} in one process and {size} of disk, if none of it is done yet."
+        return (
+            f"{trained}: about {duration} in one process and {_size(self.n_bytes)} of disk, if none of it is "
+            f"done yet. A process holds up to {_size(self.n_bytes_in_memory)} of weights and optimizer "
+            "state; a batch comes on top."
+        )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
 def expected_cost(config: ExperimentConfig) -> Cost:
@@ -65,14 +75,15 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     drift, behaviour = list(probes["drift"]), list(probes["behaviour"])
     test = material.benign_test()
     n_asked = len(behaviour) + len(probes["harmless"]) + (0 if test is None else len(test))
-    fine_tunes, update, n_bytes = config.fine_tunes(), 0.0, 0
+    fine_tunes, update, n_bytes, trained_bytes = config.fine_tunes(), 0.0, 0, 0
     if subject.benign is None:
         model = subject.start(seed).aligned.load()
     else:
         model, data = benign_start(subject, seed, 1)
-        n_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         once = replace(subject.benign, steps=1, warmup_steps=0)
         update = _seconds(lambda: finetune(model, data, once, seed=seed))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     batch = behaviour[: subject.batch_size]
     reply = _seconds(
         lambda: generate(model, batch, max_new_tokens=config.reply_tokens, batch_size=subject.batch_size)
@@ -92,13 +103,14 @@ def expected_cost(config: ExperimentConfig) -> Cost:
         seconds += len(config.seeds) * (
             _CAUSAL_PASSES * model.cfg.n_layers * passes + _CAUSAL_REPLIES * judged
         )
-        n_bytes *= sum(len(arm.marks) for arm in fine_tunes)
+        n_bytes = trained_bytes * sum(len(arm.marks) for arm in fine_tunes)
         n_bytes += n_captured * n_prompts * model.cfg.n_layers * model.cfg.d_model * 4
     else:  # no checkpoint is kept, and records are small
-        n_bytes = 0
         seconds += 2 * passes * sum(len(fine_tune.readings) for fine_tune in fine_tunes)
     trained = [] if subject.benign is None else fine_tunes
-    return Cost(len(trained), sum(fine_tune.steps for fine_tune in trained), seconds, n_bytes)
+    # A fine-tune holds gradients and Adam's two moments beside the weights.
+    in_memory = max(_MODELS_AT_ONCE * weights, weights + 3 * trained_bytes)
+    return Cost(len(trained), sum(fine_tune.steps for fine_tune in trained), seconds, n_bytes, in_memory)
 
 
 def _seconds(measured: Callable[[], object]) -> float:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from revlens.errors import ConfigError, ResultsError
 from revlens.experiment.config import ExperimentConfig
@@ -16,7 +13,7 @@ from revlens.experiment.plans import PLANS, Stage
 from revlens.experiment.units import OtherDirection, Start, Unit
 from revlens.results import Layout
 from revlens.storage import n_launched, write_text
-from revlens.sweeps import Backend, OnTick, Processes, Resources, Task, Tick, run_tasks
+from revlens.sweeps import Backend, Processes, Resources, Task, Tick, progress, run_tasks
 from revlens.training import METHODS
 
 
@@ -81,7 +78,7 @@ def run_experiment(
         stages: names of stages; all of the plan's if None.
         on: where tasks go; see `default_backend` if None.
         resources: of each task, on a cluster.
-        console: where progress bars are drawn.
+        console: where progress is shown, see `revlens.sweeps.progress`.
 
     Raises:
         ConfigError: if the plan has no such stage; in one of several processes that were launched together,
@@ -102,7 +99,7 @@ def run_experiment(
         for stage in chosen
     }
     sweep = tasks(config, out.resolve(), stages, resources or Resources())
-    with progress_bars(totals, console) as on_tick:
+    with progress(totals, console) as on_tick:
         run_tasks(sweep, on=on or default_backend(config), on_tick=on_tick)
 
 
@@ -175,17 +172,3 @@ def default_backend(config: ExperimentConfig, n_workers: int | None = None) -> P
     """
     parallel = config.subject.parallel
     return Processes(n_workers if parallel or n_workers else 1, one_thread=parallel)
-
-
-@contextmanager
-def progress_bars(totals: Mapping[str, int], console: Console | None) -> Iterator[OnTick]:
-    """A bar for every label, with how often it will be ticked.
-
-    Bars are full at the end: what comes from a cache does not tick.
-    """
-    columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress:
-        bars = {label: progress.add_task(label, total=total) for label, total in totals.items()}
-        yield lambda label, n: progress.advance(bars[label], n)
-        for label, bar in bars.items():
-            progress.update(bar, completed=totals[label])

@@ -6,10 +6,11 @@ Records name modules and do not import them, so that the command line reads them
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 
 def _module(name: str) -> ModuleType:
@@ -28,12 +29,14 @@ class Stage:
         of: the kind of unit that it works on, see `revlens.experiment.units`.
         where: its module below `revlens.experiment`. That has ``work(config, layout, unit, tick)``, which
             does it for one unit, and ``n_ticks(config, unit)``: how often ``work`` calls ``tick``.
+        leaves: from the folder's `revlens.results.Layout` and a unit, what is there once it is done.
     """
 
     name: str
     summary: str
     of: Literal["start", "direction", "fine-tune", "judged", "baseline"]
     where: str
+    leaves: Callable[[Any, Any], tuple[Path, ...]]
 
     @property
     def module(self) -> ModuleType:
@@ -77,6 +80,7 @@ _HISTORY = Stage(
     "train the reference and the aligned model of every seed, and locate v_rev",
     "start",
     "history",
+    lambda layout, start: (layout.start_behaviour(start.seed), layout.v_rev(start.seed)),
 )
 
 #: By the name of the plan in a configuration.
@@ -87,14 +91,33 @@ PLANS: Mapping[str, Plan] = {
         "arms",
         (
             _HISTORY,
-            Stage("finetune", "fine-tune every arm from the aligned model", "fine-tune", "arms.finetune"),
-            Stage("capture", "capture activations at every checkpoint", "fine-tune", "arms.capture"),
-            Stage("behaviour", "generate and judge at every checkpoint", "judged", "arms.behaviour"),
+            Stage(
+                "finetune",
+                "fine-tune every arm from the aligned model",
+                "fine-tune",
+                "arms.finetune",
+                lambda layout, arm: (layout.losses(arm.seed, arm.label),),
+            ),
+            Stage(
+                "capture",
+                "capture activations at every checkpoint",
+                "fine-tune",
+                "arms.capture",
+                lambda layout, arm: (layout.activations(arm.seed, arm.label),),
+            ),
+            Stage(
+                "behaviour",
+                "generate and judge at every checkpoint",
+                "judged",
+                "arms.behaviour",
+                lambda layout, arm: (layout.behaviour(arm.seed, arm.label),),
+            ),
             Stage(
                 "causal",
                 "patch between checkpoints, intervene along v_rev and read it out",
                 "baseline",
                 "arms.causality",
+                lambda layout, baseline: (layout.causal(baseline.seed),),
             ),
         ),
     ),
@@ -109,12 +132,14 @@ PLANS: Mapping[str, Plan] = {
                 "of a study: locate v_rev between other checkpoints",
                 "direction",
                 "guards.directions",
+                lambda layout, other: (layout.other_v_rev(other.seed, other.source),),
             ),
             Stage(
                 "finetune",
                 "of a study: fine-tune with every guard, watched and judged on the way",
                 "fine-tune",
                 "guards.finetune",
+                lambda layout, fine_tune: (layout.record(fine_tune.seed, fine_tune.label),),
             ),
         ),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from revlens.causal import PARTS, action_label
@@ -18,12 +20,13 @@ from revlens.experiment import (
     share_of,
 )
 from revlens.figures.behaviour_plots import BEHAVIOUR_PLOTS
-from revlens.figures.causal_plots import CAUSAL_PLOTS
+from revlens.figures.causal_plots import CAUSAL_PLOTS, READOUT_PLOTS
 from revlens.figures.cells import cell, mean_cell, mean_cells, measured
 from revlens.figures.drift_plots import DRIFT_PLOTS
 from revlens.figures.page import Table
-from revlens.figures.report import Report
-from revlens.figures.summary_plots import SUMMARY_PLOTS
+from revlens.figures.replies import ReplyView
+from revlens.figures.report import Report, Section
+from revlens.figures.summary_plots import ARM_PLOTS, OVERVIEW_PLOTS
 from revlens.results import MIN_RUNS
 from revlens.statistics import Estimate
 
@@ -60,23 +63,6 @@ def _notes(config: ExperimentConfig, results: ArmTables) -> list[str]:
         if (gap := gap_over_runs(results, pair)).holds_zero
     ]
     return notes
-
-
-def _numbers(config: ExperimentConfig, results: ArmTables) -> list[Table]:
-    tables = (
-        _arm_table,
-        _alignment_table,
-        _exceedance_table,
-        _fraction_exceedance_table,
-        _direction_table,
-        _association_table,
-        _patching_table,
-        _phase_table,
-        _outcome_table,
-        _token_table,
-        _samples,
-    )
-    return [table(results) for table in tables]
 
 
 def _arm_table(results: ArmTables) -> Table:
@@ -217,11 +203,45 @@ def _first_run(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["seed"] == table["seed"].iloc[0]]
 
 
+def _replies(results: ArmTables) -> list[ReplyView]:
+    start, intervened = results["phase_replies"], results["intervened_replies"]
+    return [
+        ReplyView("arms", results["replies"]),
+        ReplyView("before the fine-tune", start.assign(arm=start["phase"], step="")),
+        ReplyView("under interventions", intervened.assign(arm=_interventions(intervened), step="")),
+    ]
+
+
+def _interventions(table: pd.DataFrame) -> list[str]:
+    """Which model each reply is from: "tuned, clamp at 1" or, of a control, "tuned, clamp at 1, random 2"."""
+    labels = []
+    for row in table[["model", "action", "dose", "site", "role", "direction", "draw"]].itertuples():
+        done = "as it is" if row.role == "none" else f"{action_label(row.action, row.dose)} at {row.site}"
+        control = f", {row.direction} {row.draw}" if row.role == "control" else ""
+        labels.append(f"{row.model}, {done}{control}")
+    return labels
+
+
+def _tables_of(*tables: Callable[[ArmTables], Table]) -> Callable[[ExperimentConfig, ArmTables], list[Table]]:
+    return lambda config, results: [table(results) for table in tables]
+
+
 ARMS_REPORT = Report(
     plan="arms",
     title="Does fine-tuning on harmless data undo alignment along v_rev?",
     lead=_lead,
     notes=_notes,
-    numbers=_numbers,
-    plots=(*SUMMARY_PLOTS, *DRIFT_PLOTS, *BEHAVIOUR_PLOTS, *CAUSAL_PLOTS),
+    overview=OVERVIEW_PLOTS,
+    sections=(
+        Section(
+            "drift",
+            "Drift",
+            DRIFT_PLOTS,
+            _tables_of(_alignment_table, _exceedance_table, _fraction_exceedance_table, _direction_table),
+        ),
+        Section("arms", "Arms", ARM_PLOTS, _tables_of(_arm_table, _association_table)),
+        Section("causality", "Causality", CAUSAL_PLOTS, _tables_of(_patching_table, _outcome_table)),
+        Section("behaviour", "Behaviour", BEHAVIOUR_PLOTS, _tables_of(_phase_table, _samples), _replies),
+        Section("readout", "Readout", READOUT_PLOTS, _tables_of(_token_table)),
+    ),
 )

@@ -242,6 +242,8 @@ CAUSAL_PLOTS = (
         behaviour_under_interventions,
         "Interventions act on the last prompt token, where v_rev was measured.",
     ),
+)
+READOUT_PLOTS = (
     Plot(
         "vocabulary_scores",
         vocabulary_scores,

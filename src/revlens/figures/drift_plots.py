@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from revlens.experiment import PARTS, ArmTables
 from revlens.figures.plot import Plot
+from revlens.figures.sliders import maps_by_step
 from revlens.figures.style import COSINE, STEP, null_colour, step_axis, style_of, styled
 from revlens.figures.traces import add_methods, band, each_run, error_bars_in, heat_map
 
@@ -60,6 +61,22 @@ def alignment_by_layer(results: ArmTables) -> go.Figure:
     figure.update_yaxes(type="category")
     title = "Baseline: alignment with v_rev by layer and step (mean over runs)"
     return styled(figure, title=title, x=STEP, y="layer", height=max(360, 160 + 22 * len(table)))
+
+
+def alignment_by_layer_and_arm(results: ArmTables) -> go.Figure:
+    """Heat maps of the alignment, layer by arm, mean over runs: a slider chooses the step."""
+    rows = results["alignment"]
+    rows = rows[rows["estimate"] == "cross-fitted"]
+    arms = list(rows["arm"].unique())
+    maps = {
+        int(str(step)): own.groupby(["layer", "arm"])["alignment"].mean().unstack()[arms]
+        for step, own in rows.groupby("step")
+    }
+    figure = maps_by_step(maps, "cos")
+    figure.update_yaxes(type="category")
+    height = max(460, 260 + 22 * rows["layer"].nunique())
+    title = "Alignment with v_rev by layer and arm, step by step (mean over runs)"
+    return styled(figure, title=title, x="", y="layer", height=height).update_layout(margin={"b": 110})
 
 
 def alignment_against_nulls(results: ArmTables) -> go.Figure:
@@ -144,6 +161,11 @@ DRIFT_PLOTS = (
         "alignment_by_layer",
         alignment_by_layer,
         "Where in the network the baseline's drift follows v_rev.",
+    ),
+    Plot(
+        "alignment_by_layer_and_arm",
+        alignment_by_layer_and_arm,
+        "Where in the network each arm's drift follows v_rev; move the slider to watch it from step to step.",
     ),
     Plot(
         "alignment_against_nulls",

@@ -209,8 +209,18 @@ def has_part(part: str) -> Callable[[GuardTables], bool]:
     return lambda tables: len(tables.part("behaviour", part)) > 0
 
 
+#: What a reader sees first.
+METHOD_PLOTS = (
+    Plot(
+        "chosen_methods",
+        chosen_methods,
+        "For each seed the strength that does best on the other seeds, within the dotted limits on cost. "
+        "Small dots are runs, large markers means with 95 % intervals.",
+        needs=has_part("grid"),
+    ),
+)
 #: In the order of the report.
-GUARD_PLOTS = (
+GRID_PLOTS = (
     Plot(
         "trade_off",
         trade_off,
@@ -220,24 +230,13 @@ GUARD_PLOTS = (
         needs=lambda tables: has_part("grid")(tables) and "task_loss" in tables["behaviour"],
     ),
     Plot(
-        "chosen_methods",
-        chosen_methods,
-        "For each seed the strength that does best on the other seeds, within the dotted limits on cost. "
-        "Small dots are runs, large markers means with 95 % intervals.",
-        needs=has_part("grid"),
-    ),
-    Plot(
-        "outcomes_by_method",
-        outcomes_by_method,
-        "Methods at the strength that the other seeds choose; means over runs, intervals are in the tables.",
-        needs=has_part("grid"),
-    ),
-    Plot(
         "displacement_and_refusals",
         displacement_and_refusals,
         "If guards acted by displacement along v_rev alone, all points would lie on one curve.",
         needs=has_part("grid"),
     ),
+)
+ROUTE_PLOTS = (
     Plot(
         "routes",
         routes,
@@ -253,5 +252,13 @@ GUARD_PLOTS = (
         "half the updates, from the same reference. other-seed: v_rev of a model with other initial "
         "weights, whose axes have nothing in common.",
         needs=has_part("transfer"),
+    ),
+)
+OUTCOME_PLOTS = (
+    Plot(
+        "outcomes_by_method",
+        outcomes_by_method,
+        "Methods at the strength that the other seeds choose; means over runs, intervals are in the tables.",
+        needs=has_part("grid"),
     ),
 )

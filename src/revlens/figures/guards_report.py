@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -20,14 +22,23 @@ from revlens.experiment import (
 from revlens.figures.cells import cell, mean_cell, mean_cells, measured, strength_cell
 from revlens.figures.early_warning_plots import EARLY_WARNING_PLOTS
 from revlens.figures.guard_course_plots import GUARD_COURSE_PLOTS
-from revlens.figures.guard_plots import GUARD_PLOTS, has_part
+from revlens.figures.guard_plots import GRID_PLOTS, METHOD_PLOTS, OUTCOME_PLOTS, ROUTE_PLOTS, has_part
 from revlens.figures.page import Table
-from revlens.figures.report import Report
+from revlens.figures.replies import ReplyView
+from revlens.figures.report import Report, Section
 from revlens.results import MIN_RUNS
 from revlens.statistics import mean_over_runs
 from revlens.training import METHODS
 
 _COURSES = {"lasting": "Longer runs", "released": "Guards that are switched off on the way"}
+#: What the replies of each part compare.
+_PARTS = {
+    "grid": "methods and strengths",
+    "lasting": "longer runs",
+    "released": "guards switched off",
+    "transfer": "v_rev from elsewhere",
+    "early": "benign tasks without a guard",
+}
 
 
 def _lead(config: ExperimentConfig) -> str:
@@ -46,22 +57,56 @@ def _notes(config: ExperimentConfig, tables: GuardTables) -> list[str]:
         notes.append(f"Only {n_runs} runs of each setting: at least {MIN_RUNS} are needed for a verdict.")
     if failures:
         notes.append(
-            f"{failures} run(s) stopped because numbers were no longer finite; they are listed below."
+            f"{failures} run(s) stopped because numbers were no longer finite; they are listed under Guards."
         )
     return notes
 
 
-def _numbers(config: ExperimentConfig, tables: GuardTables) -> list[Table]:
+def _guard_tables(config: ExperimentConfig, tables: GuardTables) -> list[Table]:
+    failed = [_failure_table(tables)] if len(tables["failures"]) else []
+    return [_grid_table(tables), _chosen_table(tables), _cumulative_table(config, tables), *failed]
+
+
+def _route_tables(config: ExperimentConfig, tables: GuardTables) -> list[Table]:
+    return [_route_table(tables)]
+
+
+def _course_tables(config: ExperimentConfig, tables: GuardTables) -> list[Table]:
     courses = {part: heading for part, heading in _COURSES.items() if has_part(part)(tables)}
-    return [
-        _grid_table(tables),
-        _chosen_table(tables),
-        _route_table(tables),
-        _cumulative_table(config, tables),
-        *(_course_table(tables, part, heading) for part, heading in courses.items()),
-        *([_task_table(tables), _early_warning_table(tables)] if has_part("early")(tables) else []),
-        *([_failure_table(tables)] if len(tables["failures"]) else []),
+    return [_course_table(tables, part, heading) for part, heading in courses.items()]
+
+
+def _warning_tables(config: ExperimentConfig, tables: GuardTables) -> list[Table]:
+    return [_task_table(tables), _early_warning_table(tables)] if has_part("early")(tables) else []
+
+
+def _replies(tables: GuardTables) -> list[ReplyView]:
+    """Of every part of the study, and of the last models under clamps."""
+    replies, routes = tables["replies"], tables["route_replies"]
+    of_parts = [
+        ReplyView(_PARTS[str(part)], rows.assign(arm=[_fine_tune_name(row) for row in rows.itertuples()]))
+        for part, rows in replies.groupby("part", sort=False)
     ]
+    clamped = routes.assign(arm=[_clamp_name(row) for row in routes.itertuples()], step="")
+    return [*of_parts, ReplyView("clamped along v_rev", clamped)]
+
+
+def _fine_tune_name(row: Any) -> str:
+    """A fine-tune apart from its seed: "block 4", "block 4, v_rev other-seed" or "baseline, gsm8k x 2"."""
+    parts = [f"{row.method} {strength_cell(row.strength)}".strip()]
+    parts += [f"until {row.until:g}"] if not np.isnan(row.until) else []
+    parts += [f"{row.task} x {row.rate:g}"] if row.part == "early" else []
+    parts += [f"v_rev {row.direction}"] if row.direction != "own" else []
+    return ", ".join(parts)
+
+
+def _clamp_name(row: Any) -> str:
+    """A model and its clamp: "block 4, as it is" or "block 4, random to baseline's 2"."""
+    name = "aligned" if row.model == "aligned" else _fine_tune_name(row)
+    if row.clamped == "none":
+        return f"{name}, as it is"
+    draw = f" {row.draw}" if row.clamped == "random" else ""
+    return f"{name}, {row.clamped} to the {row.place} mean{draw}"
 
 
 def _grid_table(tables: GuardTables) -> Table:
@@ -190,9 +235,15 @@ def _failure_table(tables: GuardTables) -> Table:
 
 GUARDS_REPORT = Report(
     plan="guards",
-    title="Guards: what they keep of alignment, at what cost, for how long, and by which route",
+    title="Which guards keep alignment, at what cost, for how long, and by which route?",
     lead=_lead,
     notes=_notes,
-    numbers=_numbers,
-    plots=(*GUARD_PLOTS, *GUARD_COURSE_PLOTS, *EARLY_WARNING_PLOTS),
+    overview=METHOD_PLOTS,
+    sections=(
+        Section("guards", "Guards", GRID_PLOTS, _guard_tables),
+        Section("causality", "Causality", ROUTE_PLOTS, _route_tables),
+        Section("time", "Longer runs", GUARD_COURSE_PLOTS, _course_tables),
+        Section("warning", "Early warning", EARLY_WARNING_PLOTS, _warning_tables),
+        Section("behaviour", "Behaviour", OUTCOME_PLOTS, replies=_replies),
+    ),
 )

@@ -1,4 +1,4 @@
-"""The skeleton of every report: what it says, its tables and its figures."""
+"""The skeleton of every report: what it says, and its sections of figures, tables and replies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,40 @@ from typing import Any, Generic, TypeVar
 
 import plotly.graph_objects as go
 
-from revlens.figures.page import Table, write_page
+from revlens.figures.page import Chapter, Table, write_page
 from revlens.figures.plot import Plot
+from revlens.figures.replies import ReplyView
 from revlens.results import Claim, Tables
 
 _Config = TypeVar("_Config")
 _Tables = TypeVar("_Tables", bound=Tables)
+
+
+def _no_numbers(config: Any, tables: Any) -> list[Table]:
+    return []
+
+
+def _no_replies(tables: Any) -> list[ReplyView]:
+    return []
+
+
+@dataclass(frozen=True)
+class Section(Generic[_Config, _Tables]):
+    """A part of a report: figures first, then replies to browse, and tables folded.
+
+    Attributes:
+        key: its address in the page.
+        heading: its name in the navigation.
+        plots: its figures, in order.
+        numbers: its tables, in order.
+        replies: what models replied; one section of a report has some.
+    """
+
+    key: str
+    heading: str
+    plots: tuple[Plot[_Tables], ...] = ()
+    numbers: Callable[[_Config, _Tables], list[Table]] = _no_numbers
+    replies: Callable[[_Tables], list[ReplyView]] = _no_replies
 
 
 @dataclass(frozen=True)
@@ -23,19 +51,24 @@ class Report(Generic[_Config, _Tables]):
 
     Attributes:
         plan: whose results it reports.
-        title: of the page.
+        title: the question.
         lead: what was run, below the title.
         notes: what a reader must know before the numbers.
-        numbers: its tables, in order.
-        plots: its figures, in order.
+        overview: the figures beside the headline claims.
+        sections: in order.
     """
 
     plan: str
     title: str
     lead: Callable[[_Config], str]
     notes: Callable[[_Config, _Tables], list[str]]
-    numbers: Callable[[_Config, _Tables], list[Table]]
-    plots: tuple[Plot[_Tables], ...]
+    overview: tuple[Plot[_Tables], ...]
+    sections: tuple[Section[_Config, _Tables], ...]
+
+    @property
+    def plots(self) -> tuple[Plot[_Tables], ...]:
+        """All figures, in order."""
+        return self.overview + tuple(plot for section in self.sections for plot in section.plots)
 
 
 def drawable(report: Report[Any, _Tables], tables: _Tables) -> tuple[Plot[_Tables], ...]:
@@ -66,13 +99,24 @@ def write_report(
         claims: assessed.
         provenance: what made the results, ready for JSON.
     """
+    chapters = [
+        Chapter(
+            section.key,
+            section.heading,
+            [plot.name for plot in section.plots if plot.needs(tables)],
+            section.numbers(config, tables),
+            section.replies(tables),
+        )
+        for section in report.sections
+    ]
     write_page(
         path,
         title=report.title,
         lead=report.lead(config),
         notes=report.notes(config, tables),
         claims=claims,
-        tables=report.numbers(config, tables),
+        overview=[plot.name for plot in report.overview if plot.needs(tables)],
+        chapters=[chapter for chapter in chapters if not chapter.is_empty],
         figures=draw_all(report, tables),
         captions={plot.name: plot.caption for plot in report.plots},
         provenance=provenance,

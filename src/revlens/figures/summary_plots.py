@@ -58,8 +58,8 @@ def harmfulness_against_alignment(results: ArmTables) -> go.Figure:
     return styled(figure, title=title, x=COSINE, y="harmfulness")
 
 
-#: In the order of the report.
-SUMMARY_PLOTS = (
+#: What a reader sees first.
+OVERVIEW_PLOTS = (
     Plot(
         "overview",
         overview,
@@ -67,6 +67,9 @@ SUMMARY_PLOTS = (
         "Right: share of held-out harmful prompts answered. Lines are means over runs, bands 95 % intervals"
         " over runs.",
     ),
+)
+#: In the order of the report.
+ARM_PLOTS = (
     Plot(
         "end_by_arm",
         end_by_arm,
@@ -75,6 +78,6 @@ SUMMARY_PLOTS = (
     Plot(
         "harmfulness_against_alignment",
         harmfulness_against_alignment,
-        "The association behind the Spearman correlation above.",
+        "The association behind the Spearman correlations below.",
     ),
 )

@@ -35,7 +35,7 @@ LEFT_OUT: Mapping[Kind, Mapping[str, str]] = {
     "output": {
         "errors.py": "messages",
         "__init__.py": "public names",
-        "cli.py": "which verb runs on which configuration; the configuration is in the key",
+        "cli/*": "which verb runs on which configuration; the configuration is in the key",
         "figures/*": "drawn from tables, and drawn again by every report",
         "audit/*": "compares what is stored, and stores nothing",
         "*/claims.py": "verdicts from tables, assessed again by every analysis",
@@ -43,6 +43,7 @@ LEFT_OUT: Mapping[Kind, Mapping[str, str]] = {
         "experiment/plans.py": "names the modules of every stage; they count themselves",
         "experiment/cost.py": "what an experiment will take",
         "experiment/pooling.py": "joins tables that are made",
+        "experiment/remaining.py": "what an experiment has left to do",
         "results/*": "tables and configurations as files",
         "storage/*": "bytes on disk: whole, locked, with checksums",
         "sweeps/*": "on which process or machine a task runs",

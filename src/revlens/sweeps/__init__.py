@@ -6,6 +6,7 @@ from revlens.sweeps.backend import Outcome as Outcome
 from revlens.sweeps.backend import Workers as Workers
 from revlens.sweeps.in_this_process import InThisProcess as InThisProcess
 from revlens.sweeps.processes import Processes as Processes
+from revlens.sweeps.progress import progress as progress
 from revlens.sweeps.ray_cluster import RayCluster as RayCluster
 from revlens.sweeps.run import run_tasks as run_tasks
 from revlens.sweeps.task import Resources as Resources

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from revlens.errors import GuardError, NonFiniteError
 from revlens.forward import is_sharded, reshard
@@ -49,13 +49,16 @@ class ReversionCallback(TrainerCallback):
     precision the task has. Checkpoints have their state in a folder ``revlens``: make guard and monitor as
     for the first training, and ``train(resume_from_checkpoint=...)`` goes on as if it had never stopped.
 
+    The callback moves to the head of the Trainer's callbacks: TensorBoard, W&B, trackio and the like get the
+    readings, and upload checkpoints that are complete.
+
     If the guard is `FreezeLayers`, pass the callback to the Trainer's constructor (``callbacks=[...]``), so
     that the Trainer knows from the start which parameters it trains.
 
     Args:
         guard: any guard.
-        monitor: reads the motion, and may stop the training. The Trainer logs its readings, under the names
-            of `Reading.means`.
+        monitor: reads the motion, and may stop the training. The latest reading is part of everything that
+            the Trainer logs, under the names of `Reading.means`.
 
     Raises:
         GuardError: if neither is given. When training starts, if anything but accelerate's FSDP2 (DeepSpeed,
@@ -153,9 +156,15 @@ class ReversionCallback(TrainerCallback):
     def _watch_training(self, *, is_running: bool) -> None:
         trainer = trainer_of(self)
         if trainer is not None:
+            self._call_first(trainer)
             self._watch = watch(trainer, self._release, is_training=is_running)
             # To load a checkpoint's adapter thaws its weights, and the optimizer takes what is not frozen.
             call_before(trainer, "create_optimizer", self._freeze_again, self._watch)
+
+    def _call_first(self, trainer: Trainer) -> None:
+        """Move ahead of the loggers of ``report_to``, which a Trainer puts before its caller's callbacks."""
+        handler = trainer.callback_handler
+        handler.callbacks = [self, *(other for other in handler.callbacks if other is not self)]
 
     def _freeze_again(self) -> None:
         if self._begun_on is not None:
@@ -246,7 +255,7 @@ class ReversionCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the latest reading to the Trainer's history, and to the logs of callbacks after this one."""
+        """Add the latest reading to the Trainer's history, and to what loggers get."""
         if self.monitor is not None and self.monitor.readings:
             means = self.monitor.readings[-1].means()
             kwargs["logs"].update(means)
