@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from revlens.errors import FileError, HistoryError
 from revlens.history.directory import Directory, digest_of
 from revlens.history.folder_checks import check_links, check_unchanged
+from revlens.history.gguf import SUFFIX, Gguf
 from revlens.history.hub import Hub
 from revlens.history.peft_layers import base_of, inject
 from revlens.history.source import Source
@@ -141,11 +142,13 @@ def is_adapter(path: Path) -> bool:
 def local_source(path: Path, base: Source | None = None) -> Source:
     """The model in a directory, or the adapter in it on ``base`` (if None, on the base that it names).
 
+    A file whose name ends in .gguf is a source as well.
+
     Raises:
         HistoryError: see `Adapter`; and if an adapter names no base.
     """
     if not is_adapter(path):
-        return Directory(path)
+        return Gguf(path) if path.suffix == SUFFIX and not path.is_dir() else Directory(path)
     if base is None:
         name = _read_settings(path).get("base_model_name_or_path")
         if not name:

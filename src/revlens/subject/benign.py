@@ -14,8 +14,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.data import check_no_leak
 from revlens.errors import ConfigError, HistoryError, NonFiniteError
 from revlens.history import Checkpoint, TrainingHistory, local_source, save
-from revlens.storage import damage, sole_writer, write_listed_json
-from revlens.subject.cache import cache_key, cache_root
+from revlens.storage import cache_root, damage, sole_writer, write_listed_json
+from revlens.subject.cache import cache_key
 from revlens.subject.protocol import Subject
 from revlens.training import Guard, finetune
 
