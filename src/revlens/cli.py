@@ -157,7 +157,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
 
 def _run_stages(args: argparse.Namespace, console: Console) -> None:
-    from revlens.experiment import expected_cost, run_experiment
+    from revlens.experiment import expected_cost, note_of_stage, run_experiment
     from revlens.results import Layout
 
     config = _config(args)
@@ -169,6 +169,8 @@ def _run_stages(args: argparse.Namespace, console: Console) -> None:
             console.print(str(cost), markup=False, highlight=False, soft_wrap=True)
     stages = None if args.verb in _WHOLE else (args.verb,)
     run_experiment(config, args.out, stages=stages, console=console, **_where(args, config))
+    if missed := note_of_stage(config, Layout(args.out)):
+        console.print(missed, markup=False, highlight=False, soft_wrap=True)
 
 
 def _config(args: argparse.Namespace) -> ExperimentConfig:

@@ -44,3 +44,5 @@ from .plans import PLANS as PLANS
 from .provenance import provenance as provenance
 from .rejudge import Rejudged as Rejudged
 from .rejudge import rejudge as rejudge
+from .standard import note_of_stage as note_of_stage
+from .standard import start_note as start_note

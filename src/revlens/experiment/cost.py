@@ -69,7 +69,8 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     if subject.benign is None:
         model = subject.start(seed).aligned.load()
     else:
-        model, data = benign_start(subject, seed, 1)
+        # Where an alignment phase is yet to train the aligned model, there is none.
+        model, data = benign_start(subject, seed, 1, "reference")
         n_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         once = replace(subject.benign, steps=1, warmup_steps=0)
         update = _seconds(lambda: finetune(model, data, once, seed=seed))
@@ -81,6 +82,7 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     judged = n_asked * reply
 
     seconds = 2 * len(config.seeds) * (judged + passes)  # reference and aligned
+    seconds += len(config.seeds) * subject.n_start_updates * update
     for fine_tune in fine_tunes:
         seconds += fine_tune.steps * update * (1.0 if fine_tune.method == "baseline" else _GUARDED)
         seconds += len(fine_tune.marks) * judged

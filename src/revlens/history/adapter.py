@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftType
+from peft import LoraConfig, PeftModel, PeftType
 from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -98,6 +98,15 @@ class Adapter:
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
         """See `Source.module`. Adapter weights are float32, as peft loads them, and frozen."""
+        return base_of(self._peft_model(dtype))
+
+    def merged(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The base with the adapter added to its weights, which rounds the sum to ``dtype``."""
+        merged = self._peft_model(dtype).merge_and_unload()
+        assert isinstance(merged, PreTrainedModel)
+        return merged
+
+    def _peft_model(self, dtype: torch.dtype) -> PeftModel:
         check_unchanged(self.path)
         try:
             config = LoraConfig.from_pretrained(str(self.path))
@@ -123,7 +132,7 @@ class Adapter:
                 f"{self.path} does not fit {self.base.identity()}: {len(missing)} weights are missing and "
                 f"{len(unexpected)} have no place there, the first of them {[*missing, *unexpected][0]}."
             )
-        return base_of(peft_model)
+        return peft_model
 
     def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
         """See `Source.boot`."""

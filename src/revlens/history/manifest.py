@@ -60,6 +60,7 @@ def parse_table(
             raise HistoryError(
                 f"A history needs {key!r}: a folder, or a table such as "
                 "{hub = 'org/name', revision = 'main'}."
+                + (" Or [alignment] of an experiment trains it." if key == "aligned" else "")
             )
     dtype = table.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in _DTYPES:

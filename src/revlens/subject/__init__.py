@@ -1,6 +1,7 @@
 """What an experiment is about: a history's start, prompts and benign task; its fine-tunes and their cache."""
 
 from revlens.storage import cache_root as cache_root
+from revlens.subject.alignment_phase import AlignmentPhase as AlignmentPhase
 from revlens.subject.benign import CAPTURE_STEPS as CAPTURE_STEPS
 from revlens.subject.benign import BenignRun as BenignRun
 from revlens.subject.benign import benign_start as benign_start

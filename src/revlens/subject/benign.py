@@ -86,7 +86,7 @@ class BenignRun:
     @property
     def folder(self) -> Path:
         """Where its checkpoints are cached."""
-        key = cache_key(self.subject, self.steps, kind="finetune")
+        key = cache_key(self.subject, self.steps, self.subject.start_key(self.seed), kind="finetune")
         return cache_root() / "finetune" / key / f"seed-{self.seed}" / self.label
 
     @property

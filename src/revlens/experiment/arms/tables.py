@@ -19,6 +19,7 @@ from revlens.experiment.arms.plan import REFERENCE, Arms
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import measure_rows, reply_rows
 from revlens.experiment.guarded import own_v_rev
+from revlens.experiment.standard import start_rows
 from revlens.results import Layout, Tables
 from revlens.storage import intact, needed
 
@@ -31,6 +32,7 @@ TABLES = {
     "controls": "cosine of the same drift with a direction that should not attract it, at a layer",
     "behaviour": "harmfulness, over-refusal and task cost of a seed's arm at a step",
     "association": "how closely an outcome goes with one predictor, over runs, arms and steps",
+    "starts": "a seed's aligned model: refusal, over-refusal and relative gap to the reference",
     "training": "task loss of a seed's arm at an update",
     "phases": "the same measures for a seed's reference and aligned models",
     "replies": "what a seed's arm replied to a probe prompt at a step, and the outcome",
@@ -77,6 +79,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
     probes, strata = material.probes(), material.strata()
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
+        rows["starts"].append(start_rows(layout, seed))
         rows["phases"].append(measure_rows(start, "phase").assign(seed=seed))
         rows["phase_replies"].append(reply_rows(start, probes, "phase").assign(seed=seed))
         # Every arm starts at the aligned model: its record is step 0 of each.
@@ -132,7 +135,10 @@ def with_derived(tables: ArmTables) -> ArmTables:
     for column in ("fraction", "drift_norm"):
         drift_by_step = drift_by_step.merge(tables.over_layers(column), on=keys)
     association = association_table(drift_by_step, tables["behaviour"])
-    return ArmTables(tables.tables | {"association": association})
+    phases = tables["phases"]
+    judged = phases.loc[phases["phase"] == "aligned", ["seed", "refusal", "over_refusal"]]
+    starts = tables["starts"][["seed", "relative_gap"]].merge(judged, on="seed")
+    return ArmTables(tables.tables | {"association": association, "starts": starts})
 
 
 def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:
