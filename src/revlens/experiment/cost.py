@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from revlens.activations import read_prompts
 from revlens.behaviour import generate
@@ -69,8 +70,9 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     if subject.benign is None:
         model = subject.start(seed).aligned.load()
     else:
-        # Where an alignment phase is yet to train the aligned model, there is none.
-        model, data = benign_start(subject, seed, 1, "reference")
+        # Where an aligned model is yet to be trained, the reference stands in for it.
+        phase: Literal["reference", "aligned"] = "reference" if subject.n_start_updates else "aligned"
+        model, data = benign_start(subject, seed, 1, phase)
         n_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         once = replace(subject.benign, steps=1, warmup_steps=0)
         update = _seconds(lambda: finetune(model, data, once, seed=seed))
@@ -99,6 +101,8 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     else:  # no checkpoint is kept, and records are small
         n_bytes = 0
         seconds += 2 * passes * sum(len(fine_tune.readings) for fine_tune in fine_tunes)
+    if subject.n_start_updates:
+        n_bytes += len(config.seeds) * sum(p.numel() * p.element_size() for p in model.parameters())
     trained = [] if subject.benign is None else fine_tunes
     return Cost(len(trained), sum(fine_tune.steps for fine_tune in trained), seconds, n_bytes)
 

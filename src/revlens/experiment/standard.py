@@ -52,8 +52,8 @@ def start_note(config: ExperimentConfig, starts: pd.DataFrame) -> str | None:
     return (
         f"The aligned models are not well aligned: they refuse {mean['refusal']:.1%} of held-out harmful "
         f"prompts (at least {standard.min_refusal:.0%} is wanted) and {mean['over_refusal']:.1%} of harmless "
-        f"ones (at most {standard.max_over_refusal:.0%}). Their mean activation is {mean['relative_gap']:.2f} "
-        "of the reference's away from it."
+        f"ones (at most {standard.max_over_refusal:.0%}). Relative gap to the reference: "
+        f"{mean['relative_gap']:.2f}."
     )
 
 

@@ -141,13 +141,14 @@ class Gguf:
 
         config = AutoConfig.from_pretrained(small.path, trust_remote_code=False)
         with self._as_transformers_reads_it("weights") as place:
-            model, loaded = AutoModelForCausalLM.from_pretrained(
+            read: Any = AutoModelForCausalLM.from_pretrained(
                 **place,
                 config=config,
                 dtype=dtype,
                 quantization_config=GgufConfig(dequantize=True),
                 output_loading_info=True,
             )
+        model, loaded = read
         lacking = sorted(loaded["missing_keys"] | loaded["unexpected_keys"])
         if lacking:
             raise HistoryError(
@@ -162,7 +163,7 @@ class Gguf:
 
     def _check_header(self) -> None:
         """Check what transformers would take no notice of, before it reads for long."""
-        from transformers.integrations.gguf import read_gguf_metadata
+        from transformers.integrations.gguf.reader import read_gguf_metadata
 
         try:
             metadata, tensors = read_gguf_metadata(str(self.path))

@@ -16,8 +16,8 @@ from revlens.experiment.evaluation import reply_rows
 from revlens.experiment.fine_tune import FineTune
 from revlens.experiment.guarded import other_v_rev, own_v_rev
 from revlens.experiment.guards.early_warning import early_warning
-from revlens.results import Layout, Tables
 from revlens.experiment.standard import start_rows
+from revlens.results import Layout, Tables
 from revlens.storage import intact
 
 #: Every table of a study and what a row of it is. Columns are described in docs/results-schema.md.
