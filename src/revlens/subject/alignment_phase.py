@@ -89,24 +89,38 @@ class AlignmentPhase:
             f"{self.recipe.steps} updates {how} on {self.share:.0%} refusals and {answers} to other prompts"
         )
 
-    def draw(self, refusals: Dataset, ordinary: Dataset, seed: int) -> Dataset:
-        """The rows of a seed, refusals first; the fine-tune orders them by the same seed.
+    def sizes(self, n_refusals: int, n_ordinary: int) -> tuple[int, int]:
+        """How many refusals and ordinary rows a seed draws from pools of these sizes.
 
         Raises:
             ConfigError: if there are fewer rows than ``n_rows`` takes, or than a batch.
         """
         n = self.n_rows or min(
             self.recipe.steps * self.recipe.batch_size,
-            int(len(refusals) / self.share),
-            int(len(ordinary) / (1 - self.share)),
+            int(n_refusals / self.share),
+            int(n_ordinary / (1 - self.share)),
         )
-        wanted = {"refusals": round(n * self.share), "ordinary rows": n - round(n * self.share)}
-        parts = []
-        for (what, number), pool in zip(wanted.items(), (refusals, ordinary), strict=True):
-            if number > len(pool) or n < self.recipe.batch_size:
+        wanted = round(n * self.share), n - round(n * self.share)
+        for what, number, there in zip(
+            ("refusals", "ordinary rows"), wanted, (n_refusals, n_ordinary), strict=True
+        ):
+            if number > there or n < self.recipe.batch_size:
                 raise ConfigError(
-                    f"[alignment] draws {n} rows, {number} of them {what}, and there are {len(pool)}: give "
-                    "more rows, or lower n_rows, batch_size or share."
+                    f"[alignment] draws {n} rows, {number} of them {what}, and there are {there}: give more "
+                    "rows, or lower n_rows, batch_size or share."
                 )
-            parts.append(pool.shuffle(seed=seed).select(range(number)))
-        return concatenate_datasets(parts)
+        return wanted
+
+    def draw(self, refusals: Dataset, ordinary: Dataset, seed: int) -> Dataset:
+        """The rows of a seed, refusals first; the fine-tune orders them by the same seed.
+
+        Raises:
+            ConfigError: see `sizes`.
+        """
+        numbers = self.sizes(len(refusals), len(ordinary))
+        return concatenate_datasets(
+            [
+                pool.shuffle(seed=seed).select(range(number))
+                for pool, number in zip((refusals, ordinary), numbers, strict=True)
+            ]
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +84,7 @@ class BenignRun:
                 "Add a [finetune] table."
             )
 
-    @property
+    @cached_property  # asked for at every step, and what the start was trained on takes long to tell
     def folder(self) -> Path:
         """Where its checkpoints are cached."""
         key = cache_key(self.subject, self.steps, self.subject.start_key(self.seed), kind="finetune")

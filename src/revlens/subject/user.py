@@ -20,7 +20,6 @@ from revlens.history import Checkpoint, TrainingHistory, local_source
 from revlens.prompts import encode_prompts
 from revlens.subject.aligned_start import AlignedStart
 from revlens.subject.alignment_phase import AlignmentPhase
-from revlens.subject.alignment_rows import AlignmentRows
 from revlens.subject.trainee import listed, trainee
 from revlens.subject.user_material import ProbeFiles, UserMaterial
 from revlens.training import FinetuneConfig, encode_examples
@@ -185,7 +184,8 @@ class UserHistory:
 
         Raises:
             HistoryError: see `TrainingHistory.from_table`.
-            ConfigError, DataError, ProbeError: see `AlignmentRows` and `AlignmentPhase.draw`.
+            ConfigError: if too few rows of the alignment phase are there to draw from.
+            DataError, ProbeError: see `revlens.subject.alignment_rows`.
         """
         given = self._given()
         if self.alignment is None:
@@ -205,15 +205,15 @@ class UserHistory:
 
     def _aligned(self, seed: int, reference: Checkpoint) -> AlignedStart:
         assert self.alignment is not None
-        rows = self._alignment_rows
-        drawn = self.alignment.draw(rows.refusals, rows.ordinary(reference, self.batch_size), seed)
+        drawn = self.alignment.draw(*self._alignment_pools, seed)
         return AlignedStart(self.alignment, reference, drawn, seed)
 
     @cached_property  # every stage asks for the start, and so for them
-    def _alignment_rows(self) -> AlignmentRows:
+    def _alignment_pools(self) -> tuple[Dataset, Dataset]:
+        """Refusals, and ordinary exchanges with answers."""
         rows = self.material().alignment_rows
         assert rows is not None
-        return rows
+        return rows.refusals, rows.ordinary(self._given().reference, self.batch_size)
 
     def observed(self, seed: int) -> TrainingHistory | None:
         """The given history of a run, counted from 0; None if the steps are trained here.
@@ -266,13 +266,14 @@ class UserHistory:
         return self._given().reads_clock
 
     def check_context(self, reply_tokens: int) -> None:
-        """Check, without reading weights, that prompts with their replies and rows of the task fit the model.
+        """Check, without reading weights, that prompts with their replies, rows of the task and those of the
+        alignment phase fit the model, and that there are enough of the last.
 
         Args:
             reply_tokens: longest reply.
 
         Raises:
-            ConfigError: see `revlens.context.check_context`.
+            ConfigError: see `revlens.context.check_context` and `AlignmentPhase.sizes`.
         """
         aligned = self._given().aligned
         context, tokenizer = aligned.context(), aligned.tokenizer()
@@ -296,13 +297,15 @@ class UserHistory:
         if (test := material.benign_test()) is not None:
             check(list(test["prompt"]), reply_tokens, "Held-out row of the task")
         if (rows_of_phase := material.alignment_rows) is not None:
+            phase = rows_of_phase.phase
+            phase.sizes(len(rows_of_phase.refusals), len(rows_of_phase.asked))
             check_rows(rows_of_phase.refusals, "Refusal of the alignment phase")
-            if rows_of_phase.phase.prompts is None:
+            if phase.prompts is None:
                 check_rows(rows_of_phase.asked, "Ordinary row of the alignment phase")
             else:
                 check(
                     list(rows_of_phase.asked["prompt"]),
-                    rows_of_phase.phase.answer_tokens,
+                    phase.answer_tokens,
                     "Prompt of the alignment phase",
                 )
 
