@@ -19,7 +19,6 @@ from revlens.experiment.arms.plan import REFERENCE, Arms
 from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.evaluation import measure_rows, reply_rows
 from revlens.experiment.guarded import own_v_rev
-from revlens.experiment.standard import start_rows
 from revlens.results import Layout, Tables
 from revlens.storage import intact, needed
 
@@ -49,6 +48,10 @@ TABLES = {
 JUDGED = {"behaviour": "replies", "phases": "phase_replies", "intervened": "intervened_replies"}
 
 
+#: Tables that follow from others.
+_DERIVED = ("association", "starts")
+
+
 class ArmTables(Tables):
     """The tables of one experiment, by name (see `TABLES`)."""
 
@@ -73,13 +76,12 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
     """
     plan = config.plan
     assert isinstance(plan, Arms)
-    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "association"}
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name not in _DERIVED}
     directions = {seed: own_v_rev(layout, seed) for seed in config.seeds}
     material = config.subject.material()
     probes, strata = material.probes(), material.strata()
     for seed in config.seeds:
         start = _read(layout.start_behaviour(seed), "history")
-        rows["starts"].append(start_rows(layout, seed))
         rows["phases"].append(measure_rows(start, "phase").assign(seed=seed))
         rows["phase_replies"].append(reply_rows(start, probes, "phase").assign(seed=seed))
         # Every arm starts at the aligned model: its record is step 0 of each.
@@ -135,10 +137,11 @@ def with_derived(tables: ArmTables) -> ArmTables:
     for column in ("fraction", "drift_norm"):
         drift_by_step = drift_by_step.merge(tables.over_layers(column), on=keys)
     association = association_table(drift_by_step, tables["behaviour"])
-    phases = tables["phases"]
-    judged = phases.loc[phases["phase"] == "aligned", ["seed", "refusal", "over_refusal"]]
-    starts = tables["starts"][["seed", "relative_gap"]].merge(judged, on="seed")
-    return ArmTables(tables.tables | {"association": association, "starts": starts})
+    phases, direction = tables["phases"], tables["direction"]
+    starts = phases.loc[phases["phase"] == "aligned", ["seed", "refusal", "over_refusal"]]
+    relative = direction["gap"] / direction["reference_norm"]
+    gaps = relative.groupby(direction["seed"]).mean().rename("relative_gap").reset_index()
+    return ArmTables(tables.tables | {"association": association, "starts": starts.merge(gaps, on="seed")})
 
 
 def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:
