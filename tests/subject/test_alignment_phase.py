@@ -138,7 +138,7 @@ def test_only_refusals_are_kept_if_asked_for(subject: UserHistory) -> None:
 
 
 def test_an_adapter_is_merged(subject: UserHistory, base: Path, tmp_path: Path) -> None:
-    lora = {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
+    lora: dict[str, Any] = {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
     merged = replace(subject, alignment=replace(ROWS, lora=lora)).start(0).aligned.path
     assert not (merged / "adapter_config.json").exists()
     model = boot_with_lora(subject._given().reference.source, LoraConfig(**lora), 0)
@@ -152,7 +152,7 @@ def test_an_adapter_is_merged(subject: UserHistory, base: Path, tmp_path: Path) 
     assert in_bfloat16.dtype == torch.bfloat16
 
 
-LEAKS: dict[str, Callable[[Path], None]] = {
+LEAKS: dict[str, Callable[[Path], object]] = {
     "refusals.json": lambda path: path.write_text(
         json.dumps([{"prompt": PROBES["drift"][0], "answer": "I can't."}, *json.loads(path.read_text())])
     ),
