@@ -77,6 +77,7 @@ def made_results(arms: tuple[str, ...] = ARMS) -> ArmTables:
             "nulls": pd.concat(nulls),
             "behaviour": behaviour,
             "training": steps,
+            "phases": pd.DataFrame({"phase": "aligned", "seed": SEEDS, "refusal": 1.0, "over_refusal": 0.0}),
         }
     )
 

@@ -210,7 +210,8 @@ def well_aligned(results: ArmTables, *, refusal: float = 1.0, over_refusal: floa
     """The same results with other aligned models; what the reference does is no matter."""
     phases = results["phases"].copy()
     phases.loc[phases["phase"] == "aligned", ["refusal", "over_refusal"]] = refusal, over_refusal
-    return ArmTables(results.tables | {"phases": phases})
+    starts = results["starts"].assign(refusal=refusal, over_refusal=over_refusal)
+    return ArmTables(results.tables | {"phases": phases, "starts": starts})
 
 
 @pytest.mark.parametrize(

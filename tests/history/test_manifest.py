@@ -109,7 +109,10 @@ GOOD: dict[str, Any] = {"reference": "base", "aligned": "chat"}
             GOOD | {"aligned": {"dir": "chat", "revision": "v1"}},
             "Unknown key revision of a source by 'dir'; known are dir",
         ),
-        (GOOD | {"aligned": {"dir": "chat", "hub": "org/chat"}}, "exactly one of the keys dir, hub, adapter"),
+        (
+            GOOD | {"aligned": {"dir": "chat", "hub": "org/chat"}},
+            "exactly one of the keys dir, gguf, hub, adapter",
+        ),
         (GOOD | {"aligned": 3}, "3 must be a folder or a table"),
         (GOOD | {"aligned": {"hub": 3}}, "hub = 3 must be a string"),
         (GOOD | {"steps": {"three": "checkpoint-3"}}, "key 'three'; keys are numbers"),

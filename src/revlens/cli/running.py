@@ -46,6 +46,8 @@ def _run_stages(args: argparse.Namespace, console: Console) -> None:
             console.print(str(cost), markup=False, highlight=False, soft_wrap=True)
     stages = None if args.verb in WHOLE else (args.verb,)
     experiment.run_experiment(config, args.out, stages=stages, console=console, **where(args, config))
+    if missed := experiment.note_of_stage(config, Layout(args.out)):
+        console.print(missed, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rejudge(args: argparse.Namespace, console: Console) -> None:

@@ -49,3 +49,5 @@ from .rejudge import Rejudged as Rejudged
 from .rejudge import rejudge as rejudge
 from .remaining import StageProgress as StageProgress
 from .remaining import remaining as remaining
+from .standard import note_of_stage as note_of_stage
+from .standard import start_note as start_note

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from revlens.activations import read_prompts
 from revlens.behaviour import generate
@@ -79,7 +80,9 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     if subject.benign is None:
         model = subject.start(seed).aligned.load()
     else:
-        model, data = benign_start(subject, seed, 1)
+        # Where an aligned model is yet to be trained, the reference stands in for it.
+        phase: Literal["reference", "aligned"] = "reference" if subject.n_start_updates else "aligned"
+        model, data = benign_start(subject, seed, 1, phase)
         trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         once = replace(subject.benign, steps=1, warmup_steps=0)
         update = _seconds(lambda: finetune(model, data, once, seed=seed))
@@ -92,6 +95,7 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     judged = n_asked * reply
 
     seconds = 2 * len(config.seeds) * (judged + passes)  # reference and aligned
+    seconds += len(config.seeds) * subject.n_start_updates * update
     for fine_tune in fine_tunes:
         seconds += fine_tune.steps * update * (1.0 if fine_tune.method == "baseline" else _GUARDED)
         seconds += len(fine_tune.marks) * judged
@@ -107,6 +111,8 @@ def expected_cost(config: ExperimentConfig) -> Cost:
         n_bytes += n_captured * n_prompts * model.cfg.n_layers * model.cfg.d_model * 4
     else:  # no checkpoint is kept, and records are small
         seconds += 2 * passes * sum(len(fine_tune.readings) for fine_tune in fine_tunes)
+    if subject.n_start_updates:
+        n_bytes += len(config.seeds) * weights
     trained = [] if subject.benign is None else fine_tunes
     # A fine-tune holds gradients and Adam's two moments beside the weights.
     in_memory = max(_MODELS_AT_ONCE * weights, weights + 3 * trained_bytes)

@@ -35,9 +35,12 @@ def work(config: ExperimentConfig, layout: Layout, start: Start, tick: Tick) -> 
         activations.append(
             read_prompts(model, material.probes()[_SPLIT], batch_size=min(64, subject.batch_size))
         )
+    v_rev = ReversionDirection.fit(*activations, split=_SPLIT)
+    reference_norm = activations[0].mean(0).norm(dim=-1)
+    records[-1]["relative_gap"] = float((v_rev.gap / reference_norm).mean())
     write_listed_json(layout.start_behaviour(seed), records)
     with listed_file(layout.v_rev(seed)) as partial:
-        ReversionDirection.fit(*activations, split=_SPLIT).save(partial)
+        v_rev.save(partial)
 
 
 def n_ticks(config: ExperimentConfig, start: Start) -> int:

@@ -16,7 +16,7 @@ from revlens.experiment.config import ExperimentConfig
 from revlens.experiment.guards.plan import Guards
 from revlens.history import read_table
 from revlens.results import build_config
-from revlens.subject import ProbeFiles, UserHistory, capture_steps
+from revlens.subject import AlignmentPhase, ProbeFiles, UserHistory, capture_steps
 from revlens.training import FinetuneConfig
 
 _Kind = TypeVar("_Kind")
@@ -26,7 +26,9 @@ _EXPERIMENT = ("seeds", "steps", "reply_tokens", "batch_size")
 _SPLIT = {"n_test": "n_task_test", "max_overlap": "max_overlap", "drop_overlaps": "drop_overlaps"}
 #: Keys of [study]: of a user's own model there is the grid, and early warning over learning rates.
 _STUDY = ("grid", "rates")
-_TABLES = ("history", "probes", "openings", "task", "judge", "finetune", "experiment", "study")
+_TABLES = ("history", "alignment", "probes", "openings", "task", "judge", "finetune", "experiment", "study")
+#: Keys of a source of prompts that name a column of exchanges.
+_OF_EXCHANGES = ("prompt", "answer", "context", "messages")
 
 
 def read_judge(path: Path) -> dict[str, Any]:
@@ -95,6 +97,7 @@ def read_manifest(path: Path, *, study: bool = False, template_date: str | None 
             "runs": runs,
             "task": _build("[task]", ChatSource, task) if task else None,
             "benign": _build("[finetune]", FinetuneConfig, finetune) if finetune else None,
+            "alignment": _alignment(tables["alignment"]) if tables["alignment"] else None,
             "judge": tables["judge"],
             **others,
         },
@@ -185,6 +188,22 @@ def _probes(table: dict[str, Any]) -> ProbeFiles:
         kind: _pool(f"[probes] {kind}", table[kind]) for kind in ("harmful", "harmless") if kind in table
     }
     return _build("[probes]", ProbeFiles, table | pools)
+
+
+def _alignment(table: dict[str, Any]) -> AlignmentPhase:
+    """The alignment phase: the recipe's keys stand beside the others, as in [finetune]."""
+    own = tuple(name for name in _names(AlignmentPhase) if name != "recipe")
+    _check_keys("[alignment]", table, (*_names(FinetuneConfig), *own))
+    recipe = {name: table.pop(name) for name in _names(FinetuneConfig) if name in table}
+    table["recipe"] = _build("[alignment]", FinetuneConfig, recipe)
+    for key in ("refusals", "ordinary", "prompts"):
+        if key not in table or (key == "ordinary" and isinstance(table[key], str)):
+            continue
+        where = f"[alignment] {key}"
+        source = _table(where, table[key])
+        holds_prompts_alone = key == "prompts" and not set(_OF_EXCHANGES) & source.keys()
+        table[key] = _build(where, PromptSource if holds_prompts_alone else ChatSource, source)
+    return _build("[alignment]", AlignmentPhase, table)
 
 
 def _pool(where: str, sources: Any) -> tuple[PromptSource, ...]:

@@ -18,6 +18,7 @@ from revlens.experiment import (
     cumulative_reversion,
     routes,
     settings,
+    start_note,
 )
 from revlens.figures.cells import cell, mean_cell, mean_cells, measured, strength_cell
 from revlens.figures.early_warning_plots import EARLY_WARNING_PLOTS
@@ -55,6 +56,8 @@ def _notes(config: ExperimentConfig, tables: GuardTables) -> list[str]:
     notes = [caveat] if caveat else []
     if n_runs < MIN_RUNS:
         notes.append(f"Only {n_runs} runs of each setting: at least {MIN_RUNS} are needed for a verdict.")
+    if missed := start_note(config, tables["starts"]):
+        notes.append(missed)
     if failures:
         notes.append(
             f"{failures} run(s) stopped because numbers were no longer finite; they are listed under Guards."

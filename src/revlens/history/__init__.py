@@ -6,6 +6,7 @@ from revlens.history.checkpoint import Checkpoint as Checkpoint
 from revlens.history.checkpoint import boot as boot
 from revlens.history.directory import Directory as Directory
 from revlens.history.fused import hugging_face_name as hugging_face_name
+from revlens.history.gguf import Gguf as Gguf
 from revlens.history.hub import Hub as Hub
 from revlens.history.lora import boot_with_lora as boot_with_lora
 from revlens.history.manifest import read_table as read_table

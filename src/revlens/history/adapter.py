@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftType
+from peft import LoraConfig, PeftModel, PeftType
 from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from revlens.errors import FileError, HistoryError
 from revlens.history.directory import Directory, digest_of
 from revlens.history.folder_checks import check_links, check_unchanged
+from revlens.history.gguf import SUFFIX, Gguf
 from revlens.history.hub import Hub
 from revlens.history.peft_layers import base_of, inject
 from revlens.history.source import Source
@@ -97,6 +98,15 @@ class Adapter:
 
     def module(self, dtype: torch.dtype) -> PreTrainedModel:
         """See `Source.module`. Adapter weights are float32, as peft loads them, and frozen."""
+        return base_of(self._peft_model(dtype))
+
+    def merged(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The base with the adapter added to its weights, which rounds the sum to ``dtype``."""
+        merged = self._peft_model(dtype).merge_and_unload()
+        assert isinstance(merged, PreTrainedModel)
+        return merged
+
+    def _peft_model(self, dtype: torch.dtype) -> PeftModel:
         check_unchanged(self.path)
         try:
             config = LoraConfig.from_pretrained(str(self.path))
@@ -122,7 +132,7 @@ class Adapter:
                 f"{self.path} does not fit {self.base.identity()}: {len(missing)} weights are missing and "
                 f"{len(unexpected)} have no place there, the first of them {[*missing, *unexpected][0]}."
             )
-        return base_of(peft_model)
+        return peft_model
 
     def boot(self, dtype: torch.dtype, reader: Source | None = None) -> TransformerBridge:
         """See `Source.boot`."""
@@ -141,11 +151,13 @@ def is_adapter(path: Path) -> bool:
 def local_source(path: Path, base: Source | None = None) -> Source:
     """The model in a directory, or the adapter in it on ``base`` (if None, on the base that it names).
 
+    A file whose name ends in .gguf is a source as well.
+
     Raises:
         HistoryError: see `Adapter`; and if an adapter names no base.
     """
     if not is_adapter(path):
-        return Directory(path)
+        return Gguf(path) if path.suffix == SUFFIX and not path.is_dir() else Directory(path)
     if base is None:
         name = _read_settings(path).get("base_model_name_or_path")
         if not name:

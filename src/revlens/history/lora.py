@@ -17,7 +17,11 @@ from revlens.history.wrap import wrap
 
 
 def boot_with_lora(
-    source: Source, config: LoraConfig, seed: int, dtype: torch.dtype = torch.float32
+    source: Source,
+    config: LoraConfig,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    reader: Source | None = None,
 ) -> TransformerBridge:
     """A bridge of a source with a new LoRA adapter: only the adapter's weights require gradients.
 
@@ -30,6 +34,7 @@ def boot_with_lora(
             linear layer but the unembedding.
         seed: fixes the adapter's first factor.
         dtype: of the base; the adapter is float32.
+        reader: whose tokenizer and chat template encode prompts; the base's own if None.
 
     Raises:
         ConfigError: if the configuration trains other weights as well, or does not start at the base.
@@ -55,4 +60,4 @@ def boot_with_lora(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         peft_model = inject(model, config)
-    return wrap(base_of(peft_model), source.tokenizer())
+    return wrap(base_of(peft_model), (reader or source).tokenizer())

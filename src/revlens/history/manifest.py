@@ -12,6 +12,7 @@ import torch
 
 from revlens.errors import FileError, HistoryError
 from revlens.history.adapter import Adapter, local_source
+from revlens.history.gguf import Gguf
 from revlens.history.hub import Hub
 from revlens.history.source import Source
 from revlens.history.step_folders import by_step, step_folders
@@ -59,6 +60,7 @@ def parse_table(
             raise HistoryError(
                 f"A history needs {key!r}: a folder, or a table such as "
                 "{hub = 'org/name', revision = 'main'}."
+                + (" Or [alignment] of an experiment trains it." if key == "aligned" else "")
             )
     dtype = table.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
@@ -118,7 +120,12 @@ def _source(entry: object, root: Path, base: Source | None = None) -> Source:
         return local_source(root / entry, base)
     if not isinstance(entry, Mapping):
         raise HistoryError(f"{entry!r} must be a folder or a table with dir, hub or adapter.")
-    kinds = {"dir": ("dir",), "hub": ("hub", "revision"), "adapter": ("adapter", "base")}
+    kinds = {
+        "dir": ("dir",),
+        "gguf": ("gguf",),
+        "hub": ("hub", "revision"),
+        "adapter": ("adapter", "base"),
+    }
     kind = [key for key in kinds if key in entry]
     if len(kind) != 1:
         raise HistoryError(f"{dict(entry)} must have exactly one of the keys {', '.join(kinds)}.")
@@ -128,6 +135,8 @@ def _source(entry: object, root: Path, base: Source | None = None) -> Source:
         raise HistoryError(f"{wrong[0]} = {entry[wrong[0]]!r} must be a string.")
     if kind == ["hub"]:
         return Hub(entry["hub"], entry.get("revision", "main"))
+    if kind == ["gguf"]:
+        return Gguf(root / entry["gguf"])
     if kind == ["dir"]:
         return local_source(root / entry["dir"], base)
     own_base = _source(entry["base"], root) if "base" in entry else base

@@ -257,8 +257,8 @@ class TrainingHistory:
             table: ``reference``, ``aligned``, and optionally ``steps``, ``dtype`` (float32, bfloat16 or
                 float16), ``chat_template = "aligned"``, which is ``any_template``, ``template_kwargs`` (a
                 table) and ``template_date`` (such as ``"2026-01-31"``). A checkpoint is a folder, or a table
-                ``{dir}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob pattern, a list of
-                folders whose names end in their step, or a table from step to checkpoint.
+                ``{dir}``, ``{gguf}``, ``{hub, revision}`` or ``{adapter, base}``. Steps are a glob pattern, a
+                list of folders whose names end in their step, or a table from step to checkpoint.
             root: the folder that relative paths start at.
 
         Raises:

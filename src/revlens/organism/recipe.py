@@ -193,6 +193,10 @@ class OrganismConfig:
         )
         return model
 
+    def start_key(self, seed: int) -> str:
+        """Empty: the world and the recipe say it all."""
+        return ""
+
     def trainee(self, seed: int, phase: Literal["reference", "aligned"] = "aligned") -> TransformerBridge:
         """The model of a seed's phase, to be trained in full."""
         start: Checkpoint = getattr(self.start(seed), phase)

@@ -5,6 +5,7 @@ from revlens.storage.atomic import atomic_directory as atomic_directory
 from revlens.storage.atomic import atomic_file as atomic_file
 from revlens.storage.atomic import write_json as write_json
 from revlens.storage.atomic import write_text as write_text
+from revlens.storage.cache_folder import cache_root as cache_root
 from revlens.storage.checksums import SUMS as SUMS
 from revlens.storage.checksums import damage as damage
 from revlens.storage.checksums import damages as damages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.data import check_no_leak
 from revlens.errors import ConfigError, HistoryError, NonFiniteError
 from revlens.history import Checkpoint, TrainingHistory, local_source, save
-from revlens.storage import damage, sole_writer, write_listed_json
-from revlens.subject.cache import cache_key, cache_root
+from revlens.storage import cache_root, damage, sole_writer, write_listed_json
+from revlens.subject.cache import cache_key
 from revlens.subject.protocol import Subject
 from revlens.training import Guard, finetune
 
@@ -83,10 +84,10 @@ class BenignRun:
                 "Add a [finetune] table."
             )
 
-    @property
+    @cached_property  # asked for at every step, and what the start was trained on takes long to tell
     def folder(self) -> Path:
         """Where its checkpoints are cached."""
-        key = cache_key(self.subject, self.steps, kind="finetune")
+        key = cache_key(self.subject, self.steps, self.subject.start_key(self.seed), kind="finetune")
         return cache_root() / "finetune" / key / f"seed-{self.seed}" / self.label
 
     @property

@@ -1,4 +1,4 @@
-"""Where trained checkpoints are cached, and the keys of caches and outputs.
+"""The keys of caches and outputs.
 
 A key is a hash over a configuration, the versions of the libraries that compute, and revlens' own code as far
 as it can change the stored numbers: a stored number never outlives a change to the code behind it. Code is
@@ -13,15 +13,12 @@ import ast
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
-
-import platformdirs
 
 import revlens
 
@@ -65,11 +62,6 @@ LEFT_OUT: Mapping[Kind, Mapping[str, str]] = {
 }
 _LIBRARIES = ("torch", "transformers", "transformer-lens", "tokenizers", "peft")
 _PACKAGE = Path(revlens.__file__).parent
-
-
-def cache_root() -> Path:
-    """Where trained checkpoints are kept: ``$REVLENS_CACHE``, or the user's cache folder."""
-    return Path(os.environ.get("REVLENS_CACHE") or platformdirs.user_cache_dir("revlens"))
 
 
 def cache_key(*parts: object, kind: Kind = "output") -> str:

@@ -140,6 +140,12 @@ class Subject(Protocol):
         """
         ...
 
+    def start_key(self, seed: int) -> str:
+        """On what the start depends beyond the subject's configuration and the code that trains: answers of
+        a model, or verdicts of a judge, to train on. Empty if on nothing.
+        """
+        ...
+
     def trainee(self, seed: int, phase: Literal["reference", "aligned"] = "aligned") -> TransformerBridge:
         """The model of a phase, ready for the benign fine-tune: what is trained requires gradients."""
         ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +14,16 @@ from datasets import Dataset
 from revlens.behaviour import Judge, make_judge
 from revlens.data import (
     ChatSource,
-    DroppedWarning,
     PromptSource,
     TrainTest,
-    check_no_leak,
-    drop_leaks,
     make_probes,
     train_test_split,
 )
 from revlens.errors import ConfigError, ProbeError
 from revlens.prompts import SPLITS, Probes
+from revlens.subject.alignment_phase import AlignmentPhase
+from revlens.subject.alignment_rows import AlignmentRows
+from revlens.subject.overlaps import without_overlaps
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ class UserMaterial:
             `revlens.data.find_leaks`.
         drop_overlaps: leave such rows out, with a warning that says how many; an error otherwise.
         judge_settings: see `revlens.behaviour.make_judge`.
+        alignment: the alignment phase, if the aligned model is trained here.
     """
 
     root: Path
@@ -100,6 +100,7 @@ class UserMaterial:
     max_overlap: float
     drop_overlaps: bool
     judge_settings: Mapping[str, Any]
+    alignment: AlignmentPhase | None = None
 
     def probes(self) -> Probes:
         """The prompts that the files hold."""
@@ -144,22 +145,28 @@ class UserMaterial:
         """
         if self._task is None:
             raise ConfigError("There is no [task] to train on.")
-        train = self._task.train
-        if self.drop_overlaps:
-            train, n_dropped = drop_leaks(train, self._probes, near=self.max_overlap)
-            if n_dropped:
-                warnings.warn(
-                    f"Left out {n_dropped} row(s) of the task that overlap with a probe prompt.",
-                    DroppedWarning,
-                    stacklevel=2,
-                )
-        else:
-            check_no_leak(self._probes, train, near=self.max_overlap)
+        train = without_overlaps(
+            self._task.train, self._probes, "task", self.max_overlap, drop=self.drop_overlaps
+        )
         return train.shuffle(seed=seed).select(range(min(n, len(train))))
 
-    def refusals(self, n: int, seed: int) -> None:
-        """None: the alignment data of a user's model is not known."""
-        return
+    @functools.cached_property
+    def alignment_rows(self) -> AlignmentRows | None:
+        """The rows of the alignment phase; None without one."""
+        if self.alignment is None:
+            return None
+        held_out = () if self._task is None else tuple(self._task.test["prompt"])
+        return AlignmentRows(self.alignment, self.root, self._probes, held_out)
+
+    def refusals(self, n: int, seed: int) -> Dataset | None:
+        """``n`` refusals of the alignment phase, or all if there are fewer; None without one.
+
+        On what a given aligned model was trained is not known.
+        """
+        if self.alignment_rows is None:
+            return None
+        rows = self.alignment_rows.refusals
+        return rows.shuffle(seed=seed).select(range(min(n, len(rows))))
 
     def benign_test(self) -> Dataset | None:
         """The held-out rows of the task: the same for every seed."""

@@ -31,6 +31,7 @@ TABLES = {
     "controls": "cosine of the same drift with a direction that should not attract it, at a layer",
     "behaviour": "harmfulness, over-refusal and task cost of a seed's arm at a step",
     "association": "how closely an outcome goes with one predictor, over runs, arms and steps",
+    "starts": "a seed's aligned model: refusal, over-refusal and relative gap to the reference",
     "training": "task loss of a seed's arm at an update",
     "phases": "the same measures for a seed's reference and aligned models",
     "replies": "what a seed's arm replied to a probe prompt at a step, and the outcome",
@@ -45,6 +46,10 @@ TABLES = {
 
 #: Tables of measures, and the tables of the replies behind them.
 JUDGED = {"behaviour": "replies", "phases": "phase_replies", "intervened": "intervened_replies"}
+
+
+#: Tables that follow from others.
+_DERIVED = ("association", "starts")
 
 
 class ArmTables(Tables):
@@ -71,7 +76,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
     """
     plan = config.plan
     assert isinstance(plan, Arms)
-    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "association"}
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name not in _DERIVED}
     directions = {seed: own_v_rev(layout, seed) for seed in config.seeds}
     material = config.subject.material()
     probes, strata = material.probes(), material.strata()
@@ -132,7 +137,11 @@ def with_derived(tables: ArmTables) -> ArmTables:
     for column in ("fraction", "drift_norm"):
         drift_by_step = drift_by_step.merge(tables.over_layers(column), on=keys)
     association = association_table(drift_by_step, tables["behaviour"])
-    return ArmTables(tables.tables | {"association": association})
+    phases, direction = tables["phases"], tables["direction"]
+    starts = phases.loc[phases["phase"] == "aligned", ["seed", "refusal", "over_refusal"]]
+    relative = direction["gap"] / direction["reference_norm"]
+    gaps = relative.groupby(direction["seed"]).mean().rename("relative_gap").reset_index()
+    return ArmTables(tables.tables | {"association": association, "starts": starts.merge(gaps, on="seed")})
 
 
 def _drift_rows(motion: Drift, estimate: str) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from revlens.experiment.evaluation import reply_rows
 from revlens.experiment.fine_tune import FineTune
 from revlens.experiment.guarded import other_v_rev, own_v_rev
 from revlens.experiment.guards.early_warning import early_warning
+from revlens.experiment.standard import start_rows
 from revlens.results import Layout, Tables
 from revlens.storage import intact
 
@@ -28,6 +29,7 @@ TABLES = {
     "route_replies": "what such a model replied to a probe prompt under such a clamp, and the outcome",
     "directions": "v_rev of a seed at a layer from other checkpoints: cosine with its own",
     "early_warning": "a predictor at an early step: how well it predicts harm at the end",
+    "starts": "a seed's aligned model: refusal, over-refusal and relative gap to the reference",
     "failures": "a fine-tune that stopped because numbers were no longer finite, and what it said",
 }
 #: What tells one fine-tune from another.
@@ -82,6 +84,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> GuardTables:
         if record["failed"] is not None:
             rows["failures"].append(about | {"message": record["failed"]})
     for seed in config.seeds:
+        rows["starts"] += start_rows(layout, seed).to_dict("records")
         own = own_v_rev(layout, seed)
         for source in config.plan.directions:
             cosines = (own.unit * other_v_rev(layout, seed, source).unit).sum(-1).tolist()
