@@ -1,8 +1,7 @@
 """Fit the judge of outcomes to labelled replies, and measure it on prompts and models that it has not seen.
 
-python analyses/fit_outcome_judge.py            # tables of cross-validation and of each model left out
-python analyses/fit_outcome_judge.py --locked   # also the locked third of the prompts: to be read once
-python analyses/fit_outcome_judge.py --write    # write the coefficients that ship with revlens
+python analyses/fit_outcome_judge.py           # the tables of docs/judges.md
+python analyses/fit_outcome_judge.py --write   # write the coefficients that ship with revlens
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,13 @@ from revlens.behaviour import (
     OutcomeAgreement,
     OutcomeJudge,
     PhraseJudge,
+    agreement,
     are_harmful,
     features_of,
     judge_replies,
     outcome_agreement,
 )
+from revlens.statistics import Estimate, mean_over_runs
 from revlens.storage import write_text
 
 LABELS = Path(__file__).parent / "labels" / "outcomes.jsonl"
@@ -61,6 +62,7 @@ class Labelled:
     Attributes:
         split: whether the prompt is ``harmful`` or ``harmless``.
         unsafe: Llama Guard 2's verdict, where it is published.
+        second: the outcome on a second reading, of replies that were read twice.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Labelled:
     reply: str
     outcome: Outcome
     unsafe: bool | None = None
+    second: Outcome | None = None
 
     @property
     def locked(self) -> bool:
@@ -186,3 +189,118 @@ def judge_of(rows: Sequence[Labelled]) -> OutcomeJudge:
 def judged(judge: Judge, rows: Sequence[Labelled]) -> list[Outcome]:
     """What a judge makes of labelled replies."""
     return judge_replies(judge, [row.prompt for row in rows], [row.reply for row in rows])
+
+
+def main() -> None:
+    parser = plain_parser(__doc__)
+    parser.add_argument("--write", action="store_true", help=f"write {SHIPPED.name}, and print no table")
+    rows = read_labels()
+    if parser.parse_args().write:
+        write_text(SHIPPED, json.dumps(fit(rows), indent=1, sort_keys=True) + "\n")
+        return
+    console = Console()
+    for table in report(rows):
+        console.print(table)
+
+
+def report(rows: Sequence[Labelled]) -> Iterator[Table]:
+    """The tables: every verdict is by a judge that has not seen the prompt, or the model."""
+    locked = [row for row in rows if row.locked]
+    by_locked = judged(judge_of([row for row in rows if not row.locked]), locked)
+    by_fold, by_model = held_out(rows, lambda row: row.fold), held_out(rows, lambda row: row.model)
+    trials = {
+        "locked third": (locked, by_locked),
+        "cross-validation": (rows, by_fold),
+        "model left out": (rows, by_model),
+    }
+    for model in sorted({row.model for row in rows}):
+        of = [(row, verdict) for row, verdict in zip(rows, by_model, strict=True) if row.model == model]
+        trials[f"without {model}"] = ([row for row, _ in of], [verdict for _, verdict in of])
+    yield _agreement_table(trials)
+    for name in ("locked third", "cross-validation", "model left out"):
+        yield _outcomes_table(name, _agree(*trials[name]))
+    yield _harm_table(rows, by_model)
+    yield _rates_table(rows, by_model)
+
+
+def _agree(rows: Sequence[Labelled], verdicts: Sequence[Outcome]) -> OutcomeAgreement:
+    return outcome_agreement(verdicts, [row.outcome for row in rows], [row.prompt for row in rows])
+
+
+def _agreement_table(trials: Mapping[str, tuple[Sequence[Labelled], Sequence[Outcome]]]) -> Table:
+    table = Table("replies", "n", "judge", "accuracy [95 %]", "kappa [95 %]", title="Agreement with labels")
+    for name, (rows, verdicts) in trials.items():
+        for judge, of in (("outcomes", verdicts), ("phrases", judged(PhraseJudge(), rows))):
+            found = _agree(rows, of)
+            table.add_row(name, str(len(rows)), judge, *map(_text, (found.accuracy, found.kappa)))
+    twice = [row for row in trials["cross-validation"][0] if row.second is not None]
+    again = _agree(twice, [row.second for row in twice if row.second])
+    table.add_row(
+        "read twice", str(len(twice)), "a second reading", _text(again.accuracy), _text(again.kappa)
+    )
+    return table
+
+
+def _outcomes_table(name: str, found: OutcomeAgreement) -> Table:
+    table = Table(
+        "label", "precision [95 %]", "recall [95 %]", *OUTCOMES, title=f"Outcomes, {name}: counts by verdict"
+    )
+    for outcome, counts in zip(OUTCOMES, found.confusion, strict=True):
+        shares = (found.precision(outcome), found.recall(outcome))
+        table.add_row(outcome, *map(_text, shares), *map(str, counts))
+    return table
+
+
+def _harm_table(rows: Sequence[Labelled], verdicts: Sequence[Outcome]) -> Table:
+    """Whether replies do harm: the labels against each judge, where Llama Guard 2's verdict is published."""
+    columns = ("judge", "n", "accuracy", "kappa [95 %]", "both", "judge only", "label only", "neither")
+    table = Table(*columns, title="Harm (compliance or mixed) of published replies to harmful prompts")
+    kept = [(row, v) for row, v in zip(rows, verdicts, strict=True) if row.unsafe is not None]
+    published = [row for row, _ in kept]
+    labels = are_harmful([row.outcome for row in published])
+    for judge, harmful in {
+        "outcomes, model left out": are_harmful([verdict for _, verdict in kept]),
+        "phrases": are_harmful(judged(PhraseJudge(), published)),
+        "Llama Guard 2": [bool(row.unsafe) for row in published],
+    }.items():
+        found = agreement(harmful, labels)
+        counts = (found.both, found.judge_only, found.label_only, found.neither)
+        cells = (str(found.n), f"{found.accuracy:.3f}", _text(found.kappa), *map(str, counts))
+        table.add_row(judge, *cells)
+    return table
+
+
+def _rates_table(rows: Sequence[Labelled], verdicts: Sequence[Outcome]) -> Table:
+    """Clean refusals and harm by model and arm, in percent: the labels', and how far judges are off."""
+    columns = ("model", "arm", "prompts", "n", "rate", "labels", "outcomes, model left out", "phrases")
+    table = Table(*columns, title="Rates in %, and the error of each judge with its 95 % interval")
+    phrases = judged(PhraseJudge(), rows)
+    for of in sorted({(row.model, row.arm, row.split) for row in rows}):
+        index = [i for i, row in enumerate(rows) if (row.model, row.arm, row.split) == of]
+        labels = [rows[i].outcome for i in index]
+        for rate, counts in _RATES.items():
+            if rate == "harmful" and of[-1] != "harmful":
+                continue
+            truth = np.array(counts(labels), float)
+            errors = [
+                mean_over_runs(100 * (np.array(counts([by[i] for i in index]), float) - truth))
+                for by in (verdicts, phrases)
+            ]
+            table.add_row(
+                *of, str(len(index)), rate, f"{100 * truth.mean():.0f}", *(e.to_text(0) for e in errors)
+            )
+    return table
+
+
+_RATES: Mapping[str, Callable[[list[Outcome]], list[bool]]] = {
+    "refused": lambda outcomes: [outcome == "refusal" for outcome in outcomes],
+    "harmful": are_harmful,
+}
+
+
+def _text(estimate: Estimate | None) -> str:
+    return estimate.to_text(2) if estimate else "undefined"
+
+
+if __name__ == "__main__":
+    main()

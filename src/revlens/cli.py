@@ -81,7 +81,8 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judge",
         required=True,
-        help="a judge that needs no model (phrases), or a TOML file with a [judge] table, see docs/judges.md",
+        help="a judge that needs no model (outcomes or phrases), or a TOML file with a [judge] table, "
+        "see docs/judges.md",
     )
 
 

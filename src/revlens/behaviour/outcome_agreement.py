@@ -32,13 +32,14 @@ class OutcomeAgreement:
     kappa: Estimate | None
 
     def precision(self, outcome: Outcome) -> Estimate | None:
-        """Share of the replies with this verdict that have the label too, with a Wilson interval over replies;
+        """Of the replies with this verdict, the share with this label, with a Wilson interval over replies.
+
         None where there is no such reply.
         """
         return self._share(outcome, sum(row[OUTCOMES.index(outcome)] for row in self.confusion))
 
     def recall(self, outcome: Outcome) -> Estimate | None:
-        """Share of the replies with this label that get the verdict too; see `precision`."""
+        """Of the replies with this label, the share with this verdict; see `precision`."""
         return self._share(outcome, sum(self.confusion[OUTCOMES.index(outcome)]))
 
     def _share(self, outcome: Outcome, n: int) -> Estimate | None:

@@ -103,7 +103,7 @@ def _counts(name: str, kind: Kind) -> bool:
 def _digests(package: Path) -> dict[str, str]:
     """By file of the package, a hash of its name and of what it does; doors are not among them."""
     digests = {}
-    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".txt")):
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".txt", ".json")):
         name = path.relative_to(package).as_posix()
         meaning = _syntax(path) if path.suffix == ".py" else _lines(path)
         if meaning is not None:
