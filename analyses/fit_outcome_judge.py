@@ -299,7 +299,9 @@ _RATES: Mapping[str, Callable[[list[Outcome]], list[bool]]] = {
 
 
 def _text(estimate: Estimate | None) -> str:
-    return estimate.to_text(2) if estimate else "undefined"
+    if estimate is None:
+        return "undefined"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 if __name__ == "__main__":

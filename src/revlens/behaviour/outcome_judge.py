@@ -17,7 +17,7 @@ from revlens.storage import read_json
 
 #: Words below which what is said before a loop can be a fragment.
 _FRAGMENT = 25
-_SENTENCE = re.compile(r"[.!?](?:\s|$)")
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$|[A-Z])")
 _SHIPPED = Path(__file__).with_name("outcome_judge.json")
 
 
@@ -94,4 +94,4 @@ class OutcomeJudge:
 def _repeats_a_fragment(answer: str) -> bool:
     """Whether an answer repeats itself, such as a title, before it ends a sentence."""
     said = without_repeats(answer)
-    return len(said) < len(answer) and len(said.split()) < _FRAGMENT and not _SENTENCE.search(said)
+    return len(said) < len(answer) and len(said.split()) < _FRAGMENT and not _SENTENCE_END.search(said)
