@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from rich.table import Table
 
 import fit_outcome_judge as script
 from fit_outcome_judge import Labelled
-from revlens.behaviour import OUTCOMES, Judge, OutcomeJudge
+from revlens.behaviour import OUTCOMES, Judge, Outcome, OutcomeJudge
 from revlens.storage import read_json
 
 
@@ -50,9 +50,12 @@ def test_a_held_out_verdict_is_by_a_judge_that_has_not_seen_its_part(
 ) -> None:
     fitted: list[set[str]] = []
 
+    def mixed(prompts: Sequence[str], replies: Sequence[str]) -> list[Outcome]:
+        return ["mixed"] * len(replies)
+
     def judge_of(rows: Iterable[Labelled]) -> Judge:
         fitted.append({row.model for row in rows})
-        return lambda prompts, replies: ["mixed"] * len(replies)
+        return mixed
 
     monkeypatch.setattr(script, "judge_of", judge_of)
     rows, models = labels[::9], {row.model for row in labels}
