@@ -1,4 +1,4 @@
-"""Kinds of talk in replies that neither decline nor answer, or do: lists of words for `reply_features`."""
+"""Kinds of talk that tell answers from warnings, denials and definitions: terms for `reply_features`."""
 
 from __future__ import annotations
 
