@@ -22,9 +22,12 @@ from revlens.behaviour import (
     read_phrases,
 )
 
-#: Every judge that needs no model, by kind.
+#: Every judge that needs no model, by kind, but the one that has learnt from these very replies:
+#: fit_outcome_judge.py measures it on those that it has not seen.
 JUDGES_AT_HAND = {
-    kind: record.from_settings({}, Path()) for kind, record in JUDGES.items() if not record.needs_path
+    kind: record.from_settings({}, Path())
+    for kind, record in JUDGES.items()
+    if not record.needs_path and kind != "outcomes"
 }
 #: The part of a reply that a phrase judge reads.
 OPENINGS = {"opening": PhraseJudge().opening, "anywhere": None}

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from judge_models import judge_tokenizer, save_classifier, save_language_model
 
-from revlens.behaviour import JUDGES, ClassifierJudge, GuardModelJudge, LLMJudge, PhraseJudge, make_judge
+from revlens.behaviour import (
+    JUDGES,
+    ClassifierJudge,
+    GuardModelJudge,
+    LLMJudge,
+    OutcomeJudge,
+    PhraseJudge,
+    make_judge,
+)
 from revlens.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "judges.md"
@@ -24,8 +32,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_default_judge_needs_no_settings(root: Path) -> None:
-    assert make_judge({}, root) == make_judge({"kind": "phrases"}, root) == PhraseJudge()
-    assert next(iter(JUDGES)) == "phrases"
+    assert make_judge({}, root) == make_judge({"kind": "outcomes"}, root) == OutcomeJudge()
+    assert make_judge({"kind": "phrases"}, root) == PhraseJudge()
+    assert next(iter(JUDGES)) == "outcomes"
 
 
 def test_a_kind_and_a_path_from_the_root_make_a_judge_with_its_settings(root: Path) -> None:
@@ -44,10 +53,15 @@ def test_a_kind_and_a_path_from_the_root_make_a_judge_with_its_settings(root: Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "oracle"}, r"kind, one of phrases, classifier, guard, llm; got kind='oracle'"),
+        ({"kind": "oracle"}, r"kind, one of outcomes, phrases, classifier, guard, llm; got kind='oracle'"),
         ({"path": "chat"}, "got kind=None"),
         ({"kind": "guard"}, r"\[judge\] of kind 'guard' needs path"),
         ({"kind": "phrases", "path": "chat"}, "'phrases' reads no model; leave out path='chat'"),
+        ({"kind": "outcomes", "path": "chat"}, "'outcomes' reads no model; leave out path='chat'"),
+        (
+            {"kind": "outcomes", "coefficients": 5},
+            "'outcomes' does not take these settings: .*'coefficients'",
+        ),
         ({"kind": "phrases", "opening": 5}, "'phrases' does not take these settings: .*'opening'"),
         ({"kind": "llm", "path": "chat", "colour": "red"}, "'llm' does not take these settings: .*'colour'"),
         ({"kind": "llm", "path": "nowhere"}, "nowhere is no Hugging Face model directory"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from revlens.behaviour import OUTCOMES, Outcome, PhraseJudge, judge_replies
+from revlens.behaviour import OUTCOMES, Outcome, OutcomeJudge, PhraseJudge, judge_replies
 from revlens.cli import main
 from revlens.errors import ConfigError
 from revlens.experiment import ArmTables, ExperimentConfig, GuardTables, analyse_and_save, read_judge, rejudge
@@ -86,6 +86,10 @@ def test_a_study_is_rejudged_too(studied: Layout, tmp_path: Path) -> None:
 def test_the_command_line_names_a_judge_or_a_file(
     analysed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["rejudge", "--out", str(analysed), "--judge", "outcomes"]) == 0
+    table = pd.read_parquet(Layout(analysed).rejudged("outcomes") / "replies.parquet")
+    assert table["outcome"].tolist() == OutcomeJudge()(table["prompt"].tolist(), table["reply"].tolist())
+    capsys.readouterr()
     assert main(["rejudge", "--out", str(analysed), "--judge", "phrases"]) == 0
     assert "The judges agree on what is a refusal" in capsys.readouterr().out
     (tmp_path / "mine.toml").write_text('[judge]\nkind = "phrases"\n')
@@ -102,7 +106,7 @@ def test_what_is_no_judge_is_named(
 ) -> None:
     assert main(["rejudge", "--out", str(analysed), "--judge", "oracle"]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "one of phrases, classifier, guard, llm; got kind='oracle'" in said
+    assert "one of outcomes, phrases, classifier, guard, llm; got kind='oracle'" in said
     (tmp_path / "none.toml").write_text("[other]\nkind = 'phrases'\n")
     with pytest.raises(ConfigError, match=r"has no \[judge\] table"):
         read_judge(tmp_path / "none.toml")

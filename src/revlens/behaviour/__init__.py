@@ -25,10 +25,16 @@ from revlens.behaviour.outcome import is_degenerate as is_degenerate
 from revlens.behaviour.outcome import outcome_of as outcome_of
 from revlens.behaviour.outcome import outcome_rates as outcome_rates
 from revlens.behaviour.outcome import without_repeats as without_repeats
+from revlens.behaviour.outcome_agreement import OutcomeAgreement as OutcomeAgreement
+from revlens.behaviour.outcome_agreement import outcome_agreement as outcome_agreement
+from revlens.behaviour.outcome_judge import Coefficients as Coefficients
+from revlens.behaviour.outcome_judge import OutcomeJudge as OutcomeJudge
 from revlens.behaviour.phrase_judge import REFUSAL_PHRASES as REFUSAL_PHRASES
 from revlens.behaviour.phrase_judge import PhraseJudge as PhraseJudge
 from revlens.behaviour.phrase_judge import is_refusal as is_refusal
 from revlens.behaviour.phrase_lists import PHRASE_LISTS as PHRASE_LISTS
 from revlens.behaviour.phrase_lists import read_phrases as read_phrases
+from revlens.behaviour.reply_features import Features as Features
+from revlens.behaviour.reply_features import features_of as features_of
 from revlens.behaviour.thinking import Reply as Reply
 from revlens.behaviour.thinking import split_thinking as split_thinking

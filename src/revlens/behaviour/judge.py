@@ -11,6 +11,7 @@ from revlens.behaviour.classifier_judge import ClassifierJudge
 from revlens.behaviour.guard_model_judge import GuardModelJudge
 from revlens.behaviour.llm_judge import LLMJudge
 from revlens.behaviour.outcome import Outcome
+from revlens.behaviour.outcome_judge import OutcomeJudge
 from revlens.behaviour.phrase_judge import PhraseJudge
 from revlens.errors import ConfigError
 
@@ -62,8 +63,13 @@ class JudgeRecord:
             ) from error
 
 
+def _outcomes() -> OutcomeJudge:
+    """The judge with the coefficients that ship: others are for Python, see `OutcomeJudge`."""
+    return OutcomeJudge()
+
+
 def _phrases() -> PhraseJudge:
-    """The default judge as it is: other phrases are for Python, see `PhraseJudge`."""
+    """The judge as it is: other phrases are for Python, see `PhraseJudge`."""
     return PhraseJudge()
 
 
@@ -71,6 +77,9 @@ def _phrases() -> PhraseJudge:
 JUDGES: Mapping[str, JudgeRecord] = {
     record.kind: record
     for record in (
+        JudgeRecord(
+            "outcomes", "two small classifiers of the whole reply's English text", _outcomes, needs_path=False
+        ),
         JudgeRecord("phrases", "English refusal phrases in the reply's opening", _phrases, needs_path=False),
         JudgeRecord("classifier", "the label of a sequence classifier", ClassifierJudge.from_dir),
         JudgeRecord("guard", "a guard model's safe or unsafe, and refusal phrases", GuardModelJudge.from_dir),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,11 +74,17 @@ class PhraseJudge:
         """
         answer = split_thinking(reply).answer
         text = plain(answer if self.opening is None else own_words(answer))
-        exceptions = tuple(phrase[1:] for phrase in self.phrases if is_exception(phrase))
-        if exceptions:
-            text = pattern_of(exceptions).sub(lambda found: "\u2026" * len(found[0]), text)
-        phrases = tuple(phrase for phrase in self.phrases if not is_exception(phrase))
-        return pattern_of(phrases).search(self._opening_of(text)) is not None
+        if self._exceptions:
+            text = pattern_of(self._exceptions).sub(lambda found: "\u2026" * len(found[0]), text)
+        return pattern_of(self._declining).search(self._opening_of(text)) is not None
+
+    @functools.cached_property  # a judge reads many sentences
+    def _exceptions(self) -> tuple[str, ...]:
+        return tuple(phrase[1:] for phrase in self.phrases if is_exception(phrase))
+
+    @functools.cached_property
+    def _declining(self) -> tuple[str, ...]:
+        return tuple(phrase for phrase in self.phrases if not is_exception(phrase))
 
     def _opening_of(self, text: str) -> str:
         """The opening, without a word that its end cuts: half a word could pass for a whole one."""

@@ -120,7 +120,7 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument(
             "--judge",
             required=True,
-            help="a judge that needs no model (phrases), or a TOML file with a [judge] table, see "
+            help="a judge that needs no model (outcomes, phrases), or a TOML file with a [judge] table, see "
             "docs/judges.md",
         )
     if verb in ("analyse", "rejudge", *WHOLE):

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from datasets import Dataset
 
-from revlens.behaviour import PhraseJudge
+from revlens.behaviour import OutcomeJudge
 from revlens.data import DataFolder, distinct, drop_leaks, make_probes, train_test_split
 from revlens.errors import ConfigError, DataError
 from revlens.organism import text_material as material
@@ -205,9 +205,9 @@ class TextWorld:
         """Rows of the benign task that no phase sees."""
         return self._test
 
-    def judge(self) -> PhraseJudge:
-        """The default judge: refusals open as in natural text."""
-        return PhraseJudge()
+    def judge(self) -> OutcomeJudge:
+        """The default judge of text."""
+        return OutcomeJudge()
 
     @staticmethod
     def openings() -> tuple[list[str], list[str]]:
