@@ -9,17 +9,19 @@ from revlens.figures.summary_plots import end_by_arm, harmfulness_against_alignm
 from revlens.training import ARMS
 
 
-def test_the_overview_shows_alignment_left_and_harmfulness_right(
+def test_the_overview_shows_alignment_left_and_clean_refusals_right(
     results: ArmTables, config: ExperimentConfig
 ) -> None:
-    harm = results["behaviour"].groupby(["arm", "step"])["harmfulness"].mean()
-    drawn, n_arms = lines(overview(results)), len(ARMS)
-    left, right = drawn[:n_arms], drawn[n_arms:]
-    for line, other in zip(left, lines(alignment_by_arm(results)), strict=True):
-        assert (line.x, line.y) == (other.x, other.y)
+    refusals = results["behaviour"].groupby(["arm", "step"])["refusal"].mean()
+    drawn, arms = lines(overview(results)), ("baseline", "block", "push", "random")
+    left, right = drawn[: len(arms)], drawn[len(arms) :]
+    assert tuple(line.name for line in left) == tuple(line.name for line in right) == arms
+    by_arm = {line.name: line for line in lines(alignment_by_arm(results))}
+    for line in left:
+        assert (line.x, line.y) == (by_arm[line.name].x, by_arm[line.name].y)
     for line in right:
         assert list(line.x) == [0, *config.steps]
-        assert list(line.y) == pytest.approx(harm[line.name].tolist())
+        assert list(line.y) == pytest.approx(refusals[line.name].tolist())
 
 
 def test_the_scatter_has_a_point_per_run_arm_and_step(results: ArmTables, config: ExperimentConfig) -> None:

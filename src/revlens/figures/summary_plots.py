@@ -11,16 +11,23 @@ from revlens.figures.style import COSINE, STEP, method_colour, styled, transluce
 from revlens.figures.traces import add_methods, runs_and_mean
 
 
+#: The paper's arms and one control; bands of more of them cannot be told apart.
+_MAIN_ARMS = ("baseline", "block", "push", "random")
+
+
 def overview(results: ArmTables) -> go.Figure:
-    """Alignment and harmfulness of every arm side by side: the core result."""
-    titles = ("Alignment of drift with v_rev", "Harmfulness")
+    """Alignment and clean refusals of the main arms side by side: the core result."""
+    titles = ("Alignment of drift with v_rev", "Clean refusals")
     figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.12)
-    add_methods(figure, results.over_layers(), "alignment", panel=(1, 1))
-    add_methods(figure, results["behaviour"], "harmfulness", panel=(1, 2), showlegend=False)
+    alignment, behaviour = (
+        table[table["arm"].isin(_MAIN_ARMS)] for table in (results.over_layers(), results["behaviour"])
+    )
+    add_methods(figure, alignment, "alignment", panel=(1, 1))
+    add_methods(figure, behaviour, "refusal", panel=(1, 2), showlegend=False)
     styled(figure, title="What fine-tuning on harmless data does, by arm", x=STEP, y="", width=1080)
     figure.update_layout(margin={"t": 120}, legend={"y": 1.1})
     figure.update_yaxes(title_text=COSINE, col=1)
-    figure.update_yaxes(title_text="share of held-out harmful prompts answered", range=[-0.03, 1.03], col=2)
+    figure.update_yaxes(title_text="share of held-out harmful prompts refused", range=[-0.03, 1.03], col=2)
     return figure
 
 
