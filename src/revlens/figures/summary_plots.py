@@ -10,7 +10,6 @@ from revlens.figures.plot import Plot
 from revlens.figures.style import COSINE, STEP, method_colour, styled, translucent
 from revlens.figures.traces import add_methods, runs_and_mean
 
-
 #: The paper's arms and one control; bands of more of them cannot be told apart.
 _MAIN_ARMS = ("baseline", "block", "push", "random")
 
