@@ -40,11 +40,28 @@ def user_folder(
         json.dumps({split: list(prompts) for split, prompts in probes.splits.items()})
     )
     monkeypatch.chdir(tmp_path)
+    # The embedded history takes a minute of training; its slow test runs the README on it.
+    monkeypatch.setattr("revlens.organism.embedded_history", lambda seed: (history, probes))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 @pytest.mark.usefixtures("user_folder")
 def test_snippets_run(page: Path) -> None:
+    run_snippets(page)
+
+
+@pytest.mark.slow
+def test_the_readme_runs_on_the_history_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_snippets(ROOT / "README.md")
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"step +\d+: cosine 0\.\d\d, \d+\.\d% of the way back", printed)) == 9
+
+
+def run_snippets(page: Path) -> None:
+    """Run the Python of a page, one snippet after the other in one namespace."""
     snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
     assert snippets
     namespace: dict[str, Any] = {}

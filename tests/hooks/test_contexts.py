@@ -306,6 +306,11 @@ def test_what_is_asked_for_and_not_there_is_an_error(llama: TransformerBridge) -
             r"no amount for layer 1; there are amounts for \[0\]",
             hooks.add(llama, direction(), {0: 1.0}, layers=[0, 1]),
         ),
+        (
+            SiteError,
+            r"at layer 0 has shape \(3,\); a number was expected, or one .* its 1 dir.*\{layer: amount\}",
+            hooks.clamp(llama, direction(), {0: torch.ones(3)}, layers=[0]),
+        ),
         (NonFiniteError, "length zero", hooks.ablate(llama, torch.zeros(16))),
         (NonFiniteError, "NaN", hooks.ablate(llama, torch.full((16,), torch.nan))),
         (NonFiniteError, "linearly dependent", hooks.ablate(llama, {0: direction().expand(2, 16)})),

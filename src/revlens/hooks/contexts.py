@@ -183,6 +183,13 @@ def _moved(
             f"there are amounts for {sorted(amounts)}."
         )
     by = amounts if isinstance(amounts, Mapping) else dict.fromkeys(bases, amounts)
+    for layer, basis in bases.items():
+        shape = tuple(torch.as_tensor(by[layer]).shape)
+        if shape not in ((), (len(basis),)):
+            raise SiteError(
+                f"The amount at layer {layer} has shape {shape}; a number was expected, or one for each of "
+                f"its {len(basis)} directions. Amounts that differ by layer are given as {{layer: amount}}."
+            )
     return {
         layer: moved_to(basis, finite(by[layer], f"the amount at layer {layer}"), relative=relative)
         for layer, basis in bases.items()
