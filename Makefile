@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help reproduce quick test test-slow check format clean
+.PHONY: help reproduce quick test test-slow check docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test        set up, then the tests"
 	@echo "make test-slow   the slow tests"
 	@echo "make check       format check, lint and type check, as in CI"
+	@echo "make docs        build the documentation in site/; any warning is an error"
 	@echo "make format      format the code"
 	@echo "make clean       remove .venv and outputs"
 
@@ -43,6 +44,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
