@@ -83,7 +83,7 @@ def test_autocast_around_the_loop_is_for_the_task_alone(arm: str, setting: Setti
 
 def test_an_ablation_is_exact_under_autocast(setting: Setting) -> None:
     model = setting.model()
-    guard = setting.guard("clamp", model)
+    guard = setting.guard("ablation", model)
     assert isinstance(guard, ConceptAblation)
     kept: dict[int, Tensor] = {}
     inputs = setting.collator([{"row": 0}, {"row": 1}])

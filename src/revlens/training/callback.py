@@ -17,10 +17,11 @@ from revlens.forward import is_sharded, reshard
 from revlens.training.across_processes import broadcast_trained
 from revlens.training.checkpoint_state import CheckpointState
 from revlens.training.guard import Guard, trained_parameters
-from revlens.training.interruption import call_before, trainer_of, watch
+from revlens.training.interruption import call_around, call_before, trainer_of, watch
 from revlens.training.monitor import Monitor
 from revlens.training.precision import weights_precision
 from revlens.training.state import named_within, part_of
+from revlens.training.task_tokens import task_batch
 
 
 class ReversionCallback(TrainerCallback):
@@ -156,6 +157,12 @@ class ReversionCallback(TrainerCallback):
             self._watch = watch(trainer, self._release, is_training=is_running)
             # To load a checkpoint's adapter thaws its weights, and the optimizer takes what is not frozen.
             call_before(trainer, "create_optimizer", self._freeze_again, self._watch)
+            name = type(trainer).__name__
+
+            def batch_of(model: nn.Module, inputs: object, *args: Any, **kwargs: Any) -> Any:
+                return task_batch(name, inputs)
+
+            call_around(trainer, "compute_loss", batch_of, self._watch)
 
     def _freeze_again(self) -> None:
         if self._begun_on is not None:
