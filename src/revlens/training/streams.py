@@ -185,13 +185,12 @@ class _Chosen:
         """The edit at these tokens, and every other token as it is."""
 
         def edited(stream: Tensor) -> Tensor:
-            shape = None if self._mask is None else self._mask.shape
-            if self._mask is None or shape != stream.shape[:2]:
+            here, labelled = tuple(stream.shape[:2]), None if self._mask is None else tuple(self._mask.shape)
+            if self._mask is None or here != labelled:
                 raise GuardError(
-                    f"A layer reads {tuple(stream.shape[:2])} (batch x tokens), but labels of shape "
-                    f"{shape and tuple(shape)} say which of them to edit. Pass the batch through the model "
-                    "whole and as it is labelled: no virtual tokens of prompt tuning (LoRA adds none), no "
-                    "torch.nn.DataParallel (launch one process per GPU)."
+                    f"A layer reads {here} (batch x tokens), but labels of shape {labelled} say which tokens "
+                    "to edit. Pass the batch through the model whole and as labelled: no virtual tokens of "
+                    "prompt tuning (LoRA adds none), no torch.nn.DataParallel (launch a process per GPU)."
                 )
             return torch.where(self._mask.to(stream.device)[..., None], edit(stream), stream)
 
