@@ -15,8 +15,13 @@ from revlens.results import MIN_RUNS, Claim
 PLAN = Guards(grid={"baseline": (None,), "rehearsal": (0.1, 0.6)})
 
 
-def of_rehearsal(baseline: float, rehearsed: dict[float, float], spread: float = 0.1) -> dict[str, Claim]:
-    """Claims where the fraction stays at one value from the first update on, larger from seed to seed."""
+def of_rehearsal(
+    baseline: float, rehearsed: dict[float, float], spread: tuple[float, float] = (0.1, 0.1)
+) -> dict[str, Claim]:
+    """Claims where the fraction stays at one value from the first update on.
+
+    From seed to seed it grows by a share of its mean, ``spread``: of the baseline, and under rehearsal.
+    """
     values = {("baseline", None): baseline} | {("rehearsal", share): f for share, f in rehearsed.items()}
     rows = [
         {
@@ -25,7 +30,7 @@ def of_rehearsal(baseline: float, rehearsed: dict[float, float], spread: float =
             "strength": strength,
             "seed": seed,
             "step": step,
-            "fraction": fraction * (1 + spread * (seed - MIN_RUNS // 2)),
+            "fraction": fraction * (1 + spread[method == "rehearsal"] * (seed - MIN_RUNS // 2)),
         }
         for ((method, strength), fraction), seed, step in product(values.items(), range(MIN_RUNS), (1, 100))
     ]
@@ -45,14 +50,21 @@ def test_what_rehearsal_cuts_is_a_share_of_the_baselines_reversion() -> None:
     assert claims["rehearsal-0.1-reversion"].holds_paper is None
 
 
-def test_both_readings_of_rehearsals_share_may_differ() -> None:
-    worse = of_rehearsal(0.5, {0.1: 0.6, 0.6: 0.5})
-    assert worse["rehearsal-0.1-cut"].verdict == "contradicted"
-    assert worse["rehearsal-0.1-cut"].holds_paper is False
-    assert worse["rehearsal-0.6-cut"].verdict == "undecided"
+def test_rehearsals_share_is_read_twice() -> None:
+    claims = of_rehearsal(0.5, {0.1: 0.35, 0.6: 0.5}, (0.0, 0.1))
+    assert (claims["rehearsal-0.1-cut"].verdict, claims["rehearsal-0.1-cut"].holds_paper) == (
+        "supported",
+        True,
+    )
+    assert (claims["rehearsal-0.6-cut"].verdict, claims["rehearsal-0.6-cut"].holds_paper) == (
+        "undecided",
+        False,
+    )
+    worse = of_rehearsal(0.5, {0.1: 0.6, 0.6: 0.6})["rehearsal-0.1-cut"]
+    assert (worse.verdict, worse.holds_paper) == ("contradicted", False)
 
 
 def test_no_share_is_cut_of_a_baseline_that_does_not_clearly_revert() -> None:
     for baseline, spread in ((-0.2, 0.1), (0.1, 1.5)):
-        claims = of_rehearsal(baseline, {0.1: -0.4, 0.6: -0.4}, spread)
+        claims = of_rehearsal(baseline, {0.1: -0.4, 0.6: -0.4}, (spread, 0.1))
         assert set(claims) == {"rehearsal-0.1-reversion", "rehearsal-0.6-reversion"}
