@@ -37,11 +37,12 @@ STRENGTHS = {
     "block": 5.0,
     "adaptive": 1e-3,
     "projection": None,
+    "clamp": None,
     "rehearsal": 0.3,
     "safe_lora": 0.9,
 }
 CONFIG = FinetuneConfig(steps=2, learning_rate=1e-3, batch_size=5, micro_batch_size=2)
-TRAINER_ARMS = ("block", "projection")
+TRAINER_ARMS = ("block", "projection", "clamp")
 #: Arms that FSDP2 trains too, in a Trainer, with two micro-batches an update.
 SHARDED_STRENGTHS = {
     "baseline": None,

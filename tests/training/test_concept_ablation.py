@@ -1,6 +1,11 @@
-"""Concept ablation holds the coordinate along v_rev during the task's passes, and only then."""
+"""Concept ablation holds the coordinate along v_rev during the task's passes, and only then.
+
+`test_task_tokens` has the form that holds it at last prompt tokens alone.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 
@@ -19,7 +24,8 @@ def test_ablation_holds_the_coordinate_during_the_task_alone(
     model = history.aligned.load()
     tokens = torch.tensor([[5, 6, 7, 8]])
     plain = model(tokens)
-    for guard in (ConceptAblation.ablating(motion), ConceptAblation.clamping(motion)):
+    clamp = ConceptAblation.clamping(motion)
+    for guard in (ConceptAblation.ablating(motion), replace(clamp, at_last_prompt=False)):
         with guard.around_task(model), record_projections(model, v_rev) as projections:
             edited = model(tokens)
         for layer in motion.layers:

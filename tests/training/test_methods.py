@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from revlens.training import (
     make_guard,
 )
 from revlens.training.answer_loss import answer_loss
-from revlens.training.chat_data import collate, encode_examples
+from revlens.training.chat_data import Example, collate, encode_examples
 from training.fine_tunes import DATA, REFUSALS, located, trained, weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "guarded-finetuning.md"
@@ -238,12 +238,12 @@ def holds_the_displacement(guard: Guard, history: TrainingHistory, motion: Probe
 
 
 def takes_the_direction_out_of_the_tasks_gradient(
-    guard: Guard, history: TrainingHistory, motion: ProbeMotion
+    guard: Guard, history: TrainingHistory, motion: ProbeMotion, examples: Sequence[Example] = ()
 ) -> None:
     def slope_along(guard: Guard) -> float:
         model = history.aligned.load()
         with guard.around_task(model):
-            answer_loss(model, collate(encode_examples(model.tokenizer, DATA), 0)).backward()
+            answer_loss(model, collate(examples or encode_examples(model.tokenizer, DATA), 0)).backward()
         # This matrix writes to the last stream.
         gradient = model.get_parameter("blocks.2.mlp.out._original_component.weight").grad
         assert gradient is not None
@@ -252,6 +252,16 @@ def takes_the_direction_out_of_the_tasks_gradient(
     assert isinstance(guard, ConceptAblation)
     assert slope_along(guard) < 1e-4
     assert slope_along(Guard()) > 0.01
+
+
+def takes_the_direction_out_of_the_first_answer_tokens_gradient(
+    guard: Guard, history: TrainingHistory, motion: ProbeMotion
+) -> None:
+    firsts = [
+        Example(prompt, answer[:1])
+        for prompt, answer in encode_examples(history.aligned.load().tokenizer, DATA)
+    ]
+    takes_the_direction_out_of_the_tasks_gradient(guard, history, motion, firsts)
 
 
 def projects_changes_that_exceed_the_threshold(
@@ -290,7 +300,7 @@ def keeps_the_first_layers(guard: Guard, history: TrainingHistory, motion: Probe
 EFFECTS: dict[str, Callable[[Guard, TrainingHistory, ProbeMotion], None]] = {
     "projection": holds_the_displacement,
     "ablation": takes_the_direction_out_of_the_tasks_gradient,
-    "clamp": takes_the_direction_out_of_the_tasks_gradient,
+    "clamp": takes_the_direction_out_of_the_first_answer_tokens_gradient,
     "safe_lora": projects_changes_that_exceed_the_threshold,
     "freeze": keeps_the_first_layers,
 }
@@ -354,13 +364,14 @@ def test_the_seed_fixes_the_random_directions(v_rev: ReversionDirection, aligned
     assert not torch.equal(arm_of("random", v_rev, aligned, seed=6).motion.unit, first)
 
 
-def test_clamp_and_ablation_differ_in_the_coordinate(
+def test_clamp_and_ablation_differ_in_coordinate_and_tokens(
     v_rev_of_two_layers: ReversionDirection, aligned: TransformerBridge
 ) -> None:
     v_rev = v_rev_of_two_layers
     clamp, ablation = (make_guard(arm, v_rev, aligned, ("A?", "B?"), seed=0) for arm in ("clamp", "ablation"))
     assert isinstance(clamp, ConceptAblation)
     assert isinstance(ablation, ConceptAblation)
+    assert (clamp.at_last_prompt, ablation.at_last_prompt) == (True, False)
     assert ablation.coordinates == {0: 0.0, 2: 0.0}
     mean = read_prompts(aligned, ("A?", "B?"), Sites(layers=(0, 2))).mean(0)
     assert list(clamp.coordinates.values()) == pytest.approx(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
 from revlens.training import ConceptAblation, FinetuneConfig, Guard, ReversionCallback, finetune
+from revlens.training.task_tokens import last_prompt_tokens, task_batch
 from training.trainers import GUARDED, ROWS, Setting, weights
 
 #: Their terms do not compare with the start.
@@ -81,9 +82,10 @@ def test_autocast_around_the_loop_is_for_the_task_alone(arm: str, setting: Setti
     assert losses == pytest.approx(exact, rel=0.01)  # the second loss is at the new weights
 
 
-def test_an_ablation_is_exact_under_autocast(setting: Setting) -> None:
+@pytest.mark.parametrize("arm", ["ablation", "clamp"])
+def test_an_ablation_is_exact_under_autocast(arm: str, setting: Setting) -> None:
     model = setting.model()
-    guard = setting.guard("clamp", model)
+    guard = setting.guard(arm, model)
     assert isinstance(guard, ConceptAblation)
     kept: dict[int, Tensor] = {}
     inputs = setting.collator([{"row": 0}, {"row": 1}])
@@ -94,8 +96,10 @@ def test_an_ablation_is_exact_under_autocast(setting: Setting) -> None:
                 kept[layer] = output if isinstance(output, Tensor) else output[0]
 
             model.model.layers[layer].register_forward_hook(keep)
-        model(**inputs)
+        with task_batch("the test", inputs):
+            model(**inputs)
+            edited = last_prompt_tokens() if arm == "clamp" else torch.ones_like(inputs["labels"]).bool()
     for layer, unit in guard.unit.items():
-        projection = kept[layer].float() @ unit
+        projection = kept[layer][edited].float() @ unit
         expected = torch.full_like(projection, guard.coordinates[layer])
         torch.testing.assert_close(projection, expected, rtol=1e-4, atol=1e-4)

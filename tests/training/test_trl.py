@@ -14,9 +14,11 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from revlens.errors import GuardError
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
 from revlens.training import ConceptAblation, Reading, ReversionCallback
+from revlens.training.task_tokens import task_batch
 from training.trainers import DEFAULTS, GUARDED, ROWS, Setting
 
 # TRL and the Trainer themselves use what transformers deprecates.
@@ -65,7 +67,11 @@ def moving(model: nn.Module) -> Tensor:
     )
 
 
-@pytest.mark.parametrize(("arm", "kind"), [(arm, ("sft", "dpo")[i % 2]) for i, arm in enumerate(GUARDED)])
+#: The clamp needs labels, which preferences lack.
+KINDS = {arm: ("sft", "dpo")[i % 2] for i, arm in enumerate(GUARDED)} | {"ablation": "dpo", "clamp": "sft"}
+
+
+@pytest.mark.parametrize(("arm", "kind"), KINDS.items())
 def test_mixed_precision_is_the_float32_truth_and_resuming_the_unbroken_one(
     arm: str, kind: str, setting: Setting, tmp_path: Path
 ) -> None:
@@ -80,17 +86,62 @@ def test_mixed_precision_is_the_float32_truth_and_resuming_the_unbroken_one(
         assert torch.equal(one.drift_norm, other.drift_norm)
 
 
-def test_the_reference_of_preference_training_is_not_ablated(setting: Setting) -> None:
+@pytest.mark.parametrize("arm", ["ablation", "clamp"])
+def test_the_reference_of_preference_training_is_not_ablated(arm: str, setting: Setting) -> None:
     """With an adapter, DPO's reference is the same model with the adapter off."""
     model = setting.adapted()
-    guard = setting.guard("ablation", model)
+    guard = setting.guard(arm, model)
     assert isinstance(guard, ConceptAblation)
     inputs = setting.collator([{"row": 0}])
     with torch.no_grad():
         with model.disable_adapter():
             reference = model(**inputs).logits
         with guard.around_task(model):
-            policy = model(**inputs).logits
+            with task_batch("the test", inputs):
+                policy = model(**inputs).logits
             with model.disable_adapter():
                 assert torch.equal(model(**inputs).logits, reference)
     assert not torch.equal(policy, reference)
+
+
+def test_a_clamp_without_known_last_prompt_tokens_is_refused(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(
+        GuardError, match=r"DPOTrainer computes its loss from batches without labels.* or use "
+    ):
+        trained(setting, "clamp", "dpo", tmp_path)
+    texts = Dataset.from_dict({"text": [q + a for q, a in zip(QUESTIONS, ROWS["answer"], strict=True)]})
+    model = setting.model()
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(output_dir=str(tmp_path), **SETTINGS),
+        train_dataset=texts,
+        processing_class=setting.tokenizer,
+        callbacks=[ReversionCallback(setting.guard("clamp", model))],
+    )
+    with pytest.raises(
+        GuardError, match=r"follows a prompt in a batch of SFTTrainer.* columns prompt and compl"
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])  # with smoothing, labels do not reach the model
+def test_clamped_supervised_trainers_make_the_same_update(
+    smoothing: float, setting: Setting, tmp_path: Path
+) -> None:
+    settings = {"max_steps": 1, "per_device_train_batch_size": 8, "label_smoothing_factor": smoothing}
+    once = {"gradient_accumulation_steps": 1, "bf16": False}
+    plain, ours, theirs = setting.model(), setting.model(), setting.model()
+    start = moving(plain)
+    setting.trainer(plain, tmp_path, **settings).train()
+    setting.trainer(ours, tmp_path, ReversionCallback(setting.guard("clamp", ours)), **settings).train()
+    inputs = setting.collator([{"row": row} for row in range(8)])
+    SFTTrainer(
+        model=theirs,
+        args=SFTConfig(output_dir=str(tmp_path), **{**SETTINGS, **settings, **once}),
+        train_dataset=Dataset.from_dict({name: inputs[name].tolist() for name in ("input_ids", "labels")}),
+        processing_class=setting.tokenizer,
+        callbacks=[ReversionCallback(setting.guard("clamp", theirs))],
+    ).train()
+    update = moving(ours) - start
+    assert (moving(theirs) - start - update).norm() < 1e-4 * update.norm()
+    assert (moving(plain) - start - update).norm() > 0.01 * update.norm()

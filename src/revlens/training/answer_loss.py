@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from revlens.prompts import pad_id_of
 from revlens.training.chat_data import IGNORE, ChatBatch, collate, encode_examples
 from revlens.training.streams import logits_of
+from revlens.training.task_tokens import task_batch
 
 #: Opens an intervention for a forward pass, given how many tokens of each row are prompt (None: all).
 Around = Callable[[Int[Tensor, " batch"] | None], AbstractContextManager[object]]
@@ -23,7 +24,8 @@ Around = Callable[[Int[Tensor, " batch"] | None], AbstractContextManager[object]
 def answer_loss(model: nn.Module, batch: ChatBatch) -> Float[Tensor, ""]:
     """Mean cross-entropy over answer tokens, in nats."""
     device = next(model.parameters()).device
-    logits = logits_of(model, batch.tokens.to(device))
+    with task_batch("finetune", batch._asdict()):
+        logits = logits_of(model, batch.tokens.to(device))
     return cross_entropy(
         logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten().to(device), ignore_index=IGNORE
     )

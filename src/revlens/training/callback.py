@@ -17,10 +17,11 @@ from revlens.forward import is_sharded, reshard
 from revlens.training.across_processes import broadcast_trained
 from revlens.training.checkpoint_state import CheckpointState
 from revlens.training.guard import Guard, trained_parameters
-from revlens.training.interruption import call_before, trainer_of, watch
+from revlens.training.interruption import call_around, call_before, trainer_of, watch
 from revlens.training.monitor import Monitor
 from revlens.training.precision import weights_precision
 from revlens.training.state import named_within, part_of
+from revlens.training.task_tokens import task_batch
 
 
 class ReversionCallback(TrainerCallback):
@@ -40,6 +41,9 @@ class ReversionCallback(TrainerCallback):
     those of the first. Under FSDP2 (torch's `fully_shard`) no process holds weights and gradients whole: a
     guard that only adds a term or opens a context acts as in data parallel training, and one that acts before
     or after the optimizer's step or at the end is refused.
+
+    A guard that acts at last prompt tokens (`ConceptAblation.clamping`) finds them by the labels that the
+    Trainer's ``compute_loss`` is given; training without labels is an error then.
 
     The guard ends with the training: `SafeLoRA` projects the final weights, so save the model after
     ``train()``; the Trainer's own checkpoints are not projected. If training breaks off, by an error or by
@@ -160,6 +164,12 @@ class ReversionCallback(TrainerCallback):
             self._watch = watch(trainer, self._release, is_training=is_running)
             # To load a checkpoint's adapter thaws its weights, and the optimizer takes what is not frozen.
             call_before(trainer, "create_optimizer", self._freeze_again, self._watch)
+            name = type(trainer).__name__
+
+            def batch_of(model: nn.Module, inputs: object, *args: Any, **kwargs: Any) -> Any:
+                return task_batch(name, inputs)
+
+            call_around(trainer, "compute_loss", batch_of, self._watch)
 
     def _call_first(self, trainer: Trainer) -> None:
         """Move ahead of the loggers of ``report_to``, which a Trainer puts before its caller's callbacks."""

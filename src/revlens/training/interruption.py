@@ -1,11 +1,11 @@
-"""Moments of a Trainer that it has no event for: training breaks off, the optimizer is made."""
+"""Moments of a Trainer that it has no event for: training breaks off, optimizer or loss are made."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
@@ -63,6 +63,20 @@ def call_before(trainer: Trainer, name: str, call: Callable[[], None], stack: Ex
     _add(trainer, name, "callers", call, stack)
 
 
+def call_around(
+    trainer: Trainer, name: str, context: Callable[..., AbstractContextManager[object]], stack: ExitStack
+) -> None:
+    """Open a context around a method of this one Trainer, until the stack closes.
+
+    Args:
+        trainer: what trains.
+        name: of the method.
+        context: called with the method's arguments.
+        stack: closed when the training is over.
+    """
+    _add(trainer, name, "contexts", context, stack)
+
+
 class _Watched:
     """A wrapped method; the callbacks of one Trainer share it, as they end in any order."""
 
@@ -70,6 +84,7 @@ class _Watched:
         self.method = getattr(owner, name)
         self.before = vars(owner).get(name)
         self.callers: list[Callable[[], None]] = []
+        self.contexts: list[Callable[..., AbstractContextManager[object]]] = []
         self.watchers: list[Callable[[], None]] = []
         functools.update_wrapper(self, self.method)
 
@@ -77,14 +92,17 @@ class _Watched:
         for caller in list(self.callers):
             caller()
         try:
-            return self.method(*args, **kwargs)
+            with ExitStack() as stack:
+                for context in self.contexts:
+                    stack.enter_context(context(*args, **kwargs))
+                return self.method(*args, **kwargs)
         except BaseException:
             for watcher in list(self.watchers):
                 watcher()
             raise
 
 
-def _add(owner: object, name: str, role: str, function: Callable[[], None], stack: ExitStack) -> None:
+def _add(owner: object, name: str, role: str, function: Callable[..., object], stack: ExitStack) -> None:
     present = vars(owner).get(name)
     watched = present if isinstance(present, _Watched) else _Watched(owner, name)
     getattr(watched, role).append(function)
@@ -92,7 +110,8 @@ def _add(owner: object, name: str, role: str, function: Callable[[], None], stac
 
     def unwatch() -> None:
         getattr(watched, role).remove(function)
-        if not (watched.watchers or watched.callers) and vars(owner).get(name) is watched:
+        roles = (watched.watchers, watched.callers, watched.contexts)
+        if not any(roles) and vars(owner).get(name) is watched:
             delattr(owner, name)
             if watched.before is not None:
                 setattr(owner, name, watched.before)

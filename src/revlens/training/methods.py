@@ -258,7 +258,8 @@ _METHODS = (
     ),
     Method(
         name="clamp",
-        summary="holds the coordinate along v_rev at the aligned model's mean while the task is learned",
+        summary="holds the coordinate along v_rev at the aligned model's mean, at last prompt tokens, while "
+        "the task is learned",
         source="Casademunt et al. 2025, arXiv 2507.16795",
         strength=None,
         grid=(None,),

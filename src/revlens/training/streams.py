@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
@@ -23,6 +23,9 @@ from revlens.hooks import Edit, as_hook, hooked, point_name
 from revlens.prompts import Batch
 from revlens.training.model_parts import decoder_layers, hugging_face_model
 from revlens.training.precision import weights_precision
+
+#: Says which tokens of the forward pass that starts are meant.
+ChooseTokens = Callable[[], Bool[Tensor, "batch pos"]]
 
 
 def read_streams(
@@ -99,14 +102,33 @@ def logits_of(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Float[Tenso
 
 
 @contextmanager
-def edit_streams(model: nn.Module, edits: Mapping[int, Edit]) -> Iterator[None]:
-    """Apply edits to the residual stream after layers, at every token, until the context closes.
+def edit_streams(
+    model: nn.Module, edits: Mapping[int, Edit], *, tokens: ChooseTokens | None = None
+) -> Iterator[None]:
+    """Apply edits to the residual stream after layers, until the context closes.
 
     They are computed without autocast. A pass in which other adapters are active than now, or none, stays as
     it is: so runs the reference model of preference training.
+
+    Args:
+        model: a bridge or a Hugging Face model.
+        edits: by layer.
+        tokens: says at the start of each pass which of its tokens are edited; every token if None.
+
+    Raises:
+        GuardError: in a pass, if its tokens are not those that ``tokens`` speaks of.
     """
     edits = {layer: _without_autocast(edit) for layer, edit in edits.items()}
+    is_edited = _same_adapters_as_now(model)
     with ExitStack() as stack:
+        if tokens is not None:
+            chosen = _Chosen(tokens)
+            edits = {layer: chosen.restrict(edit) for layer, edit in edits.items()}
+            # peft calls the forward method of the model within, past its hooks; not so of the decoder.
+            top = model if isinstance(model, TransformerBridge) else hugging_face_model(model).get_decoder()
+            hook = top.register_forward_pre_hook(lambda *_: chosen.choose() if is_edited() else None)
+            stack.callback(hook.remove)
+        edits = {layer: _while(is_edited, edit) for layer, edit in edits.items()}
         if isinstance(model, TransformerBridge):
             stack.enter_context(
                 hooked(
@@ -116,11 +138,8 @@ def edit_streams(model: nn.Module, edits: Mapping[int, Edit]) -> Iterator[None]:
             )
         else:
             layers = decoder_layers(model)
-            # All layers of an adapter are switched together, so the first says which is active.
-            adapted = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
             for layer, edit in edits.items():
-                hook = _on_output(edit if adapted is None else _while_active(adapted, edit))
-                stack.callback(layers[layer].register_forward_hook(hook).remove)
+                stack.callback(layers[layer].register_forward_hook(_on_output(edit)).remove)
         yield
 
 
@@ -148,14 +167,50 @@ def _without_autocast(edit: Edit) -> Edit:
     return edited
 
 
-def _while_active(adapted: BaseTunerLayer, edit: Edit) -> Edit:
-    """The edit, in passes through the adapters that are active now."""
+class _Chosen:
+    """The tokens of the pass under way at which edits act.
+
+    They stay until the next pass starts, as checkpointed layers may run again in the backward pass.
+    """
+
+    def __init__(self, choose: ChooseTokens) -> None:
+        self._choose = choose
+        self._mask: Bool[Tensor, "batch pos"] | None = None
+
+    def choose(self) -> None:
+        self._mask = None  # if choosing fails, the pass before does not speak for this one
+        self._mask = self._choose()
+
+    def restrict(self, edit: Edit) -> Edit:
+        """The edit at these tokens, and every other token as it is."""
+
+        def edited(stream: Tensor) -> Tensor:
+            here, labelled = tuple(stream.shape[:2]), None if self._mask is None else tuple(self._mask.shape)
+            if self._mask is None or here != labelled:
+                raise GuardError(
+                    f"A layer reads {here} (batch x tokens), but labels of shape {labelled} say which tokens "
+                    "to edit. Pass the batch through the model whole and as labelled: no virtual tokens of "
+                    "prompt tuning (LoRA adds none), no torch.nn.DataParallel (launch a process per GPU)."
+                )
+            return torch.where(self._mask.to(stream.device)[..., None], edit(stream), stream)
+
+        return edited
+
+
+def _same_adapters_as_now(model: nn.Module) -> Callable[[], bool]:
+    """Says later whether the adapters that are active now are so still; always, if there are none."""
+    # All layers of an adapter are switched together, so the first says which is active.
+    adapted = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
 
     def active() -> list[str]:
-        return [] if adapted.disable_adapters else adapted.active_adapters
+        return [] if adapted is None or adapted.disable_adapters else list(adapted.active_adapters)
 
-    names = list(active())
-    return lambda stream: edit(stream) if active() == names else stream
+    names = active()
+    return lambda: active() == names
+
+
+def _while(is_edited: Callable[[], bool], edit: Edit) -> Edit:
+    return lambda stream: edit(stream) if is_edited() else stream
 
 
 def _on_output(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
