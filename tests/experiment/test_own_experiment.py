@@ -36,7 +36,7 @@ SMALLER = {
     "steps = 100": "steps = 3",
     "seeds = 5": "seeds = 2",
     'arms = ["baseline", "block", "push", "random"]': 'arms = ["baseline", "block"]',
-    "reply_tokens = 64": "reply_tokens = 4\nn_controls = 2\nn_null_draws = 200\nsteps = [1, 3]",
+    "reply_tokens = 64": "reply_tokens = 4\nn_controls = 1\nn_null_draws = 200\nsteps = [1, 3]",
     "sizes = { direction = 12, drift = 12, behaviour = 12, guard = 6, harmless = 12 }":
         "sizes = { direction = 6, drift = 6, behaviour = 6, guard = 3, harmless = 6 }",
     "max_overlap = 0.8": "max_overlap = 1.0",  # made from templates, task and probes share their frames
@@ -100,7 +100,7 @@ def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[
     }  # all runs share one v_rev, so there is no foreign one
     assert (out / "figures" / "overview.html").is_file()
     assert "fine-tunes the same aligned model in full" in (out / "report.html").read_text()
-    assert main(["reproduce", "--out", str(out)]) == 0  # the folder knows its experiment
+    assert main(["behaviour", "--out", str(out)]) == 0  # the folder knows its experiment
 
 
 def test_inspect_says_what_would_run_and_writes_nothing(
