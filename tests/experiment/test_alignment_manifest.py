@@ -146,7 +146,7 @@ def test_without_it_an_aligned_model_is_asked_for(folder: Path) -> None:
 def test_a_model_that_misses_the_standard_is_said(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("revlens.cli._where", lambda args, config: {"on": InThisProcess()})
+    monkeypatch.setattr("revlens.cli.running.where", lambda args, config: {"on": InThisProcess()})
     out, manifest = folder / "out", written(folder)
     assert main(["history", "--manifest", str(manifest), "--out", str(out)]) == 0
     said = capsys.readouterr().out

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import plotly.io as pio
 import psutil
@@ -22,9 +23,10 @@ from kaleido.errors import ChromeNotFoundError
 from tqdm import tqdm
 
 from conftest import SMALL, TINY
-from revlens import cli
+from revlens import experiment
 from revlens.activations import Activations, capture
 from revlens.activations.manifest import MANIFEST
+from revlens.cli import main, running
 from revlens.errors import ResultsError
 from revlens.experiment import Guards, prepare
 from revlens.history import TrainingHistory
@@ -213,18 +215,21 @@ def commanded(folder: Path, verb: str, backend: Backend) -> Bench:
         prepare_process(1)
         with with_cache(folder) as patch:
             patch.setattr(pio, "write_images", no_chromium)
-            patch.setattr(cli, "_where", lambda args, config: {"on": Telling(spot, backend)})
-            for name in ("_analyse", "_report"):
-                patch.setattr(cli, name, _told(spot, name[1:], getattr(cli, name)))
-            return cli.main([verb, "--out", str(folder / "out")])
+            patch.setattr(running, "where", lambda args, config: {"on": Telling(spot, backend)})
+            for module, name, label in (
+                (experiment, "analyse_and_save", "analyse"),
+                (running, "_report", "report"),
+            ):
+                patch.setattr(module, name, _told(spot, label, getattr(module, name)))
+            return main([verb, "--out", str(folder / "out")])
 
     return Bench(folder, lay, work)
 
 
-def _told(spot: Spot, label: str, verb: Callable[..., None]) -> Callable[..., None]:
-    def tell(*args: object) -> None:
+def _told(spot: Spot, label: str, verb: Callable[..., Any]) -> Callable[..., Any]:
+    def tell(*args: object) -> object:
         spot.set(label)
-        verb(*args)
+        return verb(*args)
 
     return tell
 
