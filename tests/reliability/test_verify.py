@@ -71,7 +71,7 @@ def test_an_untouched_output_passes(finished: Path, capsys: pytest.CaptureFixtur
     assert main(["verify", "--out", str(finished)]) == 0
     said = capsys.readouterr().out
     assert re.search(
-        r"Compared: \d+ files, 3 activation folders, 17 tables, \d+ cells, \d+ claims, \d+ figures, "
+        r"Compared: \d+ files, 3 activation folders, 18 tables, \d+ cells, \d+ claims, \d+ figures, "
         "1 reports",
         said,
     )
@@ -242,7 +242,7 @@ def test_of_an_output_of_other_code_only_bytes_are_compared(out: Path) -> None:
 
 def test_an_untouched_study_passes(studied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--out", str(studied)]) == 0
-    counts = r"0 activation folders, 8 tables, \d+ cells, \d+ claims, \d+ figures, 1 reports"
+    counts = r"0 activation folders, 9 tables, \d+ cells, \d+ claims, \d+ figures, 1 reports"
     said = rf"Compared: \d+ files, {counts}\. Differences: none\."
     assert re.search(said, capsys.readouterr().out)
 
