@@ -179,5 +179,5 @@ def test_a_stored_setting_out_of_range_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     ExperimentConfig().save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seeds": []}))
-    with pytest.raises(ConfigError, match="at least one"):
+    with pytest.raises(ResultsError, match=r"config\.json is no experiment configuration .* at least one"):
         ExperimentConfig.load(path)

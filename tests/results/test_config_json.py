@@ -94,11 +94,13 @@ def test_no_table_of_the_class_is_no_drawing(stored: Any, tmp_path: Path) -> Non
         read_config(tmp_path / "drawing.json", Drawing, "drawing")
 
 
-def test_a_setting_out_of_its_range_is_the_dataclass_s_own_error(tmp_path: Path) -> None:
+def test_a_setting_out_of_its_range_is_an_error_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "drawing.json").write_text(
         json.dumps({"type": "Drawing", "shape": {"type": "Disk", "radius": 0}})
     )
-    with pytest.raises(ConfigError, match=r"^radius=0\.0 must be positive\.$"):
+    with pytest.raises(
+        ResultsError, match=r"drawing\.json is no drawing .*: radius=0\.0 must be positive\.$"
+    ):
         read_config(tmp_path / "drawing.json", Drawing, "drawing")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from revlens.errors import FileError, ResultsError
+from revlens.errors import ConfigError, FileError, ResultsError
 from revlens.results.build_config import build_config
 from revlens.storage import read_json
 
@@ -35,15 +35,15 @@ def read_config(path: Path, kind: type[_Kind], what: str) -> _Kind:
         what: name of such a configuration in errors.
 
     Raises:
-        ResultsError: if the file holds anything else.
-        ConfigError: if a setting is out of its range.
+        ResultsError: if the file holds anything else, or a setting is out of its range.
     """
     try:
         config = _from_json(read_json(path), kind)
         if not isinstance(config, kind):
             raise TypeError(f"it holds no table with type = {kind.__name__!r}")
-    except (FileError, TypeError, RecursionError) as error:
-        raise ResultsError(f"{path} is no {what} of this version of revlens: {error}.") from error
+    except (FileError, ConfigError, TypeError, RecursionError) as error:
+        why = str(error).rstrip(".")
+        raise ResultsError(f"{path} is no {what} of this version of revlens: {why}.") from error
     return config
 
 
