@@ -98,9 +98,7 @@ def test_a_setting_out_of_its_range_is_an_error_of_the_file(tmp_path: Path) -> N
     (tmp_path / "drawing.json").write_text(
         json.dumps({"type": "Drawing", "shape": {"type": "Disk", "radius": 0}})
     )
-    with pytest.raises(
-        ResultsError, match=r"drawing\.json is no drawing .*: radius=0\.0 must be positive"
-    ):
+    with pytest.raises(ResultsError, match=r"drawing\.json is no drawing .*: radius=0\.0 must be positive"):
         read_config(tmp_path / "drawing.json", Drawing, "drawing")
 
 
