@@ -43,18 +43,15 @@ def pool(outs: Sequence[Path]) -> tuple[ExperimentConfig, Tables]:
             raise ResultsError(f"{out} differs from {outs[0]} in more than its world and its seeds.")
 
     parts: dict[str, list[pd.DataFrame]] = {}
-    kind: type[Tables] | None = None
+    loaded = [load_tables(config, Layout(out)) for config, out in zip(configs, outs, strict=True)]
     n_before = 0
-    for config, out in zip(configs, outs, strict=True):
-        tables = load_tables(config, Layout(out))
-        kind = type(tables)
+    for config, tables in zip(configs, loaded, strict=True):
         place = {seed: n_before + i for i, seed in enumerate(config.seeds)}
         for name, table in tables.tables.items():
             renamed = table.assign(seed=table["seed"].map(place)) if "seed" in table else table
             parts.setdefault(name, []).append(renamed)
         n_before += len(config.seeds)
-    assert kind is not None
-    joined = kind({name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()})
+    joined = type(loaded[0])({name: pd.concat(of, ignore_index=True) for name, of in parts.items()})
     pooled: Tables = PLANS[first.plan.name].tables.with_derived(joined)
     return replace(first, seeds=tuple(range(n_before))), pooled
 

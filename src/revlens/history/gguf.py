@@ -32,7 +32,7 @@ from revlens.errors import HistoryError
 from revlens.history.directory import Directory
 from revlens.history.source import Source
 from revlens.history.wrap import wrap
-from revlens.storage import atomic_directory, cache_root, seal, sole_writer
+from revlens.storage import atomic_directory, cache_root, make_once, seal
 
 SUFFIX = ".gguf"
 #: What turns a file into a directory, beside this module.
@@ -119,12 +119,13 @@ class Gguf:
             )
         made_by = [self.fingerprint(), *map(version, _LIBRARIES), Path(__file__).read_text()]
         home = cache_root() / "gguf" / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
-        if not (home / name).is_dir():
-            with sole_writer(home, wait=True):
-                if not (home / name).is_dir():
-                    with atomic_directory(home / name) as partial:
-                        write(partial)
-                        seal(partial)
+
+        def convert() -> None:
+            with atomic_directory(home / name) as partial:
+                write(partial)
+                seal(partial)
+
+        make_once(home / name, convert)
         return Directory(home / name)
 
     def _write_small(self, folder: Path) -> None:

@@ -17,7 +17,7 @@ from revlens.organism.shipped import recipe_digest, shipped_reference
 from revlens.organism.text_world import TextWorld, TextWorldConfig
 from revlens.organism.world import TASKS, World, WorldConfig
 from revlens.prompts import Probes
-from revlens.storage import sole_writer
+from revlens.storage import make_once
 from revlens.subject import CAPTURE_STEPS, BenignRun, cache_key, cache_root
 from revlens.training import FinetuneConfig, finetune
 
@@ -156,25 +156,26 @@ class OrganismConfig:
         parts = (self.world, self.model, self.helpful)
         reference = _folder(seed, *parts) / "reference"
         aligned = _folder(seed, *parts, self.alignment) / "aligned"
-        for folder, train in ((reference, self._reference), (aligned, self._aligned)):
-            if not folder.is_dir():
-                with sole_writer(folder.parent, wait=True):
-                    if not folder.is_dir():
-                        save(train(seed, reference, on_step), folder)
+        make_once(reference, lambda: save(self._reference(seed, on_step), reference))
+        make_once(aligned, lambda: save(self._aligned(seed, reference, on_step), aligned))
         return TrainingHistory.from_dirs(reference, aligned)
 
     @property
     def reference_digest(self) -> str:
         """SHA-256 (hex) over what a reference is trained from, except its seed."""
-        return recipe_digest(self._tokenizer(), self.world, self.model, self.helpful)
+        return self._digest(self._tokenizer())
+
+    def _digest(self, tokenizer: PreTrainedTokenizerFast) -> str:
+        return recipe_digest(tokenizer, self.world, self.model, self.helpful)
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         return train_tokenizer(self.material().texts(), self.model.n_vocab)
 
-    def _reference(self, seed: int, _: Path, on_step: Callable[[str, int], None]) -> TransformerBridge:
+    def _reference(self, seed: int, on_step: Callable[[str, int], None]) -> TransformerBridge:
         """The model after the first phase: one that ships, or trained here."""
-        shipped = shipped_reference(self.reference_digest, seed)
-        model = organism_model(self.model, self._tokenizer(), seed, shipped)
+        tokenizer = self._tokenizer()
+        shipped = shipped_reference(self._digest(tokenizer), seed)
+        model = organism_model(self.model, tokenizer, seed, shipped)
         if shipped is None:
             data = self.material().helpful(self.helpful.steps * self.helpful.batch_size, seed)
             finetune(

@@ -15,6 +15,7 @@ from revlens.storage.checksums import write_listed_json as write_listed_json
 from revlens.storage.intact import intact as intact
 from revlens.storage.intact import needed as needed
 from revlens.storage.locks import LOCK as LOCK
+from revlens.storage.locks import make_once as make_once
 from revlens.storage.locks import sole_writer as sole_writer
 from revlens.storage.processes import n_launched as n_launched
 from revlens.storage.small_files import is_file_name as is_file_name

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,6 +56,22 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
         if made:
             with suppress(OSError):  # something lies in it
                 folder.rmdir()
+
+
+def make_once(path: Path, make: Callable[[], None]) -> None:
+    """Make a file or a folder that is not there; other processes that need it wait, and then find it.
+
+    Args:
+        path: what ``make`` writes whole or not at all.
+        make: runs with its folder locked.
+
+    Raises:
+        StorageError, ConfigError: see `sole_writer`.
+    """
+    if not path.exists():
+        with sole_writer(path.parent, wait=True):
+            if not path.exists():
+                make()
 
 
 def _acquire(folder: Path, wait: bool) -> int:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.history import Adapter, Checkpoint, save, wrap
-from revlens.storage import cache_root, sole_writer
+from revlens.storage import cache_root, make_once
 from revlens.subject.alignment_phase import AlignmentPhase
 from revlens.subject.cache import cache_key
 from revlens.subject.trainee import trainee
@@ -69,20 +69,14 @@ class AlignedStart:
             ConfigError, HistoryError: see `trainee`.
             NonFiniteError: see `revlens.training.finetune`.
         """
-        if self.folder.is_dir():
-            return
-        with sole_writer(self.folder.parent, wait=True):
-            if self.folder.is_dir():
-                return
-            model = trainee(self.reference, self.phase.lora, self.seed)
-            finetune(
-                model,
-                self.rows,
-                self.phase.recipe,
-                seed=self.seed,
-                on_step=lambda step, loss: on_step(step),
-            )
-            save(model if self.phase.lora is None else self._merged(model), self.folder)
+        make_once(self.folder, lambda: self._train(on_step))
+
+    def _train(self, on_step: Callable[[int], None]) -> None:
+        model = trainee(self.reference, self.phase.lora, self.seed)
+        finetune(
+            model, self.rows, self.phase.recipe, seed=self.seed, on_step=lambda step, loss: on_step(step)
+        )
+        save(model if self.phase.lora is None else self._merged(model), self.folder)
 
     def _merged(self, model: TransformerBridge) -> TransformerBridge:
         """The reference with the trained adapter added to its weights."""

@@ -15,7 +15,7 @@ from revlens.data import distinct, normalise
 from revlens.errors import DataError, HistoryError
 from revlens.history import Checkpoint
 from revlens.prompts import Probes
-from revlens.storage import cache_root, damage, sole_writer, write_listed_json
+from revlens.storage import cache_root, damage, make_once, write_listed_json
 from revlens.subject.alignment_phase import AlignmentPhase
 from revlens.subject.cache import cache_key
 from revlens.subject.overlaps import without_overlaps
@@ -114,11 +114,12 @@ def _answers(reference: Checkpoint, prompts: Sequence[str], n_tokens: int, batch
     ]
     folder = cache_root() / "answers" / cache_key(*about)
     file = folder / "answers.json"
-    if not file.is_file():
-        with sole_writer(folder, wait=True):
-            if not file.is_file():
-                replies = generate(reference.load(), prompts, max_new_tokens=n_tokens, batch_size=batch_size)
-                write_listed_json(file, replies)
+
+    def answer() -> None:
+        replies = generate(reference.load(), prompts, max_new_tokens=n_tokens, batch_size=batch_size)
+        write_listed_json(file, replies)
+
+    make_once(file, answer)
     if problem := damage(file):
         raise HistoryError(f"{problem} Delete {folder}: the reference answers again.")
     answers: list[str] = json.loads(file.read_text())
