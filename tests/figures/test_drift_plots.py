@@ -7,7 +7,14 @@ import pytest
 
 from revlens.errors import ResultsError
 from revlens.experiment import ArmTables, ExperimentConfig
-from revlens.figures.drift_plots import alignment_against_nulls, alignment_by_layer, controls
+from revlens.figures import REPORTS
+from revlens.figures.drift_plots import (
+    alignment_against_nulls,
+    alignment_by_layer,
+    alignment_by_layer_and_arm,
+    controls,
+)
+from revlens.figures.report import draw_all
 
 
 def test_the_heat_map_has_a_row_per_layer_and_a_column_per_step(
@@ -56,3 +63,20 @@ def test_the_baseline_is_drawn_against_every_control(results: ArmTables) -> None
     figure = controls(results)
     named = [trace.name for trace in figure.data if trace.name is not None]
     assert named == ["v_rev", *results["controls"]["control"].unique()]
+
+
+def test_a_control_that_is_captured_at_fewer_steps_leaves_its_place_empty(
+    results: ArmTables, config: ExperimentConfig
+) -> None:
+    few = {
+        name: rows.drop(rows.index[(rows["arm"] == "random") & (rows["step"] == config.steps[0])])
+        if {"arm", "step"} <= set(rows)
+        else rows
+        for name, rows in results.tables.items()
+    }
+    tables = ArmTables(few)
+    assert set(draw_all(REPORTS["arms"], tables)) == set(draw_all(REPORTS["arms"], results))
+    figure = alignment_by_layer_and_arm(tables)
+    for step in figure.layout.sliders[0].steps:
+        text = {row[figure.data[0].x.index("random")] for row in step.args[0]["text"][0]}
+        assert (text == {""}) is (step.label == str(config.steps[0]))

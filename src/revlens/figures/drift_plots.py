@@ -68,8 +68,9 @@ def alignment_by_layer_and_arm(results: ArmTables) -> go.Figure:
     rows = results["alignment"]
     rows = rows[rows["estimate"] == "cross-fitted"]
     arms = list(rows["arm"].unique())
+    # A matched control is captured at a few steps only: its column is empty at the others.
     maps = {
-        int(str(step)): own.groupby(["layer", "arm"])["alignment"].mean().unstack()[arms]
+        int(str(step)): own.pivot_table("alignment", "layer", "arm", aggfunc="mean").reindex(columns=arms)
         for step, own in rows.groupby("step")
     }
     figure = maps_by_step(maps, "cos")

@@ -124,5 +124,6 @@ def heat_map(values: pd.DataFrame, title: str, *, text: object = None, showscale
 
 
 def two_digits(values: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as text."""
-    return values.map(lambda value: f"{round(value, 2) + 0.0:.2f}")  # adding zero turns -0.00 into 0.00
+    """Numbers as text, a missing one as nothing."""
+    # Adding zero turns -0.00 into 0.00.
+    return values.map(lambda value: "" if pd.isna(value) else f"{round(value, 2) + 0.0:.2f}")
