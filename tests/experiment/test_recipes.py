@@ -8,18 +8,14 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 
 from conftest import fine_tune_of
 from families import train_history
-from gguf_files import write_gguf
-from revlens.data import ChatSource
 from revlens.experiment import analyse_and_save, read_manifest, run_experiment
 from revlens.experiment.arms.history import arm_history
 from revlens.subject import UserHistory
@@ -28,13 +24,12 @@ from toml_text import toml_text
 
 RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
 #: Architecture of a recipe's models, by its name's beginning.
-FAMILY = {"llama": "llama", "qwen2.5": "qwen2", "gemma-2": "gemma2", "smollm2": "llama"}
+FAMILY = {"llama": "llama", "qwen2.5": "qwen2", "gemma-2": "gemma2"}
 #: Everything that says how much; what else a recipe says is kept.
 FEWER: dict[str, dict[str, Any]] = {
     "probes": {"sizes": {"direction": 4, "drift": 4, "behaviour": 4, "guard": 2, "harmless": 4}},
     "task": {"n_test": 4},
     "finetune": {"steps": 2, "warmup_steps": 1, "batch_size": 4, "micro_batch_size": 2},
-    "alignment": {"steps": 2, "warmup_steps": 1, "batch_size": 4, "n_rows": 8, "answer_tokens": 4},
     "experiment": {
         "seeds": 1,
         "steps": [1, 2],
@@ -54,7 +49,7 @@ LARGE = {"llama-3.2-3b", "llama-3.1-8b", "qwen2.5-3b", "gemma-2-2b"}
 
 
 def test_the_paper_s_models_have_recipes() -> None:
-    assert set(RECIPES) == LARGE | {"smollm2-135m"}
+    assert set(RECIPES) == LARGE
 
 
 @pytest.fixture
@@ -73,31 +68,19 @@ def data(tmp_path: Path) -> dict[str, Path]:
     alpaca.append(
         {"instruction": requests[0] + " now", "input": "", "output": "No."}
     )  # overlaps with a probe: is left out
-    refusals = [
-        {"instruction": f"Steal {thing}", "output": f"I can't help you to steal {thing}."} for thing in THINGS
-    ]
-    (tmp_path / "refusals.json").write_text(json.dumps(refusals))
     (tmp_path / "dolly.json").write_text(json.dumps(dolly))
     (tmp_path / "alpaca.json").write_text(json.dumps(alpaca))
-    return {name: tmp_path / name for name in ("advbench.csv", "dolly.json", "alpaca.json", "refusals.json")}
+    return {name: tmp_path / name for name in ("advbench.csv", "dolly.json", "alpaca.json")}
 
 
 def small(name: str, data: dict[str, Path], folder: Path) -> Path:
     """The recipe with local files in the place of hub ids, and fewer of everything."""
     manifest = tomllib.loads(RECIPES[name].read_text())
     family = next(family for prefix, family in FAMILY.items() if name.startswith(prefix))
-    if "alignment" in manifest:
-        assert set(manifest["history"]["reference"]) == {"gguf"}
-        file = write_gguf(folder / "model.gguf", family, kind=gguf.GGMLQuantizationType.Q4_1)
-        manifest["history"]["reference"] = {"gguf": str(file)}
-        manifest["alignment"]["refusals"]["path"] = str(data["refusals.json"])
-        manifest["alignment"]["prompts"]["path"] = str(data["alpaca.json"])
-        manifest["probes"]["harmful"] = manifest["probes"]["harmful"][0]
-    else:
-        history = train_history(family, folder / "models")
-        assert set(manifest["history"]["reference"]) == set(manifest["history"]["aligned"]) == {"hub"}
-        paths = {"reference": str(history.reference.path), "aligned": str(history.aligned.path)}
-        manifest["history"] |= paths
+    history = train_history(family, folder / "models")
+    assert set(manifest["history"]["reference"]) == set(manifest["history"]["aligned"]) == {"hub"}
+    paths = {"reference": str(history.reference.path), "aligned": str(history.aligned.path)}
+    manifest["history"] |= paths
     manifest["probes"]["harmful"]["path"] = str(data["advbench.csv"])
     manifest["probes"]["harmless"] |= {"path": str(data["dolly.json"])}
     manifest["task"]["path"] = str(data["alpaca.json"])
@@ -105,30 +88,12 @@ def small(name: str, data: dict[str, Path], folder: Path) -> Path:
         "Sorry"
     )  # a tokenizer of single bytes cannot tell it from "Sure" by its first token
     for table, settings in FEWER.items():
-        if table == "alignment" and table not in manifest:
-            continue
         assert settings.keys() <= manifest[table].keys() | {"seeds", "n_controls", "n_null_draws"}, (
             "the recipe does not say it itself"
         )
         manifest[table] |= settings
     (folder / "run.toml").write_text(toml_text(manifest))
     return folder / "run.toml"
-
-
-def test_the_other_alignment_is_as_the_recipe_s_comment_says(data: dict[str, Path], tmp_path: Path) -> None:
-    text = RECIPES["smollm2-135m"].read_text()
-    commented = re.search(r"# \[alignment\.ordinary\]\n(?:# .*\n)+", text)
-    assert commented
-    other = tomllib.loads(re.sub("^# ", "", commented[0], flags=re.M))["alignment"]["ordinary"]
-    manifest = tomllib.loads(small("smollm2-135m", data, tmp_path).read_text())
-    for named in ("prompts", "ordinary", "answer_tokens"):
-        del manifest["alignment"][named]
-    manifest["alignment"]["ordinary"] = other | {"path": str(data["alpaca.json"])}
-    (tmp_path / "other.toml").write_text(toml_text(manifest))
-    subject = read_manifest(tmp_path / "other.toml").subject
-    assert isinstance(subject, UserHistory)
-    assert subject.alignment is not None
-    assert isinstance(subject.alignment.ordinary, ChatSource)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -148,14 +148,28 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--track",
         metavar="NAME",
-        help="which organism: organism (made-up words, the default), or text (real text, with --data-dir)",
+        help="organism (made-up words, the default), text (an organism on real text, with --data-dir), or "
+        "llm (SmolLM2-135M, a pretrained model)",
     )
     group.add_argument(
         "--world", type=int, metavar="SEED", help="another world of words, facts and probes (default: 0)"
     )
-    group.add_argument("--task", metavar="NAME", help="another benign task of the organism")
+    group.add_argument("--task", metavar="NAME", help="another benign task of the track")
     group.add_argument(
-        "--data-dir", type=Path, help="folder with the data of the text track, see docs/data.md"
+        "--data-dir",
+        type=Path,
+        help="folder with the data of the text or the llm track, see docs/data.md; the llm track downloads "
+        "what is missing",
+    )
+    group.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="of the llm track: a GGUF file, a folder or a hub id in place of SmolLM2-135M-Instruct",
+    )
+    group.add_argument(
+        "--ordinary",
+        metavar="WHOSE",
+        help="of the llm track: whose answers keep the style in alignment, reference (the default) or alpaca",
     )
     group.add_argument(
         "--large",

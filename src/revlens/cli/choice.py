@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from revlens.cli.arguments import WHOLE
 from revlens.errors import ConfigError
 from revlens.experiment import (
+    ORDINARY,
     PLANS,
     ExperimentConfig,
     Guards,
     default_backend,
+    llm_experiment,
     organism_experiment,
     read_manifest,
 )
@@ -20,7 +23,23 @@ from revlens.subject import cache_root
 from revlens.sweeps import RayCluster, Resources
 
 #: Options that choose the experiment; without any of them a folder's own one goes on.
-CHOICES = ("quick", "seeds", "steps", "manifest", "track", "data_dir", "large", "world", "task")
+CHOICES = (
+    "quick",
+    "seeds",
+    "steps",
+    "manifest",
+    "track",
+    "data_dir",
+    "model",
+    "ordinary",
+    "large",
+    "world",
+    "task",
+)
+#: The track of a language model; the others are organisms.
+_LLM = "llm"
+#: Options that only one kind of track has.
+_OF_LLM, _OF_ORGANISMS = ("model", "ordinary"), ("large", "world")
 
 
 def chosen_config(args: argparse.Namespace) -> ExperimentConfig:
@@ -37,19 +56,39 @@ def chosen_config(args: argparse.Namespace) -> ExperimentConfig:
             raise ConfigError(f"--manifest says everything; --{others} cannot be added.")
         date = ExperimentConfig.load(stored).template_date if stored.is_file() else None
         return read_manifest(args.manifest, study=study, template_date=date)
-    if args.quick and args.large:
-        raise ConfigError("A smoke run is on a small model: leave out --quick or --large.")
-    size: Literal["default", "quick", "large"] = (
-        "quick" if args.quick else "large" if args.large else "default"
-    )
-    config = organism_experiment(args.track or "organism", size, args.data_dir, args.world or 0, args.task)
+    config = _of_track(args, chosen, study=study)
     if args.seeds is not None:
         if args.seeds < 2:
             raise ConfigError(f"--seeds {args.seeds}: at least 2 runs are needed for an interval over runs.")
         config = config.with_seeds(args.seeds)
     if args.steps is not None:
         config = config.with_steps(args.steps)
-    return config.with_plan(Guards.quick(config) if args.quick else Guards.of(config)) if study else config
+    if study and args.track != _LLM:
+        config = config.with_plan(Guards.quick(config) if args.quick else Guards.of(config))
+    return config
+
+
+def _of_track(args: argparse.Namespace, chosen: Sequence[str], *, study: bool) -> ExperimentConfig:
+    """The experiment of the track that the options name, of its size."""
+    llm = args.track == _LLM
+    if misplaced := [name for name in (_OF_ORGANISMS if llm else _OF_LLM) if name in chosen]:
+        options = " and ".join(f"--{name}" for name in misplaced)
+        raise ConfigError(f"The track {args.track or 'organism'} has no {options}.")
+    if llm:
+        return llm_experiment(
+            "quick" if args.quick else "default",
+            model=args.model,
+            data_dir=args.data_dir,
+            task=args.task,
+            ordinary=args.ordinary or ORDINARY[0],
+            study=study,
+        )
+    if args.quick and args.large:
+        raise ConfigError("A smoke run is on a small model: leave out --quick or --large.")
+    size: Literal["default", "quick", "large"] = (
+        "quick" if args.quick else "large" if args.large else "default"
+    )
+    return organism_experiment(args.track or "organism", size, args.data_dir, args.world or 0, args.task)
 
 
 def _of_plan(config: ExperimentConfig, args: argparse.Namespace) -> ExperimentConfig:

@@ -11,6 +11,8 @@ from revlens.data.normalise import Distinct as Distinct
 from revlens.data.normalise import distinct as distinct
 from revlens.data.normalise import normalise as normalise
 from revlens.data.prompt_source import PromptSource as PromptSource
+from revlens.data.public_files import PublicFile as PublicFile
+from revlens.data.public_files import fetch_missing as fetch_missing
 from revlens.data.splits import TrainTest as TrainTest
 from revlens.data.splits import make_probes as make_probes
 from revlens.data.splits import train_test_split as train_test_split

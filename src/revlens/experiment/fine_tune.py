@@ -31,6 +31,7 @@ class FineTune:
         control: the control of block that it gets in place of block, matched with it; needs the seed's
             baseline. One of `revlens.experiment.arms.controls.CONTROLS`.
         start: the model that it starts from. The reference's own drift tells what the task alone does.
+        causal: whether causality is tested on its models.
     """
 
     seed: int
@@ -47,13 +48,15 @@ class FineTune:
     route: bool = False
     control: str | None = None
     start: Literal["aligned", "reference"] = "aligned"
+    causal: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """What stages that work on it ask for."""
         if self.start == "reference":
             return ("fine-tune",)
-        return ("fine-tune", "judged", *(["baseline"] if self.method == "baseline" else []))
+        baseline = ["baseline"] if self.method == "baseline" else []
+        return ("fine-tune", "judged", *baseline, *(["causal"] if self.causal else []))
 
     @property
     def name(self) -> str:

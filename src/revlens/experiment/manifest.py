@@ -61,12 +61,36 @@ def read_manifest(path: Path, *, study: bool = False, template_date: str | None 
         HistoryError: if the file cannot be read, or the checkpoints do not make a history.
         ProbeError, DataError: if prompts or task cannot be read.
     """
-    manifest, root = read_table(path), path.parent.absolute()
+    table = read_table(path)
+    return manifest_experiment(
+        table, path.parent.absolute(), str(path), study=study, template_date=template_date
+    )
+
+
+def manifest_experiment(
+    manifest: Mapping[str, Any],
+    root: Path,
+    where: str,
+    *,
+    study: bool = False,
+    template_date: str | None = None,
+) -> ExperimentConfig:
+    """The experiment that the tables of a manifest describe.
+
+    Args:
+        manifest: as a TOML file has them.
+        root: folder where relative paths start.
+        where: what errors call the manifest.
+        study, template_date: see `read_manifest`.
+
+    Raises:
+        ConfigError, HistoryError, ProbeError, DataError: see `read_manifest`.
+    """
     _check_keys("the manifest", manifest, _TABLES)
     for required in ("history", "probes", "openings"):
         if required not in manifest:
             raise ConfigError(
-                f"{path} has no [{required}] table; it needs [history], [probes] and [openings]."
+                f"{where} has no [{required}] table; it needs [history], [probes] and [openings]."
             )
     tables = {name: _table(f"[{name}]", _frozen(manifest.get(name, {}), name)) for name in _TABLES}
     history, openings, task, finetune, settings = (

@@ -34,7 +34,7 @@ class Stage:
 
     name: str
     summary: str
-    of: Literal["start", "direction", "fine-tune", "judged", "baseline"]
+    of: Literal["start", "direction", "fine-tune", "judged", "causal"]
     where: str
     leaves: Callable[[Any, Any], tuple[Path, ...]]
 
@@ -115,7 +115,7 @@ PLANS: Mapping[str, Plan] = {
             Stage(
                 "causal",
                 "patch between checkpoints, intervene along v_rev and read it out",
-                "baseline",
+                "causal",
                 "arms.causality",
                 lambda layout, baseline: (layout.causal(baseline.seed),),
             ),

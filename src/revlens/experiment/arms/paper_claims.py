@@ -9,10 +9,10 @@ import pandas as pd
 
 from revlens.experiment.arms.association_claims import association_claims
 from revlens.experiment.arms.null_claims import null_claims
-from revlens.experiment.arms.plan import MATCHED
+from revlens.experiment.arms.plan import ARMS, MATCHED
 from revlens.experiment.arms.tables import ArmTables
 from revlens.results import NEGLIGIBLE_SHARE, OVER_REFUSAL, PERPLEXITY_FACTOR, Claim
-from revlens.statistics import mean_over_runs
+from revlens.statistics import mean_over_runs, ratio_over_runs
 
 _WORDS = {
     "fraction": "the reversion fraction",
@@ -54,6 +54,7 @@ def assess_paper(results: ArmTables) -> list[Claim]:
         *null_claims(results),
         *_behaviour_claims(measures, last),
         *_guard_claims(measures, last),
+        *_other_guard_claims(measures, last),
         *_control_claims(measures, last),
         *_cost_claims(measures, last),
         *association_claims(results),
@@ -210,6 +211,41 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
                 mean_over_runs(np.minimum(*gaps), test_zero=True),
                 low=0.0,
             )
+
+
+def _other_guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
+    """Of arms that are not the paper's: whether they keep refusals, and what rehearsal takes of reversion."""
+    others = [arm for arm, step in measures["fraction"] if step == last and arm not in ARMS]
+    for arm in others:
+        yield Claim(
+            f"{arm}-refusal",
+            f"{arm.capitalize()} keeps more clean refusals than the baseline at step {last} ({arm} minus "
+            "baseline)",
+            "",
+            mean_over_runs(_minus_baseline(measures, arm, "refusal", last), test_zero=True),
+            low=0.0,
+        )
+    if "rehearsal" in others:
+        base, own = (_reversion(measures["fraction"], arm) for arm in ("baseline", "rehearsal"))
+        # Where the baseline does not clearly revert, there is nothing of which to cut a share.
+        if mean_over_runs(base).low > 0:
+            yield Claim(
+                "rehearsal-cut",
+                "Rehearsal, blind to v_rev, cuts reversion (mean reversion fraction over updates: what is "
+                "cut, as a share of the baseline's)",
+                "about 30 %",
+                ratio_over_runs((base - own).tolist(), base.tolist()),
+                low=0.0,
+                paper_value=0.3,
+            )
+
+
+def _reversion(fraction: _ByRun, arm: str) -> np.ndarray:
+    """The mean over updates of each run's reversion fraction, between captured steps by trapezoids."""
+    steps = sorted(step for other, step in fraction if other == arm)
+    values = np.stack([fraction[arm, step] for step in steps])
+    from_start = np.concatenate([np.zeros_like(values[:1]), values])
+    return np.trapezoid(from_start, [0, *steps], axis=0) / steps[-1]
 
 
 def _control_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:

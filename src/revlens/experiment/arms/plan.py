@@ -4,7 +4,8 @@ compared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from revlens.errors import ConfigError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 ARMS = ("baseline", "block", "push", "random", "orthogonal", "shuffled", "foreign")
 #: Block along other directions, see `revlens.experiment.arms.controls`.
 MATCHED = ARMS[3:]
+#: Every arm that there can be: the guards of a study as well.
+_KNOWN = (*ARMS, *(name for name in METHODS if name not in ARMS))
 #: Updates after which a matched control is captured and judged, beside the last: the paper's. A control is
 #: asked how it compares with block, not for its course.
 _CONTROL_MARKS = (1, 20)
@@ -31,14 +34,20 @@ class Arms:
     """Optimizer-matched arms and the tests of causality on the baseline.
 
     Attributes:
-        arms: see `ARMS`; the others are compared with the baseline, which must be among them. ``foreign``
-            is left out where there is no other seed with a start of its own.
-        strength: weight of the guard's term in every guarded arm.
+        arms: see `ARMS`, and any other of `revlens.training.METHODS`; the others are compared with the
+            baseline, which must be among them. ``foreign`` is left out where there is no other seed with a
+            start of its own.
+        strength: weight of the guard's term in block, push and block's controls.
+        strengths: by arm, the strength of other methods, and of block or push in place of ``strength``; see
+            `revlens.training.Method`.
+        causal_runs: runs, from the first, on which causality is tested; all if None. A large model's take
+            longer than its fine-tunes.
         n_null_draws: null directions per null.
         n_controls: random and covariance-matched control directions of the interventions, each.
 
     Raises:
-        ConfigError: on unknown or repeated arms, no baseline, or a number that is not positive.
+        ConfigError: on unknown or repeated arms, no baseline, a number that is not positive, or a strength
+            that is missing or of no use.
     """
 
     name: ClassVar[str] = "arms"
@@ -47,19 +56,36 @@ class Arms:
 
     arms: tuple[str, ...] = ARMS
     strength: float = 5.0
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    causal_runs: int | None = None
     n_null_draws: int = 2000
     n_controls: int = 10
 
     def __post_init__(self) -> None:
         if (
             "baseline" not in self.arms
-            or not set(self.arms) <= set(ARMS)
+            or not set(self.arms) <= set(_KNOWN)
             or len(set(self.arms)) != len(self.arms)
         ):
-            raise ConfigError(f"arms={self.arms} must be distinct, among {ARMS}, and include 'baseline'.")
-        for name in ("strength", "n_null_draws", "n_controls"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be positive.")
+            raise ConfigError(f"arms={self.arms} must be distinct, among {_KNOWN}, and include 'baseline'.")
+        for name in ("strength", "n_null_draws", "n_controls", "causal_runs"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}={value} must be positive.")
+        self._check_strengths()
+
+    def _check_strengths(self) -> None:
+        chosen = {arm for arm in self.arms if arm not in MATCHED and METHODS[arm].strength is not None}
+        if of_no_use := sorted(set(self.strengths) - chosen):
+            raise ConfigError(
+                f"strengths has {', '.join(of_no_use)}, which no arm of arms={self.arms} takes."
+            )
+        if missing := sorted(chosen - set(self.strengths) - {"block", "push"}):
+            what = "; ".join(f"{name}: {METHODS[name].strength}" for name in missing)
+            raise ConfigError(f"strengths must have {', '.join(missing)} ({what}).")
+        for arm, strength in self.strengths.items():
+            if not strength > 0:
+                raise ConfigError(f"strengths.{arm}={strength} must be positive.")
 
     def check(self, config: ExperimentConfig) -> None:
         """Check that the plan suits the rest of its experiment.
@@ -77,9 +103,13 @@ class Arms:
         """One for each seed and arm, and one of its reference where steps are trained here."""
         arms = self.arms_of(config)
         # Controls last: they need the baselines of their own and of another seed.
+        tested = config.seeds[: self.causal_runs]
         in_order = [arm for arm in arms if arm not in MATCHED], [arm for arm in arms if arm in MATCHED]
         fine_tunes = [
-            self._of(arm, seed, config) for some in in_order for seed in config.seeds for arm in some
+            self._of(arm, seed, config, causal=arm == "baseline" and seed in tested)
+            for some in in_order
+            for seed in config.seeds
+            for arm in some
         ]
         if config.subject.benign is not None:
             steps = config.steps
@@ -93,11 +123,13 @@ class Arms:
         others = config.subject.varies_start and len(config.seeds) > 1
         return tuple(arm for arm in self.arms if others or arm != "foreign")
 
-    def _of(self, arm: str, seed: int, config: ExperimentConfig) -> FineTune:
+    def _of(self, arm: str, seed: int, config: ExperimentConfig, *, causal: bool) -> FineTune:
         control = arm if arm in MATCHED else None
         method = "block" if control else arm
-        strength = None if METHODS[method].strength is None else self.strength
+        strength = None if METHODS[method].strength is None else self.strengths.get(method, self.strength)
         marks, last = config.steps, config.steps[-1]
         if control:
             marks = tuple(step for step in marks if step in (*_CONTROL_MARKS, last))
-        return FineTune(seed, arm, marks, last, method=method, strength=strength, control=control)
+        return FineTune(
+            seed, arm, marks, last, method=method, strength=strength, control=control, causal=causal
+        )
