@@ -55,7 +55,7 @@ def test_a_label_that_is_done_is_said_at_once(lines: ProgressLines, clock: Clock
     lines.advance("capture", 3)
     lines.end()
     assert written[1:] == [
-        "0:00:20  capture done (4/4); more than 0:00:00 left",
+        "0:00:20  capture done (4/4); time left not known yet",
         "0:00:20  finetune, capture: done",
     ]
 
@@ -63,11 +63,21 @@ def test_a_label_that_is_done_is_said_at_once(lines: ProgressLines, clock: Clock
 def test_each_label_is_as_slow_to_come_as_it_was(
     lines: ProgressLines, clock: Clock, written: list[str]
 ) -> None:
-    clock.now = 50.0
-    lines.advance("finetune", 50)  # a second each
-    clock.now = 150.0
+    clock.now = 10.0
+    lines.advance("finetune", 1)  # processes have started
+    clock.now = 59.0
+    lines.advance("finetune", 49)  # a second each
+    clock.now = 159.0
     lines.advance("capture", 1)  # 100 seconds, of which 3 are to come
-    assert written[-1] == "0:02:30  finetune 50/100, capture 1/4; about 0:05:50 left"
+    assert written[-1] == "0:02:39  finetune 50/100, capture 1/4; about 0:05:50 left"
+
+
+def test_the_start_of_processes_is_nobodys_time(
+    lines: ProgressLines, clock: Clock, written: list[str]
+) -> None:
+    clock.now = 40.0
+    lines.advance("finetune", 1)
+    assert written[-1] == "0:00:40  finetune 1/100, capture 0/4; time left not known yet"
 
 
 def test_a_tick_too_many_counts_no_further(lines: ProgressLines, clock: Clock, written: list[str]) -> None:

@@ -53,7 +53,8 @@ class ProgressLines:
     """A line when a label is done, and in between one every half minute at most.
 
     The time left is what the ticks to come will take, if those of each label take as long as they did so far.
-    A label that has not ticked yet is unknown, and the time left then "more than" that.
+    The first tick of all has the start of processes in it and tells nothing. A label that has not ticked
+    since is unknown, and the time left then "more than" that.
 
     Attributes:
         totals: by label, in their order.
@@ -65,20 +66,23 @@ class ProgressLines:
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _done: Counter[str] = field(default_factory=Counter, init=False)
+    _timed: Counter[str] = field(default_factory=Counter, init=False)
     _spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), init=False)
     _began: float = field(default=0.0, init=False)
     _written: float = field(default=0.0, init=False)
-    _ticked: float = field(default=0.0, init=False)
+    _ticked: float | None = field(default=None, init=False)
 
     def begin(self) -> None:
         """Say what is to be done."""
-        self._began = self._written = self._ticked = self.clock()
+        self._began = self._written = self.clock()
         self._write(self._counts())
 
     def advance(self, label: str, n: int) -> None:
         """Count ticks. The time since those before is theirs, of whatever label."""
         now = self.clock()
-        self._spent[label] += now - self._ticked
+        if self._ticked is not None:
+            self._spent[label] += now - self._ticked
+            self._timed[label] += n
         self._ticked = now
         before, total = self._done[label], self.totals[label]
         self._done[label] += n
@@ -100,10 +104,12 @@ class ProgressLines:
         seconds, unknown = 0.0, False
         for label, total in self.totals.items():
             to_come = max(0, total - self._done[label])
-            if self._done[label]:
-                seconds += to_come * self._spent[label] / self._done[label]
+            if self._timed[label]:
+                seconds += to_come * self._spent[label] / self._timed[label]
             else:
                 unknown = unknown or to_come > 0
+        if unknown and not seconds:
+            return "time left not known yet"
         return f"{'more than' if unknown else 'about'} {_duration(seconds)} left"
 
     def _write(self, text: str) -> None:
