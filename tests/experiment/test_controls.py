@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from revlens.activations import read_prompts
 from revlens.experiment import CONTROLS, Arms, ExperimentConfig, FineTune
 from revlens.experiment.arms.controls import baseline_drift, matched_block, penalty
 from revlens.experiment.arms.plan import ARMS, MATCHED, REFERENCE
@@ -37,13 +38,15 @@ def test_the_baseline_pays_as_much_along_a_control_as_along_v_rev(
 ) -> None:
     drift = baseline_drift(config, SEED, motion)
     guard = control_of(config, layout, name)
-    unit = guard.motion.unit
-    paid = guard.strength * penalty(drift, unit)
+    unit, blocked = guard.motion.unit, [motion.layers.index(layer) for layer in guard.motion.layers]
+    paid = guard.strength * penalty(drift[blocked], unit)
     torch.testing.assert_close(paid, STRENGTH * penalty(drift, motion.unit), rtol=1e-4, atol=0)
     assert float(paid) > 0
     torch.testing.assert_close(unit.norm(dim=-1), torch.ones(len(unit)))
-    assert ((drift * unit).sum(-1) >= 0).all()  # backward motion would be free
-    torch.testing.assert_close(guard.motion.start, motion.start)
+    assert ((drift[blocked] * unit).sum(-1) >= 0).all()  # backward motion would be free
+    torch.testing.assert_close(guard.motion.start, motion.start[blocked])
+    torch.testing.assert_close(guard.motion.gap, motion.gap[blocked])
+    assert blocked == ([2] if name == "late" else [0, 1, 2])
 
 
 def test_directions_are_what_their_names_say(
@@ -59,13 +62,34 @@ def test_directions_are_what_their_names_say(
     cosine = torch.cosine_similarity(units["foreign"], baseline_drift(config, OTHER, theirs), dim=-1)
     torch.testing.assert_close(cosine.abs(), torch.ones(len(cosine)))
     assert not torch.allclose(units["random"], units["shuffled"], atol=0.1)
+    assert (units["second"] * motion.unit).sum(-1).abs().max() < 1e-4
+    assert (units["third"] * motion.unit).sum(-1).abs().max() < 1e-4
+    assert (units["third"] * units["second"]).sum(-1).abs().max() < 1e-4
+    torch.testing.assert_close((units["late"] * motion.unit[2:]).sum(-1).abs(), torch.ones(1))
+    probes, start = config.subject.material().probes(), config.subject.start(SEED)
+    harmful, harmless = (
+        read_prompts(start.reference.load(), probes[split]).mean(0)
+        - read_prompts(start.aligned.load(), probes[split]).mean(0)
+        for split in ("direction", "harmless")
+    )
+    difference = read_prompts(start.reference.load(), probes["direction"]) - read_prompts(
+        start.aligned.load(), probes["direction"]
+    )
+    spread = {
+        name: (difference * units[name]).sum(-1).square().sum(0) for name in ("second", "third", "random")
+    }
+    assert (spread["second"] > spread["third"]).all()
+    assert (spread["third"] > spread["random"]).all()
+    cosine = torch.cosine_similarity(units["specific"], harmful - harmless, dim=-1)
+    torch.testing.assert_close(cosine.abs(), torch.ones(len(cosine)))
 
 
 def test_a_control_and_the_reference_are_fine_tunes_of_their_own(config: ExperimentConfig) -> None:
-    full = config.with_plan(Arms(arms=ARMS))
+    arms = (*ARMS, *(name for name in MATCHED if name not in ARMS))
+    full = config.with_plan(Arms(arms=arms))
     assert tuple(CONTROLS) == MATCHED
     by_label = {unit.label: unit for unit in full.fine_tunes() if unit.seed == SEED}
-    assert tuple(by_label) == (*ARMS, REFERENCE)
+    assert tuple(by_label) == (*arms, REFERENCE)
     assert all(by_label[name].control == name and by_label[name].strength == STRENGTH for name in MATCHED)
     assert by_label[REFERENCE].start == "reference"
     assert by_label[REFERENCE].kinds == ("fine-tune",)
@@ -74,7 +98,7 @@ def test_a_control_and_the_reference_are_fine_tunes_of_their_own(config: Experim
 def test_a_control_waits_for_the_baselines_that_it_is_matched_with(
     config: ExperimentConfig, layout: Layout
 ) -> None:
-    full = config.with_plan(Arms(arms=ARMS))
+    full = config.with_plan(Arms(arms=("baseline", "block", *MATCHED)))
     after = {task.name: set(task.after) for task in tasks(full, layout.out, None, Resources())}
     for name in MATCHED:
         assert after[f"seed {SEED}, {name}"] == {"seed 0, baseline", "seed 1, baseline"}

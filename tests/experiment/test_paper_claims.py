@@ -18,8 +18,8 @@ from revlens.statistics import Estimate
 from revlens.training import ARMS
 
 SEEDS, STEPS, LAYERS = tuple(range(MIN_RUNS)), (1, 20, 30), (0, 1)
-ALIGNMENT = {"baseline": 0.5, "block": -0.25, "push": 0.75, "random": 0.5}
-HARM = {"baseline": 0.5, "block": 0.25, "push": 0.75, "random": 0.5}
+ALIGNMENT = {"baseline": 0.5, "block": -0.25, "push": 0.75, "random": 0.5, "rehearsal": 0.25, "kl": 0.5}
+HARM = {"baseline": 0.5, "block": 0.25, "push": 0.75, "random": 0.5, "rehearsal": 0.25, "kl": 0.5}
 
 
 #: Share of the harmful drift in each part.
@@ -336,3 +336,16 @@ def test_records_of_claims_spell_out_rule_and_verdict() -> None:
     assert (second["rule"], second["verdict"]) == ("below 0", "contradicted")
     assert first["estimate"] == {"value": 0.2, "low": 0.1, "high": 0.3, "n": MIN_RUNS, "p": None}
     assert (first["low"], first["high"]) == (0.0, None)
+
+
+def test_other_guards_are_claimed_to_keep_refusals_and_rehearsal_to_cut_reversion() -> None:
+    claims = assessed(made_results((*ARMS, "rehearsal", "kl")))
+    assert claims["rehearsal-refusal"].estimate.value == pytest.approx(0.25)
+    assert claims["rehearsal-refusal"].verdict == "supported"
+    assert claims["kl-refusal"].estimate.value == pytest.approx(0)
+    # Trapezoids through (0, 0) and the steps 1, 20 and 30: a quarter less of 0.5 + seed / 32 + step / 256.
+    cut = 0.25 * (0.5 + 29)
+    whole = 0.5 * (0.5 + 2 / 32 + 1 / 256) + 29 * (0.5 + 2 / 32) + (30**2 - 1) / 512
+    assert claims["rehearsal-cut"].estimate.value == pytest.approx(cut / whole)
+    assert claims["rehearsal-cut"].paper_value == 0.3
+    assert not {"rehearsal-cut", "kl-refusal"} & assessed(made_results()).keys()

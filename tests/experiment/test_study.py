@@ -18,6 +18,7 @@ from revlens.experiment import (
     Guards,
     GuardTables,
     analyse_and_save,
+    assess,
     run_experiment,
 )
 from revlens.experiment.guards import directions, finetune
@@ -68,6 +69,13 @@ def test_saved_tables_are_the_tables(copy: Layout, study_tables: GuardTables) ->
     for name in GuardTables.described:
         ours, theirs = (table[name].fillna(-1).to_dict("list") for table in (loaded, study_tables))
         assert ours == theirs
+
+
+def test_headline_claims_come_first(study: ExperimentConfig, study_tables: GuardTables) -> None:
+    claims = assess(study, study_tables)
+    marks = [claim.headline for claim in claims]
+    assert 3 <= sum(marks) <= 5
+    assert marks == sorted(marks, reverse=True)
 
 
 def test_the_grids_arms_are_those_of_reproduce(

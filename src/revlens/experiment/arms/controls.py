@@ -7,6 +7,7 @@ along the control as along v_rev.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,7 @@ class Control:
         colour: in figures.
         marker: in figures; plotly's name.
         directions: a vector at each layer, of any length and sign.
+        free: share of the layers, from the first, at which nothing is blocked.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Control:
     colour: str
     marker: str
     directions: Callable[[ControlInputs], Float[Tensor, "layer d_model"]]
+    free: float = 0.0
 
 
 def matched_block(
@@ -75,14 +78,22 @@ def matched_block(
     """
     assert arm.control is not None
     assert arm.strength is not None
-    prompts = config.subject.material().probes()["guard"]
+    control, prompts = CONTROLS[arm.control], config.subject.material().probes()["guard"]
     motion = ProbeMotion.along(own_v_rev(layout, arm.seed), aligned, prompts)
     drift = baseline_drift(config, arm.seed, motion)
-    vectors = CONTROLS[arm.control].directions(ControlInputs(config, layout, arm.seed, motion, drift))
-    unit = unit_vectors(vectors.to(drift))
-    unit = torch.where((drift * unit).sum(-1, keepdim=True) < 0, -unit, unit)
-    ratio = penalty(drift, motion.unit) / penalty(drift, unit)
-    return Block(replace(motion, unit=unit), arm.strength * float(ratio))
+    vectors = control.directions(ControlInputs(config, layout, arm.seed, motion, drift))
+    blocked = slice(math.ceil(control.free * len(motion.layers)), None)
+    own, unit = drift[blocked], unit_vectors(vectors.to(drift)[blocked])
+    unit = torch.where((own * unit).sum(-1, keepdim=True) < 0, -unit, unit)
+    ratio = penalty(drift, motion.unit) / penalty(own, unit)
+    along = replace(
+        motion,
+        start=motion.start[blocked],
+        unit=unit,
+        gap=motion.gap[blocked],
+        layers=motion.layers[blocked],
+    )
+    return Block(along, arm.strength * float(ratio))
 
 
 def penalty(drift: Float[Tensor, "layer d_model"], unit: Float[Tensor, "layer d_model"]) -> Float[Tensor, ""]:
@@ -127,6 +138,25 @@ def _foreign(given: ControlInputs) -> Tensor:
     )
 
 
+def _ranked(given: ControlInputs, rank: int) -> Tensor:
+    """A principal axis of reference minus aligned over prompts, beside v_rev; 0 is the widest."""
+    start, prompts = given.config.subject.start(given.seed), given.config.subject.material().probes()
+    reference, aligned = (read_prompts(checkpoint.load(), prompts["direction"]) for checkpoint in start)
+    unit = given.motion.unit.to(reference)
+    difference = reference - aligned
+    beside = difference - (difference * unit).sum(-1, keepdim=True) * unit
+    return torch.linalg.svd(beside.transpose(0, 1), full_matrices=False).Vh[:, rank]
+
+
+def _specific(given: ControlInputs) -> Tensor:
+    start, prompts = given.config.subject.start(given.seed), given.config.subject.material().probes()
+    reference, aligned = (
+        read_prompts(model, prompts["direction"]).mean(0) - read_prompts(model, prompts["harmless"]).mean(0)
+        for model in (checkpoint.load() for checkpoint in start)
+    )
+    return reference - aligned
+
+
 #: Every control by the name of its arm.
 CONTROLS: Mapping[str, Control] = {
     control.name: control
@@ -147,5 +177,34 @@ CONTROLS: Mapping[str, Control] = {
             _shuffled,
         ),
         Control("foreign", "the drift of another seed's baseline", "#80CBC4", "x", _foreign),
+        Control(
+            "specific",
+            "v_rev on harmful prompts minus v_rev on harmless ones: what alignment changed for harm alone",
+            "#44AA99",
+            "star",
+            _specific,
+        ),
+        Control(
+            "second",
+            "the widest axis of reference minus aligned over prompts, beside v_rev",
+            "#117733",
+            "square-open",
+            lambda given: _ranked(given, 0),
+        ),
+        Control(
+            "third",
+            "the widest axis of it beside v_rev and that one",
+            "#999933",
+            "diamond-open",
+            lambda given: _ranked(given, 1),
+        ),
+        Control(
+            "late",
+            "v_rev at the last third of the layers alone",
+            "#332288",
+            "triangle-up",
+            lambda given: given.motion.unit,
+            free=2 / 3,
+        ),
     )
 }

@@ -215,7 +215,7 @@ def _guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
 
 def _other_guard_claims(measures: dict[str, _ByRun], last: int) -> Iterator[Claim]:
     """Of arms that are not the paper's: whether they keep refusals, and what rehearsal takes of reversion."""
-    others = [arm for arm, step in measures["fraction"] if step == last and arm not in ARMS]
+    others = [arm for arm, step in measures["fraction"] if step == last and arm not in (*ARMS, *MATCHED)]
     for arm in others:
         yield Claim(
             f"{arm}-refusal",

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 #: The paper's arms and further controls of block, in the order of tables and figures.
 ARMS = ("baseline", "block", "push", "random", "orthogonal", "shuffled", "foreign")
 #: Block along other directions, see `revlens.experiment.arms.controls`.
-MATCHED = ARMS[3:]
+MATCHED = (*ARMS[3:], "specific", "second", "third", "late")
 #: Every arm that there can be: the guards of a study as well.
-_KNOWN = (*ARMS, *(name for name in METHODS if name not in ARMS))
+_KNOWN = (*ARMS[:3], *MATCHED, *(name for name in METHODS if name not in ARMS))
 #: Updates after which a matched control is captured and judged, beside the last: the paper's. A control is
 #: asked how it compares with block, not for its course.
 _CONTROL_MARKS = (1, 20)

@@ -18,21 +18,24 @@ from revlens.experiment.guards.summaries import (
     routes,
 )
 from revlens.experiment.guards.tables import GuardTables
-from revlens.results import NEGLIGIBLE_SHARE, Claim
+from revlens.results import NEGLIGIBLE_SHARE, Claim, headline_first
 from revlens.statistics import Estimate, mean_over_runs, ratio_over_runs
 
 #: Controls of block, and its opposite: they are not meant to guard.
 CONTROLS = ("push", "random", "complement")
 _WORDS = {"fraction": "the reversion fraction", "refusal": "clean refusals"}
+#: What a reader should read first: does block keep refusals, does a control, does block at a strength that
+#: other runs chose, is v_rev the route, and does alignment warn?
+_HEADLINES = ("block-refusal", "random-refusal", "block-chosen-refusal", "block-route", "early-warning")
 #: The arms whose order is claimed, at the strength of `TRANSFERRED`.
 _ORDERED = ("block", "push", "random")
 
 
 def assess(config: ExperimentConfig, tables: GuardTables) -> list[Claim]:
-    """All claims that the tables allow, in the order of the report."""
+    """All claims that the tables allow, in the order of the report: the headline claims first."""
     plan = config.plan
     assert isinstance(plan, Guards)
-    return [
+    claims = [
         *_order(tables),
         *_guards(tables),
         *_routes(tables),
@@ -41,6 +44,7 @@ def assess(config: ExperimentConfig, tables: GuardTables) -> list[Claim]:
         *_early_warning(tables),
         *_transfer(plan, config.seeds, tables),
     ]
+    return headline_first(claims, _HEADLINES)
 
 
 def _difference(rows: pd.DataFrame, column: str) -> Estimate:
