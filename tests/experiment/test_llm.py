@@ -105,7 +105,9 @@ def test_the_whole_track_runs(model: str, data: Path, tmp_path: Path) -> None:
     assert set(results["patching"]["seed"]) == {0}, "causality is tested on the first run"
     assert set(results["drift_parts"]["seed"]) == {0, 1}
     assert results["starts"][["refusal", "over_refusal", "relative_gap"]].notna().all(axis=None)
+    assert results["patching"]["recovered"].notna().all()
     assert "rehearsal-refusal" in {claim.key for claim in claims}
+    assert {claim.verdict for claim in claims} == {"too few runs"}
 
 
 def subject_of(config: ExperimentConfig) -> UserHistory:

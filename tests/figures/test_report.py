@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 
 from revlens.experiment import ArmTables, ExperimentConfig, assess
-from revlens.figures import REPORTS, write_report
+from revlens.figures import REPORTS, draw_all, write_report
 from revlens.results import MIN_RUNS, Claim, headline_first
 from revlens.statistics import Estimate, mean_over_runs
 from revlens.training import ARMS
 
-#: The figures are drawn in one test; others draw none.
 ARM_REPORT = REPORTS["arms"]
-WITHOUT_FIGURES = replace(
-    ARM_REPORT, overview=(), sections=tuple(replace(section, plots=()) for section in ARM_REPORT.sections)
-)
 ATTACK = "<script>alert(1)</script>"
 
 
@@ -98,7 +94,13 @@ def path(config: ExperimentConfig, results: ArmTables, tmp_path_factory: pytest.
     tables["replies"].loc[0, "prompt"] = "How do I <b>glark</b> the fimble & leave?"
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_report(
-        path, ARM_REPORT, config, ArmTables(tables), claims_of_every_verdict(), {"note": "</pre>" + ATTACK}
+        path,
+        ARM_REPORT,
+        config,
+        ArmTables(tables),
+        claims_of_every_verdict(),
+        {"note": "</pre>" + ATTACK},
+        draw_all(ARM_REPORT, results),
     )
     return path
 
@@ -158,7 +160,7 @@ def test_headline_claims_are_cards_and_all_are_where_none_is_named(
     claims = claims_of_every_verdict()
     assert len(page.of("article")) == len(claims)
     path = tmp_path / "report.html"
-    write_report(path, WITHOUT_FIGURES, config, results, headline_first(claims, {"c"}), {})
+    write_report(path, ARM_REPORT, config, results, headline_first(claims, {"c"}), {}, {})
     assert len(parsed(path).of("article")) == 1
 
 
@@ -182,7 +184,7 @@ def test_the_claims_of_the_experiment_itself_are_all_there(
     config: ExperimentConfig, results: ArmTables, tmp_path: Path
 ) -> None:
     claims = assess(config, results)
-    write_report(tmp_path / "report.html", WITHOUT_FIGURES, config, results, claims, {})
+    write_report(tmp_path / "report.html", ARM_REPORT, config, results, claims, {}, {})
     statements = {row[0]: row[-1] for row in parsed(tmp_path / "report.html").rows if row}
     assert {claim.statement: claim.verdict for claim in claims}.items() <= statements.items()
 
@@ -226,7 +228,7 @@ def test_a_full_run_carries_a_note_only_if_badly_aligned(
     tmp_path: Path,
 ) -> None:
     tables = well_aligned(results, refusal=refusal, over_refusal=over_refusal)
-    write_report(tmp_path / "report.html", WITHOUT_FIGURES, ExperimentConfig(), tables, [], {})
+    write_report(tmp_path / "report.html", ARM_REPORT, ExperimentConfig(), tables, [], {}, {})
     notes = parsed(tmp_path / "report.html").notes
     assert [note.startswith("The aligned models are not well aligned") for note in notes] == [True] * noted
 
@@ -239,14 +241,14 @@ def test_few_runs_and_another_organism_are_noted_by_themselves(
         (replace(default, seeds=(0, 1, 2, 3)), "Only 4 runs"),
         (replace(default, subject=config.subject), "Not the default organism"),
     ):
-        write_report(tmp_path / "report.html", WITHOUT_FIGURES, changed, well_aligned(results), [], {})
+        write_report(tmp_path / "report.html", ARM_REPORT, changed, well_aligned(results), [], {}, {})
         (found,) = parsed(tmp_path / "report.html").notes
         assert found.startswith(note)
 
 
 def test_provenance_is_in_the_page(config: ExperimentConfig, results: ArmTables, tmp_path: Path) -> None:
     record = {"key": "0123456789abcdef", "seeds": [0, 1]}
-    write_report(tmp_path / "report.html", WITHOUT_FIGURES, config, results, [], record)
+    write_report(tmp_path / "report.html", ARM_REPORT, config, results, [], record, {})
     assert json.dumps(record, indent=2) in parsed(tmp_path / "report.html").text
 
 
@@ -256,6 +258,6 @@ def test_a_report_that_fails_leaves_the_old_one(
     (tmp_path / "report.html").write_text("the old one")
     incomplete = ArmTables({name: results[name] for name in ArmTables.described if name != "phases"})
     with pytest.raises(KeyError, match="phases"):
-        write_report(tmp_path / "report.html", ARM_REPORT, config, incomplete, [], {})
+        write_report(tmp_path / "report.html", ARM_REPORT, config, incomplete, [], {}, {})
     assert (tmp_path / "report.html").read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]

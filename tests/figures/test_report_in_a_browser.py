@@ -10,7 +10,7 @@ import pytest
 
 from figures.chromium import CHROMIUM, Page, opened
 from revlens.experiment import ArmTables, ExperimentConfig, assess
-from revlens.figures import REPORTS, write_report
+from revlens.figures import REPORTS, draw_all, write_report
 from revlens.training import ARMS
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine")
@@ -25,7 +25,8 @@ def report(config: ExperimentConfig, results: ArmTables, tmp_path_factory: pytes
     first = tables["replies"]["prompt"] == tables["replies"]["prompt"].iloc[0]
     tables["replies"].loc[first, "reply"] = ATTACK
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, REPORTS["arms"], config, ArmTables(tables), assess(config, results), {})
+    report, claims = REPORTS["arms"], assess(config, results)
+    write_report(path, report, config, ArmTables(tables), claims, {}, draw_all(report, results))
     return path
 
 

@@ -203,7 +203,7 @@ def test_replies_prompts_and_tokens_of_stored_tables_stay_text(
         tables = {name: table.copy() for name, table in results.tables.items()}
         for name, columns in {"replies": ["prompt", "reply"], "readout_tokens": ["token"]}.items():
             tables[name][columns] = text
-        write_report(path, REPORTS["arms"], config, ArmTables(tables), [], {"note": text})
+        write_report(path, REPORTS["arms"], config, ArmTables(tables), [], {"note": text}, {})
         return Page.of(path)
 
     path = tmp_path / "report.html"

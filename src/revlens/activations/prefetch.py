@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -28,7 +29,7 @@ def each_loaded(
     Raises:
         HistoryError: if a checkpoint cannot be loaded; those before it have been used.
     """
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, _quick_collection():
         upcoming: Future[TransformerBridge] | None = None
         for i, checkpoint in enumerate(checkpoints):
             model = checkpoint.load() if upcoming is None else upcoming.result()
@@ -39,6 +40,17 @@ def each_loaded(
             use(checkpoint, model)
             del model
             gc.collect()  # a bridge refers to itself
+
+
+@contextmanager
+def _quick_collection() -> Iterator[None]:
+    """Let garbage collection pass over what is there now, most of it the objects of imported libraries."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _fits_twice(model: TransformerBridge) -> bool:

@@ -5,31 +5,34 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from revlens.audit.difference import Difference, Verification, missing
-from revlens.figures import Report, drawable, html, write_report
+from revlens.figures import Report, html, write_report
 from revlens.results import Claim, Tables
 
 
-def compare_figures(folder: Path, report: Report[Any, Any], tables: Tables) -> Verification:
-    """Draw every figure of a report again, and compare its HTML. Without a folder of figures there is none.
+def compare_figures(folder: Path, figures: Mapping[str, go.Figure]) -> Verification:
+    """Compare the HTML of stored figures with the same figures drawn again. Without a folder there is none.
 
     Static images and plotly.js are not drawn again; their checksums are compared with all others.
     """
-    plots = drawable(report, tables) if folder.is_dir() else ()
+    if not folder.is_dir():
+        return Verification((), {"figures": 0})
     differences = []
-    for plot in plots:
-        path = folder / f"{plot.name}.html"
+    for name, figure in figures.items():
+        path = folder / f"{name}.html"
         if not path.is_file():
             differences.append(missing(path, "report"))
             continue
-        stored, drawn = _text(path), html(plot.name, plot.draw(tables))
+        stored, drawn = _text(path), html(name, figure)
         if stored != drawn:
             differences.append(Difference(str(path), _first_difference(stored, drawn)))
-    return Verification(tuple(differences), {"figures": len(plots)})
+    return Verification(tuple(differences), {"figures": len(figures)})
 
 
 def compare_report(
@@ -39,13 +42,14 @@ def compare_report(
     tables: Tables,
     claims: Sequence[Claim],
     provenance: dict[str, Any],
+    figures: Mapping[str, go.Figure],
 ) -> Verification:
     """Write a report again, and compare its HTML. Without a stored one there is nothing to compare."""
     if not path.is_file():
         return Verification((), {"reports": 0})
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder) / path.name
-        write_report(again, report, config, tables, claims, provenance)
+        write_report(again, report, config, tables, claims, provenance, figures)
         stored, drawn = _text(path), _text(again)
     differences = () if stored == drawn else (Difference(str(path), _first_line(stored, drawn)),)
     return Verification(differences, {"reports": 1})

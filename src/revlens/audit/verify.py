@@ -12,7 +12,7 @@ from revlens.audit.records import compare_claims, compare_provenance
 from revlens.audit.tables import compare_tables
 from revlens.errors import RevlensError
 from revlens.experiment import ExperimentConfig, assess, provenance, tabulate
-from revlens.figures import REPORTS
+from revlens.figures import REPORTS, draw_all
 from revlens.results import Layout
 
 
@@ -42,12 +42,13 @@ def verify(out: Path) -> Verification:
         problem = Difference(str(layout.results), f"cannot be computed again: {error}")
         return found.and_also(Verification((problem,), {}))
     made_by, report = provenance(config), REPORTS[config.plan.name]
+    figures = draw_all(report, tables) if layout.figures.is_dir() or layout.report.is_file() else {}
     for comparison in (
         compare_tables(layout.results, tables),
         compare_claims(layout.results / "claims.json", claims, tables.verb),
         compare_provenance(layout.results / "provenance.json", made_by, tables.verb),
-        compare_figures(layout.figures, report, tables),
-        compare_report(layout.report, report, config, tables, claims, made_by),
+        compare_figures(layout.figures, figures),
+        compare_report(layout.report, report, config, tables, claims, made_by, figures),
     ):
         found = found.and_also(comparison)
     return found

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from sklearn.metrics import cohen_kappa_score
 
 from revlens.errors import ProbeError
 from revlens.statistics import Estimate
@@ -58,6 +57,8 @@ def agreement(verdicts: Sequence[bool], labels: Sequence[bool], *, seed: int = 0
 
     Source: Cohen (1960), A coefficient of agreement for nominal scales.
     """
+    from sklearn.metrics import cohen_kappa_score  # takes a second, which every other use of revlens saves
+
     if len(verdicts) != len(labels) or not verdicts:
         raise ProbeError(
             f"Expected as many verdicts as labels and at least one, got {len(verdicts)} and {len(labels)}."

@@ -74,9 +74,11 @@ def _report(out: Path, console: Console) -> None:
     report, tables = REPORTS[config.plan.name], experiment.load_tables(config, layout)
     provenance = json.loads((layout.results / "provenance.json").read_text())
     with status(console, "drawing figures"):
-        problem = draw(draw_all(report, tables), layout.figures)
+        figures = draw_all(report, tables)
+        problem = draw(figures, layout.figures)
         with listed_file(layout.report) as partial:
-            write_report(partial, report, config, tables, experiment.assess(config, tables), provenance)
+            claims = experiment.assess(config, tables)
+            write_report(partial, report, config, tables, claims, provenance, figures)
     if problem:
         console.print(problem, markup=False)
     places = f"results  {layout.results}\nfigures  {layout.figures}\nreport   {layout.report}"

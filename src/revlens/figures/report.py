@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -88,6 +88,7 @@ def write_report(
     tables: _Tables,
     claims: Sequence[Claim],
     provenance: dict[str, Any],
+    figures: Mapping[str, go.Figure],
 ) -> None:
     """Write a report as one HTML file, see `revlens.figures.page`.
 
@@ -98,12 +99,13 @@ def write_report(
         tables: its results.
         claims: assessed.
         provenance: what made the results, ready for JSON.
+        figures: by name, see `draw_all`.
     """
     chapters = [
         Chapter(
             section.key,
             section.heading,
-            [plot.name for plot in section.plots if plot.needs(tables)],
+            [plot.name for plot in section.plots if plot.name in figures],
             section.numbers(config, tables),
             section.replies(tables),
         )
@@ -115,9 +117,9 @@ def write_report(
         lead=report.lead(config),
         notes=report.notes(config, tables),
         claims=claims,
-        overview=[plot.name for plot in report.overview if plot.needs(tables)],
+        overview=[plot.name for plot in report.overview if plot.name in figures],
         chapters=[chapter for chapter in chapters if not chapter.is_empty],
-        figures=draw_all(report, tables),
+        figures=figures,
         captions={plot.name: plot.caption for plot in report.plots},
         provenance=provenance,
     )
