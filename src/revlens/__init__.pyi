@@ -20,6 +20,7 @@ from .direction import drift as drift
 from .direction import locate as locate
 from .direction import nulls as nulls
 from .direction import reliability as reliability
+from .experiment import load_results as load_results
 from .history import Checkpoint as Checkpoint
 from .history import TrainingHistory as TrainingHistory
 from .prompts import Probes as Probes

@@ -34,6 +34,8 @@ from .guards.summaries import mean_of as mean_of
 from .guards.summaries import routes as routes
 from .guards.summaries import settings as settings
 from .guards.tables import GuardTables as GuardTables
+from .loaded import Results as Results
+from .loaded import load_results as load_results
 from .manifest import read_judge as read_judge
 from .manifest import read_manifest as read_manifest
 from .outputs import analyse_and_save as analyse_and_save
