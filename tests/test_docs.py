@@ -25,7 +25,7 @@ PAGES = [
 def user_folder(
     history: TrainingHistory, probes: Probes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user's folder: checkpoints under the names that the pages use, and a file of probes."""
+    """A user's folder: checkpoints under the names that the pages use, a file of probes, an output."""
     names = {
         "base": "reference",
         "chat": "aligned",
@@ -39,7 +39,10 @@ def user_folder(
     (tmp_path / "probes.json").write_text(
         json.dumps({split: list(prompts) for split, prompts in probes.splits.items()})
     )
+    shutil.copytree(ROOT / "docs" / "runs" / "embedded-avx2-world-0", tmp_path / "revlens-out")
     monkeypatch.chdir(tmp_path)
+    # A Chromium takes seconds; tests/figures writes with it.
+    monkeypatch.setattr("revlens.figures.paper.write", lambda figure, *paths: None)
     # The embedded history takes a minute of training; its slow test runs the README on it.
     monkeypatch.setattr("revlens.organism.embedded_history", lambda seed: (history, probes))
 

@@ -1,5 +1,6 @@
 from . import behaviour as behaviour
 from . import causal as causal
+from . import figures as figures
 from . import hooks as hooks
 from .activations import Activations as Activations
 from .activations import Sites as Sites

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -33,30 +34,39 @@ def html(name: str, figure: go.Figure) -> str:
 
 
 def _static_images(figures: dict[str, go.Figure], folder: Path) -> str | None:
-    try:
-        from kaleido.errors import BrowserFailedError, ChromeNotFoundError
-    except ImportError:
-        return (
-            "No static images: kaleido is not installed (pip install 'revlens[images]'); "
-            "the HTML figures are complete."
-        )
     pairs = [
         (figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
     ]
+    problem = render([figure for figure, _ in pairs], [path for _, path in pairs], scales=[2.0] * len(pairs))
+    return problem and f"No static images: {problem} The HTML figures are complete."
+
+
+def render(figures: Sequence[go.Figure], paths: Sequence[Path], scales: Sequence[float]) -> str | None:
+    """Write each figure as an image whose format its path's suffix says, all by one start of the browser.
+
+    Args:
+        figures: with a width and a height.
+        paths: one each.
+        scales: size of each image over that of its figure.
+
+    Returns:
+        None, or why nothing was written and what to do, in sentences.
+    """
+    try:
+        from kaleido.errors import BrowserFailedError, ChromeNotFoundError
+    except ImportError:
+        return "kaleido is not installed; pip install 'revlens[images]'."
     try:
         pio.write_images(
-            [figure for figure, _ in pairs],
-            [path for _, path in pairs],
-            scale=2,
-            width=[figure.layout.width for figure, _ in pairs],
-            height=[figure.layout.height for figure, _ in pairs],
+            list(figures),
+            list(paths),
+            scale=list(scales),
+            width=[figure.layout.width for figure in figures],
+            height=[figure.layout.height for figure in figures],
         )
     except (ChromeNotFoundError, BrowserFailedError, RuntimeError) as error:
-        for _, path in pairs:
+        for path in paths:
             path.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return (
-            f"No static images: kaleido needs a Chromium ({reason}). Install one and give the command again; "
-            "the HTML figures are complete."
-        )
+        return f"kaleido needs a Chromium ({reason}). Install one and give the command again."
     return None
