@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def patching_heat_maps(results: ArmTables) -> go.Figure:
     return _finished(figure, title=title, x=x, y="layer", width=1250, height=400)
 
 
-def patching_parts(results: ArmTables, pairs: Sequence[str] = PAIRS) -> go.Figure:
+def patching_parts(results: ArmTables, pairs: Collection[str] = PAIRS) -> go.Figure:
     """Share recovered at the last prompt token by the stream, its component along v_rev, and the rest.
 
     Without intervals where the gap's own interval over runs holds zero.
@@ -63,7 +63,7 @@ def patching_per_prompt(results: ArmTables) -> go.Figure:
 
 
 def _by_part(
-    results: ArmTables, estimate: Callable[[pd.DataFrame], Estimate], pairs: Sequence[str]
+    results: ArmTables, estimate: Callable[[pd.DataFrame], Estimate], pairs: Collection[str]
 ) -> go.Figure:
     """A panel for each pair, with bars of every part at every layer."""
     figure = _panels([_PAIR_TITLES[pair] for pair in pairs], shared_yaxes=True)
