@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help reproduce quick test test-slow check docs format clean
+.PHONY: help reproduce quick test test-slow check docs notebooks format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow   the slow tests"
 	@echo "make check       format check, lint and type check, as in CI"
 	@echo "make docs        build the documentation in site/; any warning is an error"
+	@echo "make notebooks   run the notebooks in docs/notebooks and keep their outputs, minutes"
 	@echo "make format      format the code"
 	@echo "make clean       remove .venv and outputs"
 
@@ -46,8 +47,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+notebooks: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[images,notebooks]"
+	$(BIN)/python docs/run_notebooks.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
