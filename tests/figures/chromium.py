@@ -1,4 +1,4 @@
-"""A page in a headless Chromium, driven through the DevTools protocol."""
+"""A page in a headless Chromium, driven through the DevTools protocol as kaleido does."""
 
 from __future__ import annotations
 

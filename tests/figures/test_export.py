@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import plotly.graph_objects as go
+import plotly.io as pio
 import pytest
-from choreographer.errors import ChromeNotFoundError
+from kaleido.errors import ChromeNotFoundError
 
 from revlens.figures import draw
 from revlens.storage.checksums import SUMS
@@ -16,8 +17,8 @@ CHROMIUM = any(
 )
 
 
-def no_chromium(figures: dict[str, go.Figure], folder: Path) -> None:
-    (folder / f"{next(iter(figures))}.svg").write_bytes(b"half an image")
+def no_chromium(figures: list[go.Figure], files: list[Path], **kwargs: object) -> None:
+    files[0].write_bytes(b"half an image")
     raise ChromeNotFoundError("no Chromium here")
 
 
@@ -28,10 +29,10 @@ def bars(*heights: float) -> go.Figure:
 def test_without_a_chromium_there_is_html_and_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("revlens.figures.export.write_images", no_chromium)
+    monkeypatch.setattr(pio, "write_images", no_chromium)
     message = draw({"first": bars(1.0), "second": bars(2.0)}, tmp_path / "figures")
     assert message is not None
-    assert "No static images: they need a Chromium (no Chromium here)" in message
+    assert "No static images: kaleido needs a Chromium (no Chromium here)" in message
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "first.html",
         "second.html",
@@ -40,18 +41,16 @@ def test_without_a_chromium_there_is_html_and_a_message(
     }
 
 
-def test_without_choreographer_there_is_html_and_a_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_kaleido_there_is_html_and_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Static images are an optional extra of the package."""
-    monkeypatch.setitem(sys.modules, "choreographer", None)
-    monkeypatch.setitem(sys.modules, "choreographer.errors", None)
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    monkeypatch.setitem(sys.modules, "kaleido.errors", None)
     assert "No static images" in (draw({"first": bars(1.0)}, tmp_path / "figures") or "")
     assert (tmp_path / "figures" / "first.html").is_file()
 
 
 def test_pages_work_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("revlens.figures.export.write_images", no_chromium)
+    monkeypatch.setattr(pio, "write_images", no_chromium)
     draw({"first": bars(1.0)}, tmp_path)
     page = (tmp_path / "first.html").read_text()
     assert 'src="plotly.min.js"' in page
@@ -59,7 +58,7 @@ def test_pages_work_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_drawing_replaces_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("revlens.figures.export.write_images", no_chromium)
+    monkeypatch.setattr(pio, "write_images", no_chromium)
     draw({"old": bars(1.0)}, tmp_path / "figures")
     draw({"new": bars(1.0)}, tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"new.html", "plotly.min.js", SUMS}
@@ -72,7 +71,7 @@ class Broken(go.Figure):
 
 
 def test_a_failing_figure_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("revlens.figures.export.write_images", no_chromium)
+    monkeypatch.setattr(pio, "write_images", no_chromium)
     draw({"old": bars(1.0)}, tmp_path / "figures")
     with pytest.raises(ValueError, match="does not draw"):
         draw({"new": bars(1.0), "broken": Broken()}, tmp_path / "figures")

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import plotly.io as pio
 import psutil
 import pytest
-from choreographer.errors import ChromeNotFoundError
+from kaleido.errors import ChromeNotFoundError
 from tqdm import tqdm
 
 from conftest import SMALL, TINY
@@ -213,7 +214,7 @@ def commanded(folder: Path, verb: str, backend: Backend) -> Bench:
     def work(folder: Path, spot: Spot) -> int:
         prepare_process(1)
         with with_cache(folder) as patch:
-            patch.setattr("revlens.figures.export.write_images", no_chromium)
+            patch.setattr(pio, "write_images", no_chromium)
             patch.setattr(running, "where", lambda args, config: {"on": Telling(spot, backend)})
             for module, name, label in (
                 (experiment, "analyse_and_save", "analyse"),

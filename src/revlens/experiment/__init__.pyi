@@ -37,6 +37,8 @@ from .guards.tables import GuardTables as GuardTables
 from .llm import LLM_TASKS as LLM_TASKS
 from .llm import ORDINARY as ORDINARY
 from .llm import llm_experiment as llm_experiment
+from .loaded import Results as Results
+from .loaded import load_results as load_results
 from .manifest import read_judge as read_judge
 from .manifest import read_manifest as read_manifest
 from .outputs import analyse_and_save as analyse_and_save

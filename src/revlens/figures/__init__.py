@@ -1,5 +1,6 @@
 """Figures and reports, drawn from tables on disk and from nothing else."""
 
+from revlens.figures import paper as paper
 from revlens.figures.export import draw as draw
 from revlens.figures.export import html as html
 from revlens.figures.plot import Plot as Plot

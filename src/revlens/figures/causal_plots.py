@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -44,30 +44,32 @@ def patching_heat_maps(results: ArmTables) -> go.Figure:
     return _finished(figure, title=title, x=x, y="layer", width=1250, height=400)
 
 
-def patching_parts(results: ArmTables) -> go.Figure:
+def patching_parts(results: ArmTables, pairs: Collection[str] = PAIRS) -> go.Figure:
     """Share recovered at the last prompt token by the stream, its component along v_rev, and the rest.
 
     Without intervals where the gap's own interval over runs holds zero.
     """
-    figure = _by_part(results, share_of)
+    figure = _by_part(results, share_of, pairs)
     title = "Is the effect in the direction? Share recovered at the last prompt token, by part"
     return _finished(figure, title=title, x="layer", y="share of the logit difference recovered", width=1250)
 
 
 def patching_per_prompt(results: ArmTables) -> go.Figure:
     """R^2 of single prompts' effects at the last prompt token, by part."""
-    figure = _by_part(results, lambda rows: mean_over_runs(rows["r2"]))
+    figure = _by_part(results, lambda rows: mean_over_runs(rows["r2"]), PAIRS)
     figure.update_yaxes(range=[-1.05, 1.05])  # far below it is no better known than at -1
     title = "Does the patch tell prompts apart? R^2 of single prompts' effects, by part"
     return _finished(figure, title=title, x="layer", y="R^2 over prompts", width=1250)
 
 
-def _by_part(results: ArmTables, estimate: Callable[[pd.DataFrame], Estimate]) -> go.Figure:
+def _by_part(
+    results: ArmTables, estimate: Callable[[pd.DataFrame], Estimate], pairs: Collection[str]
+) -> go.Figure:
     """A panel for each pair, with bars of every part at every layer."""
-    figure = _panels([_PAIR_TITLES[pair] for pair in PAIRS], shared_yaxes=True)
+    figure = _panels([_PAIR_TITLES[pair] for pair in pairs], shared_yaxes=True)
     rows = results["patching"]
     rows = rows[(rows["component"] == "resid_post") & (rows["position"] == -1)]
-    for column, pair in enumerate(PAIRS, start=1):
+    for column, pair in enumerate(pairs, start=1):
         clear = not gap_over_runs(results, pair).holds_zero
         for part, table in rows[rows["pair"] == pair].groupby("part", sort=False):
             by_layer = [(str(layer), estimate(of_layer)) for layer, of_layer in table.groupby("layer")]

@@ -56,7 +56,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays last: writers such as pandas choose the format by it.
+        # The suffix stays last: writers such as kaleido and pandas choose the format by it.
         partial = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
         try:
             yield partial

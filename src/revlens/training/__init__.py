@@ -12,6 +12,7 @@ from revlens.training.methods import ARMS as ARMS
 from revlens.training.methods import METHODS as METHODS
 from revlens.training.methods import Method as Method
 from revlens.training.methods import make_guard as make_guard
+from revlens.training.model_card import model_card_section as model_card_section
 from revlens.training.monitor import Monitor as Monitor
 from revlens.training.monitor import Reading as Reading
 from revlens.training.motion import ProbeMotion as ProbeMotion

@@ -147,11 +147,7 @@ class Monitor:
         Raises:
             GuardError: if the alignment exceeds the threshold and the action is ``raise``.
         """
-        drift, unit = self.motion.drift(model), self.motion.unit
-        displacement = (drift * unit).sum(-1)
-        norm = drift.norm(dim=-1)
-        values = (displacement / norm, displacement, displacement / self.motion.gap, norm)
-        reading = Reading(step, *(value.cpu() for value in values))
+        reading = self.measure(model, step)
         self.readings.append(reading)
         self.on_reading(reading)
         if self.action == "raise" and self.exceeds(reading):
@@ -161,6 +157,15 @@ class Monitor:
                 "Train with a guard, or stop here."
             )
         return reading
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module, step: int) -> Reading:
+        """A reading that is not kept."""
+        drift, unit = self.motion.drift(model), self.motion.unit
+        displacement = (drift * unit).sum(-1)
+        norm = drift.norm(dim=-1)
+        values = (displacement / norm, displacement, displacement / self.motion.gap, norm)
+        return Reading(step, *(value.cpu() for value in values))
 
     def exceeds(self, reading: Reading) -> bool:
         """Whether the mean alignment over layers lies above the threshold."""
