@@ -23,6 +23,8 @@ from .direction import reliability as reliability
 from .history import Checkpoint as Checkpoint
 from .history import TrainingHistory as TrainingHistory
 from .prompts import Probes as Probes
+from .screening import first_update as first_update
+from .screening import screen as screen
 from .training import Block as Block
 from .training import FinetuneConfig as FinetuneConfig
 from .training import Guard as Guard
