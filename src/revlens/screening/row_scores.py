@@ -47,7 +47,7 @@ class RowScores:
     @classmethod
     def empty(cls, n: int) -> RowScores:
         """Of rows that are still to be scored."""
-        return cls(*torch.full((4, n), math.nan))
+        return cls(*torch.full((4, n), math.nan, dtype=torch.float64))
 
 
 def score_in_batches(
@@ -70,7 +70,8 @@ def score_in_batches(
     for members in shortest_first([len(e.prompt) + len(e.answer) for e in examples], batch_size):
         batch = collate([examples[i] for i in members], pad_id)
         loss, slope = derivative_along(model, gradient, lambda batch=batch: row_losses(model, batch))
-        scores.loss[members], scores.sgd[members] = loss.float().cpu(), -config.learning_rate * slope.cpu()
+        scores.loss[members] = loss.cpu().double()
+        scores.sgd[members] = -config.learning_rate * slope.cpu().double()
     return scores
 
 
