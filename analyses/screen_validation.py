@@ -4,7 +4,7 @@ The embedded organism's own benign rows are screened and divided into thirds by 
 the first, the last and a random third have equal rows, updates and order seeds. Beside them a few harmful
 requests with the reference's answers are screened: does a score find them?
 
-python analyses/screen_validation.py --out DIR            # five seeds, about 5 CPU-minutes each
+python analyses/screen_validation.py --out DIR            # five seeds, about 2.5 CPU-minutes each
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ from revlens.results import Claim
 from revlens.statistics import Estimate, auroc_over_runs, mean_over_runs, spearman_over_runs
 from revlens.training import finetune
 
-N_ROWS, N_PLANTED = 1200, 48
+N_ROWS, N_PLANTED = 800, 48
 #: Steps at which drift is read and replies are judged; the last one ends a fine-tune.
-STEPS = (20, 50, 100)
+STEPS = (20, 50)
 #: The scores by which rows are divided: ours, the primary one first, and the rival of the literature.
 DIVIDING = ("adamw", "sgd", "projection_difference")
 #: From the rows that should take the model back least to those that should most.

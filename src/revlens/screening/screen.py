@@ -27,8 +27,6 @@ COLUMNS: Mapping[str, str] = {
     "answer_tokens": "tokens that the loss is on",
     "similarity": "cosine with the mean of the probes at the last prompt token, after v_rev's last layer",
 }
-#: The columns by which rows can be ranked: every one of them.
-RANKING = tuple(COLUMNS)
 
 
 def screen(
