@@ -37,6 +37,7 @@ LEFT_OUT: Mapping[Kind, Mapping[str, str]] = {
         "audit/*": "compares what is stored, and stores nothing",
         "*/claims.py": "verdicts from tables, assessed again by every analysis",
         "*_claims.py": "the same",
+        "screening/*": "scores rows before training; no experiment reads them",
         "experiment/plans.py": "names the modules of every stage; they count themselves",
         "experiment/cost.py": "what an experiment will take",
         "experiment/pooling.py": "joins tables that are made",
