@@ -17,7 +17,10 @@ from markdown.preprocessors import Preprocessor
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("activations", "behaviour", "causal", "direction", "experiment", "history", "hooks", "training")
+ROOMS = (
+    "activations", "behaviour", "causal", "direction", "experiment", "history", "hooks", "screening",
+    "training",
+)  # fmt: skip
 
 
 class _InnerProducts(Preprocessor):

@@ -57,7 +57,7 @@ def test_help_fits_80_columns_in_groups_with_examples_that_are_commands(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     texts = {}
-    for verb in ("", *VERBS, "inspect", "runs", "rejudge", "verify"):
+    for verb in ("", *VERBS, "inspect", "runs", "screen", "rejudge", "verify"):
         with pytest.raises(SystemExit):
             main([*verb.split(), "--help"])
         texts[verb] = capsys.readouterr().out

@@ -17,8 +17,8 @@ ROOT = Path(revlens.__file__).parent
 #: A module may import from rooms before its own, never from later ones.
 ORDER = [
     "errors", "statistics", "storage", "sweeps", "chat_templates", "prompts", "data", "families", "context",
-    "hooks", "forward", "history", "activations", "direction", "behaviour", "causal", "training", "subject",
-    "organism", "results", "experiment", "figures", "audit", "cli",
+    "hooks", "forward", "history", "activations", "direction", "behaviour", "causal", "training", "screening",
+    "subject", "organism", "results", "experiment", "figures", "audit", "cli",
 ]  # fmt: skip
 
 

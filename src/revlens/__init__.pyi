@@ -25,6 +25,8 @@ from .experiment import load_results as load_results
 from .history import Checkpoint as Checkpoint
 from .history import TrainingHistory as TrainingHistory
 from .prompts import Probes as Probes
+from .screening import first_update as first_update
+from .screening import screen as screen
 from .training import Block as Block
 from .training import FinetuneConfig as FinetuneConfig
 from .training import Guard as Guard

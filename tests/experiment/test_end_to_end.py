@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.io as pio
 import pytest
 import torch
-from choreographer.errors import ChromeNotFoundError
+from kaleido.errors import ChromeNotFoundError
 from transformers.utils import logging
 
 from conftest import SMALL
@@ -43,7 +44,7 @@ class Place:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("REVLENS_CACHE", str(self.cache))
             patch.setenv("COLUMNS", "1000")  # no line of a message is broken
-            patch.setattr("revlens.figures.export.write_images", no_chromium)
+            patch.setattr(pio, "write_images", no_chromium)
             return main([args[0], "--out", str(self.out), *args[1:]])
 
     def tables(self) -> ArmTables:

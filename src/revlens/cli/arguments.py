@@ -18,6 +18,8 @@ LOOKING = {
     "inspect": "what a manifest would run, on what, in how much time, memory and disk",
     "runs": "what an output folder has done and what it has left",
 }
+#: Verbs that look at data before anything is trained on it.
+BEFORE = {"screen": "score the task's rows by how far an update on each would take the aligned model back"}
 #: Verbs that run one stage, of whichever plan the folder's experiment has.
 STAGES = {stage.name: stage.summary for plan in [*PLANS.values()][::-1] for stage in plan.stages}
 #: Verbs on what the stages left.
@@ -28,7 +30,7 @@ AFTERWARDS = {
     "verify": "compute tables, claims and figures again from what is stored, and name every difference",
 }
 _GROUPS: Mapping[str, Mapping[str, str]] = {
-    "Look first": LOOKING,
+    "Look first": LOOKING | BEFORE,
     "Whole experiments": {plan.verb: plan.summary for plan in PLANS.values()},
     "Stages, one by one": STAGES,
     "Results": AFTERWARDS,
@@ -43,6 +45,10 @@ _EXAMPLES = {
     ),
     "inspect": ("inspect run.toml", "inspect run.toml --study"),
     "runs": ("runs revlens-out", "runs ."),
+    "screen": (
+        "screen --manifest run.toml --out my-screen",
+        "screen --track organism --adamw",
+    ),
     "reproduce": (
         "reproduce --quick",
         "reproduce --seeds 10 --workers 4 --out ten-seeds",
@@ -73,7 +79,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         dest="verb", required=True, metavar="VERB", prog="revlens", title="verbs", help="see below"
     )
     for verb, summary in {verb: text for group in _GROUPS.values() for verb, text in group.items()}.items():
-        again = "" if verb in LOOKING else " What is on disk is not computed again."
+        again = "" if verb in LOOKING | BEFORE else " What is on disk is not computed again."
         sub = verbs.add_parser(
             verb,
             description=_wrapped(f"{summary[0].upper()}{summary[1:]}.{again}"),
@@ -114,7 +120,7 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
             "folder", type=Path, metavar="DIR", help="an output folder, or a folder that holds several"
         )
         return
-    out = Path("revlens-study" if verb == "study" else "revlens-out")
+    out = Path({"study": "revlens-study", "screen": "revlens-screen"}.get(verb, "revlens-out"))
     parser.add_argument("--out", type=Path, default=out, help="output folder (default: %(default)s)")
     if verb == "rejudge":
         parser.add_argument(
@@ -127,7 +133,9 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument(
             "--all", action="store_true", help="print all claims, not the headline claims alone"
         )
-    if verb not in AFTERWARDS:
+    if verb == "screen":
+        _add_screening(parser)
+    elif verb not in AFTERWARDS:
         _add_choices(parser)
         _add_places(parser)
 
@@ -139,6 +147,11 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
     group.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
+    _add_subject(group)
+
+
+def _add_subject(group: argparse._ArgumentGroup) -> None:
+    """Whose history it is, and its task."""
     group.add_argument(
         "--quick", action="store_true", help="a smoke run on a smaller organism, in a few minutes"
     )
@@ -176,6 +189,29 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the text track's model for a GPU, of about 60 million parameters",
     )
+
+
+def _add_screening(parser: argparse.ArgumentParser) -> None:
+    """Which rows are scored, and how."""
+    parser.add_argument(
+        "--seed", type=int, default=0, help="which run's start and rows (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="rows to score (default: as many as the fine-tune takes)"
+    )
+    parser.add_argument(
+        "--adamw", action="store_true", help="also score AdamW's first update: some three times as long"
+    )
+    parser.add_argument(
+        "--reply-tokens",
+        type=int,
+        default=32,
+        metavar="N",
+        help="longest answer of the model's own, for the rival of persona vectors; 0 leaves it out "
+        "(default: %(default)s)",
+    )
+    parser.set_defaults(seeds=None, steps=None)
+    _add_subject(parser.add_argument_group("whose rows"))
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:

@@ -35,6 +35,10 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         from revlens.cli import looking
 
         looking.inspect(args, console) if args.verb == "inspect" else looking.runs(args.folder, console)
+    elif args.verb == "screen":
+        from revlens.cli.screening import screen_rows
+
+        screen_rows(args, console)
     else:
         from revlens.cli.running import run
 

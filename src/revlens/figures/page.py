@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -79,11 +79,8 @@ def write_page(
         captions: what each figure shows.
         provenance: see `revlens.experiment.provenance`.
     """
-    environment = Environment(
-        loader=PackageLoader("revlens.figures"), autoescape=True, undefined=StrictUndefined
-    )
     views = [view for chapter in chapters for view in chapter.replies]
-    page = environment.get_template("report.html.j2").render(
+    page = template("report.html.j2").render(
         title=title,
         lead=lead,
         notes=notes,
@@ -100,6 +97,14 @@ def write_page(
         provenance=json.dumps(provenance, indent=2),
     )
     write_text(path, page)
+
+
+def template(name: str) -> Template:
+    """A template of a page, which escapes everything that it is given."""
+    environment = Environment(
+        loader=PackageLoader("revlens.figures"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template(name)
 
 
 def _named_figures(figures: Mapping[str, go.Figure]) -> list[str]:

@@ -39,6 +39,7 @@ LEFT_OUT: Mapping[Kind, Mapping[str, str]] = {
         "*_claims.py": "the same",
         "experiment/llm.py": "makes a configuration, which is in the key",
         "experiment/manifest.py": "reads one",
+        "screening/*": "scores rows before training; no experiment reads them",
         "experiment/plans.py": "names the modules of every stage; they count themselves",
         "experiment/cost.py": "what an experiment will take",
         "experiment/pooling.py": "joins tables that are made",

@@ -1,12 +1,19 @@
 """Fine-tuning with guards, in revlens' own loop or a Trainer of yours, and the methods to compare."""
 
 from revlens.training.answer_loss import Around as Around
+from revlens.training.answer_loss import answer_loss as answer_loss
 from revlens.training.answer_loss import task_loss as task_loss
 from revlens.training.answer_loss import unaltered as unaltered
 from revlens.training.callback import ReversionCallback as ReversionCallback
+from revlens.training.chat_data import IGNORE as IGNORE
+from revlens.training.chat_data import ChatBatch as ChatBatch
+from revlens.training.chat_data import Example as Example
+from revlens.training.chat_data import batches as batches
+from revlens.training.chat_data import collate as collate
 from revlens.training.chat_data import encode_examples as encode_examples
 from revlens.training.finetune_config import FinetuneConfig as FinetuneConfig
 from revlens.training.guard import Guard as Guard
+from revlens.training.guard import trained_parameters as trained_parameters
 from revlens.training.loop import finetune as finetune
 from revlens.training.methods import ARMS as ARMS
 from revlens.training.methods import METHODS as METHODS
@@ -32,3 +39,4 @@ from revlens.training.objectives.rehearsal import Rehearsal as Rehearsal
 from revlens.training.objectives.safe_lora import SafeLoRA as SafeLoRA
 from revlens.training.objectives.wrappers import Every as Every
 from revlens.training.objectives.wrappers import Until as Until
+from revlens.training.streams import logits_of as logits_of
