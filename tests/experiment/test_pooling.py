@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from revlens.errors import ResultsError
 from revlens.experiment import ArmTables, ExperimentConfig, assess, pool
 from revlens.organism import OrganismConfig
-from revlens.results import Layout
+from revlens.results import Layout, to_records
+from revlens.storage import write_listed_json
 
 
 def in_world(config: ExperimentConfig, seed: int) -> ExperimentConfig:
@@ -25,6 +27,8 @@ def output(folder: Path, config: ExperimentConfig, tables: ArmTables) -> Path:
     layout.results.mkdir(parents=True)
     config.save(layout.config)
     tables.save(layout.results)
+    write_listed_json(layout.results / "claims.json", to_records(assess(config, tables)))
+    write_listed_json(layout.results / "provenance.json", {"config": {"plan": {"type": "Arms"}}, "seeds": []})
     return folder
 
 
@@ -56,6 +60,14 @@ def test_runs_of_all_worlds_are_runs_of_one_experiment(
     key = f"fraction-{config.steps[-1]}"
     assert of_both[key].n == 2 * of_one[key].n
     assert of_both[key].value == pytest.approx(1.5 * of_one[key].value)
+
+
+def test_results_without_their_output_are_pooled_alike(worlds: list[Path]) -> None:
+    for out in worlds:
+        shutil.copy(out / "config.json", out / "results")
+    _, tables = pool([out / "results" for out in worlds])
+    for name, table in pool(worlds)[1].tables.items():
+        pd.testing.assert_frame_equal(tables[name], table)
 
 
 def test_one_world_twice_is_no_replication(worlds: list[Path], config: ExperimentConfig) -> None:

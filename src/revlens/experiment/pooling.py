@@ -10,7 +10,7 @@ import pandas as pd
 
 from revlens.errors import ResultsError
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.outputs import load_tables
+from revlens.experiment.loaded import load_results
 from revlens.experiment.plans import PLANS
 from revlens.organism import OrganismConfig
 from revlens.results import Layout, Tables
@@ -22,7 +22,8 @@ def pool(outs: Sequence[Path]) -> tuple[ExperimentConfig, Tables]:
     Intervals over the pooled runs say what holds over worlds as well as over seeds.
 
     Args:
-        outs: folders whose configurations differ in the seed of the world and in their runs.
+        outs: folders with a config.json, as `load_results` reads them, whose configurations differ in the
+            seed of the world and in their runs.
 
     Returns:
         The configuration of the first with the seeds of all, and tables of all runs.
@@ -43,7 +44,7 @@ def pool(outs: Sequence[Path]) -> tuple[ExperimentConfig, Tables]:
             raise ResultsError(f"{out} differs from {outs[0]} in more than its world and its seeds.")
 
     parts: dict[str, list[pd.DataFrame]] = {}
-    loaded = [load_tables(config, Layout(out)) for config, out in zip(configs, outs, strict=True)]
+    loaded = [load_results(out).tables for out in outs]
     n_before = 0
     for config, tables in zip(configs, loaded, strict=True):
         place = {seed: n_before + i for i, seed in enumerate(config.seeds)}
