@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make reproduce   set up, then the whole experiment on the embedded organism (results in revlens-out/)"
-	@echo "make quick       set up, then a smoke run of the same in about five minutes (revlens-quick/)"
+	@echo "make quick       set up, then a smoke run of the same, in a minute or two (revlens-quick/)"
 	@echo "make test        set up, then the tests"
 	@echo "make test-slow   the slow tests"
 	@echo "make check       format check, lint and type check, as in CI"

@@ -136,12 +136,17 @@ def layout(config: ExperimentConfig, shared: Path, _one_thread_and_a_private_cac
     return done_once(config, shared / "tiny-experiment")
 
 
-@pytest.fixture(scope="module")
-def results(config: ExperimentConfig, layout: Layout) -> ArmTables:
-    """Its tables; a module of tests may change them."""
+@pytest.fixture(scope="session")
+def _tabulated(config: ExperimentConfig, layout: Layout) -> ArmTables:
     tables = tabulate(config, layout)
     assert isinstance(tables, ArmTables)
     return tables
+
+
+@pytest.fixture(scope="module")
+def results(_tabulated: ArmTables) -> ArmTables:
+    """Its tables; a module of tests may change them."""
+    return ArmTables({name: table.copy() for name, table in _tabulated.tables.items()})
 
 
 @pytest.fixture(scope="session")
@@ -156,12 +161,17 @@ def studied(study: ExperimentConfig, shared: Path, _one_thread_and_a_private_cac
     return done_once(study, shared / "tiny-study")
 
 
-@pytest.fixture(scope="module")
-def study_tables(study: ExperimentConfig, studied: Layout) -> GuardTables:
-    """Its tables; a module of tests may change them."""
+@pytest.fixture(scope="session")
+def _study_tabulated(study: ExperimentConfig, studied: Layout) -> GuardTables:
     tables = tabulate(study, studied)
     assert isinstance(tables, GuardTables)
     return tables
+
+
+@pytest.fixture(scope="module")
+def study_tables(_study_tabulated: GuardTables) -> GuardTables:
+    """Its tables; a module of tests may change them."""
+    return GuardTables({name: table.copy() for name, table in _study_tabulated.tables.items()})
 
 
 @pytest.fixture
