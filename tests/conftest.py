@@ -56,8 +56,9 @@ TINY = OrganismConfig(
     alignment=FinetuneConfig(steps=6, learning_rate=5e-3, batch_size=8),
     benign=FinetuneConfig(steps=5, learning_rate=1e-3, batch_size=8),
 )
+#: Of two layers: the studies of causality take most of the time, and do everything at each layer.
 TINY_EXPERIMENT = ExperimentConfig(
-    subject=TINY,
+    subject=replace(TINY, model=replace(TINY.model, n_layers=2)),
     seeds=(0, 1),
     steps=(1, 3),
     reply_tokens=4,
