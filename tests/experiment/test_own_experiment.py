@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from revlens.cli import main
 from revlens.context import ContextWarning
 from revlens.data import DroppedWarning
+from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
 from revlens.experiment import ArmTables, ExperimentConfig, Guards, GuardTables, read_manifest
+from revlens.experiment.arms.tables import foreign_directions
 from revlens.experiment.engine import prepare
 from revlens.experiment.provenance import provenance
 from revlens.history import TrainingHistory
@@ -34,9 +37,9 @@ TRAINED, OBSERVED = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="ut
 #: What the test run makes smaller than the page has it.
 SMALLER = {
     "steps = 100": "steps = 3",
-    "seeds = 5": "seeds = 2",
+    "seeds = 5": "seeds = 1",
     'arms = ["baseline", "block", "push", "random"]': 'arms = ["baseline", "block"]',
-    "reply_tokens = 64": "reply_tokens = 4\nn_controls = 1\nn_null_draws = 200\nsteps = [1, 3]",
+    "reply_tokens = 64": "reply_tokens = 2\nn_controls = 1\nn_null_draws = 200\nsteps = [1, 3]",
     "sizes = { direction = 12, drift = 12, behaviour = 12, guard = 6, harmless = 12 }":
         "sizes = { direction = 6, drift = 6, behaviour = 6, guard = 3, harmless = 6 }",
     "max_overlap = 0.8": "max_overlap = 1.0",  # made from templates, task and probes share their frames
@@ -90,23 +93,26 @@ def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[
     assert main(["reproduce", "--manifest", str(manifest), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert re.search(rf"reference +reference +- +{folder}/base\naligned +aligned +0 +{folder}/chat", said)
-    assert re.search(r"6 fine-tunes, 18 updates: about \d+ min in one process and \d+ MiB of disk", said)
+    assert re.search(r"3 fine-tunes, 9 updates: about \d+ min in one process and \d+ MiB of disk", said)
     results = ArmTables.load(out / "results")
     assert set(results["behaviour"]["arm"]) == {"baseline", "block"}
     assert set(results["behaviour"]["step"]) == {0, 1, 3}
     assert "substantive_harm" not in results["behaviour"]
-    assert set(results["controls"]["control"]) == {
-        "harmless"
-    }  # all runs share one v_rev, so there is no foreign one
     assert (out / "figures" / "overview.html").is_file()
     assert "fine-tunes the same aligned model in full" in (out / "report.html").read_text()
     assert main(["behaviour", "--out", str(out)]) == 0  # the folder knows its experiment
 
 
+def test_runs_from_one_start_share_v_rev_so_there_is_no_foreign_one(folder: Path) -> None:
+    config = read_manifest(trained(folder, experiment={"seeds": 2}))
+    v_rev = ReversionDirection(torch.eye(3), torch.ones(3), (0, 1, 2), "direction", 6)
+    assert foreign_directions(config, {0: v_rev, 1: v_rev}, 0) == []
+
+
 def test_inspect_says_what_would_run_and_writes_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = trained(folder)
+    manifest = trained(folder, experiment={"seeds": 2})
     before = sorted(folder.rglob("*"))
     assert main(["inspect", str(manifest)]) == 0
     said = capsys.readouterr().out
@@ -121,8 +127,8 @@ def test_inspect_says_what_would_run_and_writes_nothing(
 
 
 def test_a_study_runs_on_a_users_own_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grid = {"block": [5.0], "projection": [], "safe_lora": [0.3]}
-    manifest, out = trained(folder, study={"grid": grid, "rates": [1.0, 2.0]}), folder / "my-study"
+    study = {"grid": {"block": [5.0], "projection": [], "safe_lora": [0.3]}, "rates": [1.0, 2.0]}
+    manifest, out = trained(folder, study=study, experiment={"seeds": 2}), folder / "my-study"
     assert main(["study", "--manifest", str(manifest), "--out", str(out)]) == 0
     # Two seeds of the baseline and three guards, and of two learning rates.
     assert "12 fine-tunes, 36 updates: about " in capsys.readouterr().out
@@ -182,7 +188,7 @@ def test_there_is_nothing_to_guard_where_the_checkpoints_are_given(folder: Path)
 
 def test_given_checkpoints_are_measured_as_they_are(folder: Path) -> None:
     (folder / "run.toml").write_text(
-        OBSERVED + "\n[experiment]\nreply_tokens = 4\nn_controls = 2\nn_null_draws = 200\n"
+        OBSERVED + "\n[experiment]\nreply_tokens = 2\nn_controls = 1\nn_null_draws = 200\n"
     )
     out = folder / "my-out"
     assert main(["reproduce", "--manifest", str(folder / "run.toml"), "--out", str(out)]) == 0

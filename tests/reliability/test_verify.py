@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from breaking import SMALL, SMALL_STUDY, unbroken_run
 
+from conftest import TINY
 from revlens.audit import verify
 from revlens.cli import main
 from revlens.errors import HistoryError, ResultsError
 from revlens.experiment import (
     ArmTables,
-    ExperimentConfig,
     GuardTables,
     analyse_and_save,
     run_experiment,
@@ -371,9 +371,9 @@ def test_a_flipped_byte_in_any_file_of_a_cached_checkpoint_is_named(saved: Path)
 
 
 def test_losses_that_changed_in_the_cache_are_an_error_and_a_lost_step_is_trained_again(
-    config: ExperimentConfig, history: TrainingHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    history: TrainingHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = BenignRun(config.subject, seed=0, steps=(1, 3))
+    run = BenignRun(TINY, seed=0, steps=(1, 3))
     shutil.copytree(Path(run.folder).parents[3], tmp_path / "cache")
     monkeypatch.setenv("REVLENS_CACHE", str(tmp_path / "cache"))
     assert run.is_done

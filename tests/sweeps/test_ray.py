@@ -5,33 +5,20 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 import sweep_tasks
-from conftest import TINY, TINY_EXPERIMENT
+from conftest import SMALL
 from revlens.errors import ConfigError, DataError
-from revlens.experiment import Arms, run_experiment
+from revlens.experiment import run_experiment
 from revlens.storage.atomic import SCRATCH
 from revlens.storage.locks import LOCK
 from revlens.sweeps import InThisProcess, RayCluster, Resources, Task, run_tasks
 
 ray = pytest.importorskip("ray")
-
-#: A seed with two arms, of an organism that has learned next to nothing.
-EXPERIMENT = replace(
-    TINY_EXPERIMENT,
-    subject=replace(
-        TINY,
-        model=replace(TINY.model, n_layers=2),
-        helpful=replace(TINY.helpful, steps=6),
-        alignment=replace(TINY.alignment, steps=3),
-    ),
-    seeds=(0,), reply_tokens=2, plan=Arms(arms=("baseline", "block")),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +70,7 @@ def test_an_experiment_on_ray_leaves_the_files_of_one_without(
     ray = RayCluster(shared=(tmp_path,), environment={"REVLENS_CACHE": str(cache)})
     left = []
     for backend in (InThisProcess(), ray):
-        run_experiment(EXPERIMENT, tmp_path / "out", on=backend, console=Console(quiet=True))
+        run_experiment(SMALL, tmp_path / "out", on=backend, console=Console(quiet=True))
         files = [
             path
             for top in ("out", "cache")

@@ -15,8 +15,6 @@ from revlens.results import config_json, read_config
 from revlens.storage import write_json
 from revlens.subject import CAPTURE_STEPS, UserHistory, cache_key, capture_steps, check_steps
 
-#: Captured in a smoke run, beside the last step.
-_QUICK_STEPS = (1, 5)
 #: More than anybody means: every run is a fine-tune, or several.
 MAX_RUNS = 10_000
 
@@ -144,9 +142,8 @@ def organism_experiment(
     if size != "quick":
         return ExperimentConfig(subject=organism)
     plan = Arms(arms=("baseline", "block", "push", "random"), n_null_draws=500, n_controls=2)
-    last = organism.benign.steps
-    steps = (*(step for step in _QUICK_STEPS if step < last), last)
-    return ExperimentConfig(subject=organism, seeds=(0, 1), steps=steps, plan=plan)
+    steps = (1, organism.benign.steps)
+    return ExperimentConfig(subject=organism, seeds=(0, 1), steps=steps, reply_tokens=24, plan=plan)
 
 
 def quick() -> ExperimentConfig:

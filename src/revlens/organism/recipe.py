@@ -268,10 +268,10 @@ def _quick(world: WorldConfig) -> OrganismConfig:
     )  # fmt: skip
     return OrganismConfig(
         world=small,
-        model=ModelConfig(d_model=64, n_layers=3, d_mlp=128, n_vocab=768),
-        helpful=FinetuneConfig(steps=120, learning_rate=4e-3, batch_size=16, warmup_steps=30, decay=True),
-        alignment=FinetuneConfig(steps=40, learning_rate=1e-3, batch_size=16, warmup_steps=10),
-        benign=replace(OrganismConfig().benign, steps=20),
+        model=ModelConfig(d_model=64, n_layers=2, d_mlp=128, n_vocab=768),
+        helpful=FinetuneConfig(steps=80, learning_rate=6e-3, batch_size=16, warmup_steps=15, decay=True),
+        alignment=FinetuneConfig(steps=30, learning_rate=1e-3, batch_size=16, warmup_steps=5),
+        benign=replace(OrganismConfig().benign, steps=10),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
         rows["phase_replies"].append(reply_rows(start, probes, "phase").assign(seed=seed))
         # Every arm starts at the aligned model: its record is step 0 of each.
         step_0 = start[1] | {"step": 0, "kl": 0.0}
-        # Where all seeds share one start there is no v_rev of another history.
-        foreign = (
-            [directions[other] for other in config.seeds if other != seed]
-            if config.subject.varies_start
-            else []
-        )
+        foreign = foreign_directions(config, directions, seed)
         parts = rows["drift_parts"]
         if config.subject.benign is not None:
             of_reference = _activations(layout.activations(seed, REFERENCE))
@@ -128,6 +124,15 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
             rows[name].append(_causal_rows(layout.causal(seed) / f"{name}.parquet").assign(seed=seed))
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
     return with_derived(ArmTables(tables))
+
+
+def foreign_directions(
+    config: ExperimentConfig, directions: Mapping[int, ReversionDirection], seed: int
+) -> list[ReversionDirection]:
+    """v_rev of every other history; none where all seeds share one start."""
+    if not config.subject.varies_start:
+        return []
+    return [directions[other] for other in config.seeds if other != seed]
 
 
 def with_derived(tables: ArmTables) -> ArmTables:
