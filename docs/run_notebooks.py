@@ -27,7 +27,8 @@ def run(path: Path) -> nbformat.NotebookNode:
 
 
 if __name__ == "__main__":
-    os.environ["PLOTLY_RENDERER"] = "svg"  # pictures in the page, which then loads no script
+    # Pictures in the page, which then loads no script; and nothing of how long loading took.
+    os.environ |= {"PLOTLY_RENDERER": "svg", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore:IProgress"}
     for path in NOTEBOOKS:
         print(path.name)
         nbformat.write(run(path), path)

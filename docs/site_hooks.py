@@ -7,6 +7,7 @@ The pages of the API list what each door offers, so that a public name stands in
 from __future__ import annotations
 
 import ast
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -81,3 +83,18 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         markdown = markdown.replace("](CITATION.cff)", f"]({blob}/CITATION.cff)")
     markdown = re.sub(r"\]\((runs/[^)]*)\)", rf"]({blob}/docs/\1)", markdown)
     return re.sub(r"\]\(\.\./", f"]({blob}/", markdown) if page.file.src_uri.count("/") == 0 else markdown
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Point the links of notebooks, which no plugin resolves, to the pages and files that they name."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+
+    def resolved(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), link[2]))
+        found = files.get_file_from_path(target)
+        if found is None:
+            raise PluginError(f"{page.file.src_uri} links to {link[2]}, which is no file of docs/.")
+        return f'{link[1]}="{found.url_relative_to(page.file)}"'
+
+    return re.sub(r'(href|src)="(?!#|[a-z]+:)([^"]+\.(?:ipynb|md|svg|png))"', resolved, html)

@@ -53,6 +53,8 @@ class ReversionCallback(TrainerCallback):
     precision the task has. Checkpoints have their state in a folder ``revlens``: make guard and monitor as
     for the first training, and ``train(resume_from_checkpoint=...)`` goes on as if it had never stopped.
 
+    After training, `model_card_section` writes what a model card should say of guard and reversion.
+
     The callback moves to the head of the Trainer's callbacks: TensorBoard, W&B, trackio and the like get the
     readings, and upload checkpoints that are complete.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from importlib.metadata import version
+from typing import Any
 
 from torch import nn
 
@@ -56,10 +57,11 @@ This is one training run, and says where the model lies, not what it replies: ju
 
 def _described(guard: Guard) -> str:
     """A guard's class and its settings that are numbers; a wrapper's with those of the guard within."""
+    own: tuple[Field[Any], ...] = fields(guard) if is_dataclass(guard) else ()
     values = {
         field.name: getattr(guard, field.name)
-        for field in (fields(guard) if is_dataclass(guard) else ())
-        if not field.name.startswith("_") and field.init
+        for field in own
+        if field.init and not field.name.startswith("_")
     }
     settings = [
         f"{name} {value:g}"
