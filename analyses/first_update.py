@@ -69,7 +69,7 @@ def claims(table: pd.DataFrame) -> list[Claim]:
     found = []
     for task in table["task"].unique():
         off = mean_over_runs((values(task, "adamw") - values(task, "1")).tolist())
-        ratio = ratio_over_runs(values(task, "adamw", "fraction"), values(task, "1", "fraction"))
+        ratio = ratio_over_runs(*(values(task, when, "fraction").tolist() for when in ("adamw", "1")))
         plain, adamw = values(task, "plain"), values(task, "adamw")
         is_headline = task == FLAGSHIP
         found += [

@@ -18,7 +18,13 @@ from revlens.training import FinetuneConfig, answer_loss, collate, encode_exampl
 from screening.test_screen import PROBES, ROWS, v_rev_of
 
 CONFIG = FinetuneConfig(
-    steps=3, learning_rate=2e-6, batch_size=2, weight_decay=0.1, max_grad_norm=0.01, warmup_steps=2
+    steps=3,
+    learning_rate=2e-6,
+    batch_size=2,
+    micro_batch_size=1,
+    weight_decay=0.1,
+    max_grad_norm=0.01,
+    warmup_steps=2,
 )
 
 
@@ -43,7 +49,7 @@ def test_the_prediction_is_the_drift_after_one_update() -> None:
 def test_the_plain_step_goes_with_the_gradients_alone() -> None:
     model = small_model("llama")
     v_rev = v_rev_of(model)
-    config = replace(CONFIG, batch_size=len(ROWS), warmup_steps=0)
+    config = replace(CONFIG, batch_size=len(ROWS), micro_batch_size=2, warmup_steps=0)
     predicted = rl.first_update(model, ROWS, v_rev, PROBES, config, seed=0)
     towards = reversion_gradient(model, v_rev, PROBES["drift"])
     loss = answer_loss(model, collate(encode_examples(model.tokenizer, ROWS), 0))

@@ -192,7 +192,7 @@ def test_what_cannot_be_scored_is_named(llama: TransformerBridge) -> None:
     with pytest.raises(ConfigError, match="v_rev has width 8, the model 16"):
         rl.screen(llama, ROWS, replace(v_rev, unit=v_rev.unit[:, :8]), PROBES, CONFIG)
     with pytest.raises(ModelError, match="pass that bridge"):
-        rl.screen(llama.original_model, ROWS, v_rev, PROBES, CONFIG)  # type: ignore[arg-type]
+        rl.screen(llama.original_model, ROWS, v_rev, PROBES, CONFIG)
     with torch.no_grad():
         llama.unembed.weight[5] = torch.nan
     with pytest.raises(NonFiniteError, match=r"sgd of row 0, 'F\?', is nan"):

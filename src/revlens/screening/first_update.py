@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,7 +20,15 @@ from revlens.prompts import Batch, Probes
 from revlens.screening.forward_mode import Weights, derivative_along
 from revlens.screening.reversion_gradient import probe_batches, reversion_gradient
 from revlens.screening.updates import adamw_update, clipping
-from revlens.training import FinetuneConfig, answer_loss, batches, trained_parameters
+from revlens.training import (
+    ChatBatch,
+    FinetuneConfig,
+    answer_loss,
+    batches,
+    count_answer_tokens,
+    micro_batches,
+    trained_parameters,
+)
 
 
 class FirstUpdate(NamedTuple):
@@ -82,34 +92,46 @@ def first_update(
     )
     trained = trained_parameters(model)
     towards = reversion_gradient(model, v_rev, probes[split], batch_size=batch_size)
-    with torch.enable_grad():
-        loss = answer_loss(model, next(stream))
-        found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    gradient = {name: g for name, g in zip(trained, found, strict=True) if g is not None}
+    gradient = _task_gradient(model, trained, next(stream), config.micro_batch_size)
     rate, scale = config.rate_at(0), clipping(gradient.values(), config)
     plain = {name: -rate * config.learning_rate * g for name, g in gradient.items()}
     adamw = {
-        name: rate * adamw_update(scale * gradient.get(name, torch.zeros_like(p)), p.detach(), config)
-        for name, p in trained.items()
+        name: rate * adamw_update(scale * gradient[name], parameter.detach(), config)
+        for name, parameter in trained.items()
     }
     prompts = probe_batches(model, probes[split], batch_size)
-    drifts = [
-        Drift.along(_drift(model, update, prompts, v_rev.layers)[None], v_rev, (1,))
-        for update in (plain, adamw)
-    ]
+    drifts = {
+        name: Drift.along(_drift(model, update, prompts, v_rev.layers)[None], v_rev, (1,))
+        for name, update in {"plain": plain, "adamw": adamw}.items()
+    }
     inner = sum(float((plain[name] * towards[name]).sum()) for name in plain)
-    return FirstUpdate(*drifts, cosine=inner / (_norm(plain) * _norm(towards)))
+    cosine = inner / (_norm(plain) * _norm(towards))
+    return FirstUpdate(drifts["plain"], drifts["adamw"], cosine)
+
+
+def _task_gradient(
+    model: TransformerBridge, trained: Mapping[str, nn.Parameter], batch: ChatBatch, size: int | None
+) -> dict[str, Tensor]:
+    """Gradient of the batch's answer loss, ``size`` rows at a time; zero where nothing depends on it."""
+    gradient = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
+    for part, share in micro_batches(batch, size, count_answer_tokens(batch)):
+        with torch.enable_grad():
+            loss = share * answer_loss(model, part)
+            found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+        for name, added in zip(gradient, found, strict=True):
+            if added is not None:
+                gradient[name] += added
+    return gradient
 
 
 def _drift(
     model: TransformerBridge, update: Weights, prompts: list[Batch], layers: tuple[int, ...]
 ) -> Float[Tensor, "layer d_model"]:
     """D of the mean activation along an update, in float64 on the CPU."""
+    sites = Sites(layers=layers)
     total, n = torch.zeros(len(layers), model.cfg.d_model, dtype=torch.float64), 0
     for batch in prompts:
-        _, moved = derivative_along(
-            model, update, lambda batch=batch: read_batch(model, batch, Sites(layers=layers))
-        )
+        _, moved = derivative_along(model, update, partial(read_batch, model, batch, sites))
         total, n = total + moved.double().cpu().sum(0), n + len(moved)
     return total / n
 

@@ -38,8 +38,9 @@ def derivative_along(
             value, derivative = forward_ad.unpack_dual(compute())
         except NotImplementedError as error:
             raise ModelError(
-                f"An operation of the model has no forward derivative in torch ({error}), so rows cannot be "
-                "scored in batches. Score them one by one, by backward passes: screen(..., adamw=True)."
+                f"An operation of the model has no forward derivative in torch ({error}). To score rows "
+                "without one, use backward passes alone: screen(..., adamw=True). To predict a first update, "
+                "load the model without quantisation and custom kernels."
             ) from error
         return value, torch.zeros_like(value) if derivative is None else derivative
 
@@ -66,7 +67,7 @@ def _moving(model: nn.Module, direction: Weights) -> Iterator[None]:
         try:
             for module, name, parameter in places:
                 if id(parameter) in duals:
-                    module._parameters[name] = duals[id(parameter)]  # type: ignore[assignment]
+                    module._parameters[name] = duals[id(parameter)]
             yield
         finally:
             for module, name, parameter in places:

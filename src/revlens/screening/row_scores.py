@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -69,7 +70,7 @@ def score_in_batches(
     pad_id = pad_id_of(model.tokenizer)
     for members in shortest_first([len(e.prompt) + len(e.answer) for e in examples], batch_size):
         batch = collate([examples[i] for i in members], pad_id)
-        loss, slope = derivative_along(model, gradient, lambda batch=batch: row_losses(model, batch))
+        loss, slope = derivative_along(model, gradient, partial(row_losses, model, batch))
         scores.loss[members] = loss.cpu().double()
         scores.sgd[members] = -config.learning_rate * slope.cpu().double()
     return scores

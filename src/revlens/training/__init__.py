@@ -10,7 +10,9 @@ from revlens.training.chat_data import ChatBatch as ChatBatch
 from revlens.training.chat_data import Example as Example
 from revlens.training.chat_data import batches as batches
 from revlens.training.chat_data import collate as collate
+from revlens.training.chat_data import count_answer_tokens as count_answer_tokens
 from revlens.training.chat_data import encode_examples as encode_examples
+from revlens.training.chat_data import micro_batches as micro_batches
 from revlens.training.finetune_config import FinetuneConfig as FinetuneConfig
 from revlens.training.guard import Guard as Guard
 from revlens.training.guard import trained_parameters as trained_parameters
