@@ -120,7 +120,7 @@ def test_inspect_says_what_would_run_and_writes_nothing(
     assert f"command    revlens reproduce --manifest {manifest}" in said
     assert "stages     history, finetune, capture, behaviour, causal" in said
     assert "runs       2, with 3 fine-tunes each: baseline; block; reference" in said
-    assert "looked at  after update 1, 3; replies of 4 tokens" in said
+    assert "looked at  after update 1, 3; replies of 2 tokens" in said
     assert re.search(r"cost +6 fine-tunes, 18 updates: about \d+ min in one process and \d+ MiB", said)
     assert "A process holds up to " in said
     assert sorted(folder.rglob("*")) == before

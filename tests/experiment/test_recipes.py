@@ -37,7 +37,7 @@ FEWER: dict[str, dict[str, Any]] = {
         "steps": [1, 2],
         "arms": ["baseline", "block"],
         "reply_tokens": 2,
-        "n_controls": 2,
+        "n_controls": 1,
         "n_null_draws": 100,
     },
 }
