@@ -269,8 +269,8 @@ def _quick(world: WorldConfig) -> OrganismConfig:
     return OrganismConfig(
         world=small,
         model=ModelConfig(d_model=64, n_layers=2, d_mlp=128, n_vocab=768),
-        helpful=FinetuneConfig(steps=80, learning_rate=6e-3, batch_size=16, warmup_steps=15, decay=True),
-        alignment=FinetuneConfig(steps=30, learning_rate=1e-3, batch_size=16, warmup_steps=5),
+        helpful=FinetuneConfig(steps=120, learning_rate=6e-3, batch_size=16, warmup_steps=15, decay=True),
+        alignment=FinetuneConfig(steps=40, learning_rate=1e-3, batch_size=16, warmup_steps=5),
         benign=replace(OrganismConfig().benign, steps=10),
     )
 
