@@ -20,10 +20,8 @@ def another(value: Any) -> Any:
             return not value
         case tuple():
             return value[:-1]
-        case Mapping() if not value:  # strengths of the arms
-            return {"block": 1.0}
-        case Mapping():
-            return dict(list(value.items())[:-1])
+        case Mapping():  # the only empty one has strengths of arms
+            return dict(list(value.items())[:-1]) if value else {"block": 1.0}
         case int():
             return value + 1
         case str():
