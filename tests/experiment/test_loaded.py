@@ -14,7 +14,8 @@ from revlens.experiment import ArmTables, ExperimentConfig, GuardTables, analyse
 from revlens.results import Layout, save_results
 
 #: The results that the repository holds, of this version's tables.
-RUNS = sorted((Path(__file__).parents[2] / "docs" / "runs").iterdir())
+#: Those of an experiment; analyses leave single tables.
+RUNS = sorted(path.parent for path in (Path(__file__).parents[2] / "docs" / "runs").glob("*/provenance.json"))
 
 
 @pytest.fixture(scope="module")
