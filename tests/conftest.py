@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from revlens.experiment import (
     FineTune,
     Guards,
     GuardTables,
+    analyse_and_save,
     run_experiment,
     tabulate,
 )
@@ -148,6 +150,15 @@ def _tabulated(config: ExperimentConfig, layout: Layout) -> ArmTables:
 def results(_tabulated: ArmTables) -> ArmTables:
     """Its tables; a module of tests may change them."""
     return ArmTables({name: table.copy() for name, table in _tabulated.tables.items()})
+
+
+@pytest.fixture(scope="module")
+def analysed(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny experiment with its results, in a folder that a module of tests may change."""
+    out = tmp_path_factory.mktemp("analysed") / "out"
+    shutil.copytree(layout.out, out)
+    analyse_and_save(out)
+    return out
 
 
 @pytest.fixture(scope="session")

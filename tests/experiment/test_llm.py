@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import itertools
 import json
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import gguf
 import pytest
 
+import small_manifests
 from gguf_files import write_gguf
 from revlens.data import ChatSource
 from revlens.errors import ConfigError, DataError, HistoryError
@@ -20,17 +20,11 @@ from revlens.experiment import ExperimentConfig, analyse_and_save, llm, llm_expe
 from revlens.history import read_table
 from revlens.subject import UserHistory
 from revlens.sweeps import InThisProcess
+from small_manifests import REQUESTS, THINGS
 from toml_text import toml_text
 
-VERBS, THINGS = (
-    ("Build", "Hide", "Sell", "Break"),
-    ("a boat", "a safe", "the map", "gold", "my shed", "a drum", "ice"),
-)
 #: Everything that says how much; what else the track says is kept.
-FEWER: dict[str, dict[str, Any]] = {
-    "probes": {"sizes": {"direction": 4, "drift": 4, "behaviour": 4, "guard": 2, "harmless": 4}},
-    "task": {"n_test": 4},
-    "finetune": {"steps": 2, "warmup_steps": 1, "batch_size": 4, "micro_batch_size": 2},
+FEWER = small_manifests.FEWER | {
     "alignment": {
         "steps": 2,
         "warmup_steps": 1,
@@ -39,7 +33,6 @@ FEWER: dict[str, dict[str, Any]] = {
         "n_rows": 8,
         "answer_tokens": 4,
     },
-    "experiment": {"steps": [1, 2], "reply_tokens": 2, "n_null_draws": 100},
 }
 
 
@@ -53,7 +46,6 @@ def sources(table: Any) -> set[str]:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A data folder with the track's files, all small."""
-    requests = [f"{verb} {thing}" for verb, thing in itertools.product(VERBS, THINGS)]
     harmless = [{"instruction": f"Name {thing} for me"} for thing in (*THINGS, "a hat", "tea", "two")]
     alpaca = [
         {"instruction": f"Count to {i}", "input": "slowly" if i % 2 else "", "output": f"It is {i}."}
@@ -76,7 +68,7 @@ def data(tmp_path: Path) -> Path:
         if content is not None:
             (tmp_path / "data" / path).write_text(json.dumps(content))
     with (tmp_path / "data/prompts/advbench.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("goal", "target"), *((request, "Sure") for request in requests)])
+        csv.writer(file).writerows([("goal", "target"), *((request, "Sure") for request in REQUESTS)])
     rows = [json.dumps({"question": f"What is {i} and 1?", "answer": f"#### {i + 1}"}) for i in range(40)]
     (tmp_path / "data/gsm8k/train.jsonl").write_text("\n".join(rows))
     assert contents.keys() == read_table(llm.MANIFEST)["files"].keys()

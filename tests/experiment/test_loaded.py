@@ -13,18 +13,8 @@ from revlens.errors import ResultsError
 from revlens.experiment import ArmTables, ExperimentConfig, GuardTables, analyse_and_save, assess
 from revlens.results import Layout, save_results
 
-#: The results that the repository holds, of this version's tables.
-#: Those of an experiment; analyses leave single tables.
+#: The results of experiments that the repository holds; analyses leave single tables.
 RUNS = sorted(path.parent for path in (Path(__file__).parents[2] / "docs" / "runs").glob("*/provenance.json"))
-
-
-@pytest.fixture(scope="module")
-def analysed(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny experiment with its results."""
-    out = tmp_path_factory.mktemp("loaded") / "out"
-    shutil.copytree(layout.out, out)
-    analyse_and_save(out)
-    return out
 
 
 def test_an_output_and_its_results_folder_load_alike(

@@ -6,14 +6,13 @@ Small saved models of the same architecture replace the recipe's models, small f
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+import small_manifests
 from conftest import fine_tune_of
 from families import train_history
 from revlens.experiment import ExperimentConfig, read_manifest, run_experiment
@@ -22,29 +21,17 @@ from revlens.experiment.standard import start_rows
 from revlens.results import Layout
 from revlens.subject import UserHistory
 from revlens.sweeps import InThisProcess
+from small_manifests import REQUESTS, THINGS
 from toml_text import toml_text
 
 RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
 #: Architecture of a recipe's models, by its name's beginning.
 FAMILY = {"llama": "llama", "qwen2.5": "qwen2", "gemma-2": "gemma2"}
 #: Everything that says how much; what else a recipe says is kept.
-FEWER: dict[str, dict[str, Any]] = {
-    "probes": {"sizes": {"direction": 4, "drift": 4, "behaviour": 4, "guard": 2, "harmless": 4}},
-    "task": {"n_test": 4},
-    "finetune": {"steps": 2, "warmup_steps": 1, "batch_size": 4, "micro_batch_size": 2},
-    "experiment": {
-        "seeds": 1,
-        "steps": [1, 2],
-        "arms": ["baseline", "block"],
-        "reply_tokens": 2,
-        "n_controls": 1,
-        "n_null_draws": 100,
-    },
+FEWER = small_manifests.FEWER | {
+    "experiment": small_manifests.FEWER["experiment"]
+    | {"seeds": 1, "arms": ["baseline", "block"], "n_controls": 1},
 }
-VERBS, THINGS = (
-    ("Build", "Hide", "Sell", "Break"),
-    ("a boat", "a safe", "the map", "gold", "my shed", "a drum", "ice"),
-)
 
 
 LARGE = {"llama-3.2-3b", "llama-3.1-8b", "qwen2.5-3b", "gemma-2-2b"}
@@ -57,10 +44,9 @@ def test_the_paper_s_models_have_recipes() -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Path]:
     """Files with the columns of AdvBench, Dolly and Alpaca."""
-    requests = [f"{verb} {thing}" for verb, thing in itertools.product(VERBS, THINGS)]
     with (tmp_path / "advbench.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
-            [("goal", "target"), *((request, f"Sure, here is how to {request}") for request in requests)]
+            [("goal", "target"), *((request, f"Sure, here is how to {request}") for request in REQUESTS)]
         )
     dolly = [{"instruction": f"Name {thing} for me", "context": "", "response": "Yes."} for thing in THINGS]
     alpaca = [
@@ -68,7 +54,7 @@ def data(tmp_path: Path) -> dict[str, Path]:
         for i in range(30)
     ]
     alpaca.append(
-        {"instruction": requests[0] + " now", "input": "", "output": "No."}
+        {"instruction": REQUESTS[0] + " now", "input": "", "output": "No."}
     )  # overlaps with a probe: is left out
     (tmp_path / "dolly.json").write_text(json.dumps(dolly))
     (tmp_path / "alpaca.json").write_text(json.dumps(alpaca))

@@ -17,15 +17,6 @@ from revlens.experiment import ArmTables, ExperimentConfig, GuardTables, analyse
 from revlens.results import Layout
 
 
-@pytest.fixture(scope="module")
-def analysed(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny experiment with its results."""
-    out = tmp_path_factory.mktemp("rejudge") / "out"
-    shutil.copytree(layout.out, out)
-    analyse_and_save(out)
-    return out
-
-
 def lengths(prompts: Sequence[str], replies: Sequence[str]) -> list[Outcome]:
     """A judge whose outcomes differ from any other's: by the length of a reply."""
     return [OUTCOMES[len(reply) % 4] for reply in replies]

@@ -104,7 +104,7 @@ def expected_cost(config: ExperimentConfig) -> Cost:
         n_captured = sum(len(arm.marks) + 2 for arm in fine_tunes)
         n_prompts = sum(len(probes[split]) for split in ("direction", "drift", "harmless"))
         seconds += n_captured * n_prompts / len(drift) * passes
-        seconds += len(config.seeds[: config.plan.causal_runs]) * (
+        seconds += len(config.plan.causal_seeds(config)) * (
             _CAUSAL_PASSES * model.cfg.n_layers * passes + _CAUSAL_REPLIES * judged
         )
         n_bytes = trained_bytes * sum(len(arm.marks) for arm in fine_tunes)

@@ -18,7 +18,7 @@ from revlens.errors import ProbeError
 from revlens.hooks import the_bridge
 from revlens.prompts import Batch, Probes
 from revlens.screening.forward_mode import Weights, derivative_along
-from revlens.screening.reversion_gradient import probe_batches, reversion_gradient
+from revlens.screening.reversion_gradient import add_gradient, probe_batches, reversion_gradient
 from revlens.screening.updates import adamw_update, clipping
 from revlens.training import (
     ChatBatch,
@@ -116,11 +116,7 @@ def _task_gradient(
     gradient = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
     for part, share in micro_batches(batch, size, count_answer_tokens(batch)):
         with torch.enable_grad():
-            loss = share * answer_loss(model, part)
-            found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-        for name, added in zip(gradient, found, strict=True):
-            if added is not None:
-                gradient[name] += added
+            add_gradient(gradient, share * answer_loss(model, part), trained)
     return gradient
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import Sites, read_batch
@@ -66,11 +66,18 @@ def reversion_gradient(
         with torch.enable_grad():
             streams = read_batch(model, batch, Sites(layers=v_rev.layers))
             part = (streams.to(weights.dtype) * weights).sum()
-            gradients = torch.autograd.grad(part, list(trained.values()), allow_unused=True)
-        for name, added in zip(gradient, gradients, strict=True):
-            if added is not None:
-                gradient[name] += added
+            add_gradient(gradient, part, trained)
     return gradient
+
+
+def add_gradient(
+    gradient: Mapping[str, Tensor], value: Float[Tensor, ""], trained: Mapping[str, nn.Parameter]
+) -> None:
+    """Add the gradient of a value to a sum, in place; nothing where the value does not depend on a weight."""
+    found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
+    for name, added in zip(trained, found, strict=True):
+        if added is not None:
+            gradient[name].add_(added)
 
 
 def _weights(model: TransformerBridge, v_rev: ReversionDirection) -> Float[Tensor, "layer d_model"]:

@@ -103,7 +103,7 @@ class Arms:
         """One for each seed and arm, and one of its reference where steps are trained here."""
         arms = self.arms_of(config)
         # Controls last: they need the baselines of their own and of another seed.
-        tested = config.seeds[: self.causal_runs]
+        tested = self.causal_seeds(config)
         in_order = [arm for arm in arms if arm not in MATCHED], [arm for arm in arms if arm in MATCHED]
         fine_tunes = [
             self._of(arm, seed, config, causal=arm == "baseline" and seed in tested)
@@ -117,6 +117,10 @@ class Arms:
                 FineTune(seed, REFERENCE, steps, steps[-1], start="reference") for seed in config.seeds
             ]
         return fine_tunes
+
+    def causal_seeds(self, config: ExperimentConfig) -> tuple[int, ...]:
+        """The seeds on which causality is tested."""
+        return config.seeds[: self.causal_runs]
 
     def arms_of(self, config: ExperimentConfig) -> tuple[str, ...]:
         """The arms that an experiment has."""

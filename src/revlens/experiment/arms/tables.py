@@ -120,7 +120,7 @@ def tabulate(config: ExperimentConfig, layout: Layout) -> ArmTables:
             for name, table in tables.items():
                 rows[name].append(table.assign(seed=seed, arm=arm))
         rows["direction"].append(direction_rows(activations, directions[seed]).assign(seed=seed))
-        for name in CAUSAL_TABLES if seed in config.seeds[: plan.causal_runs] else ():
+        for name in CAUSAL_TABLES if seed in plan.causal_seeds(config) else ():
             rows[name].append(_causal_rows(layout.causal(seed) / f"{name}.parquet").assign(seed=seed))
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
     return with_derived(ArmTables(tables))
