@@ -162,6 +162,17 @@ def test_cells_that_are_not_text_and_tables_without_rows_are_errors(tmp_path: Pa
         ChatSource(str(write(tmp_path / "none.csv", "prompt,answer\n"))).read()
 
 
+def test_longer_exchanges_are_left_out_before_the_limit_counts(tmp_path: Path) -> None:
+    rows = [{"prompt": "Why?", "answer": answer} for answer in ("So it is.", "So.", "Yes.", "No.")]
+    path = str(write_lines(tmp_path / "rows.jsonl", *rows))
+    assert ChatSource(path, max_characters=8, limit=2).read().to_list() == [rows[1], rows[2]]
+    assert ChatSource(path, max_characters=13).read().to_list() == rows
+    with pytest.raises(DataError, match=r"All 4 row.s. of .* are longer than max_characters=6; raise it"):
+        ChatSource(path, max_characters=6).read()
+    with pytest.raises(ConfigError, match="max_characters=0 must be positive; leave it out"):
+        ChatSource(path, max_characters=0)
+
+
 def test_limit_takes_the_first_rows_of_the_seeds_order(tmp_path: Path) -> None:
     path = numbered(tmp_path, 50)
     rows = ChatSource(path).read().to_list()

@@ -26,18 +26,26 @@ class ChatSource(TableSource):
             columns above. A conversation must open with a user message and the answer to it; later turns
             are left out, and so is a first system message without text. Content may be a list of text parts,
             ``{"type": "text", "text": ...}``, which are joined.
+        max_characters: longest prompt and answer together; longer rows are left out. The time of an update
+            follows the longest rows of its batch.
 
     Raises:
-        ConfigError: if both ``messages`` and another column are named; see also `TableSource`.
+        ConfigError: if both ``messages`` and another column are named, or ``max_characters`` is not positive;
+            see also `TableSource`.
     """
 
     prompt: str = "prompt"
     answer: str = "answer"
     context: str | None = None
     messages: str | None = None
+    max_characters: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_characters is not None and self.max_characters < 1:
+            raise ConfigError(
+                f"max_characters={self.max_characters} must be positive; leave it out to take every row."
+            )
         if self.messages is not None and (self.prompt, self.answer, self.context) != (
             "prompt",
             "answer",
@@ -56,15 +64,39 @@ class ChatSource(TableSource):
                 directory if None.
 
         Raises:
-            DataError: if the source cannot be read, lacks a column, or has an empty row; if a conversation
-                does not open with a user message and its answer.
+            DataError: if the source cannot be read, lacks a column, has an empty row, or none that is short
+                enough; if a conversation does not open with a user message and its answer.
         """
         pairs = self.collect(
-            self._columns(root) if self.messages is None else self._conversations(self.messages, root)
+            self._short(
+                self._columns(root) if self.messages is None else self._conversations(self.messages, root)
+            )
         )
         return Dataset.from_dict(
             {"prompt": [prompt for prompt, _ in pairs], "answer": [answer for _, answer in pairs]}
         )
+
+    def _short(self, rows: Iterator[tuple[str, tuple[str, str]]]) -> Iterator[tuple[str, tuple[str, str]]]:
+        """The rows that are not too long.
+
+        Raises:
+            DataError: if there are rows, and all are too long.
+        """
+        if self.max_characters is None:
+            yield from rows
+            return
+        n_long, any_short = 0, False
+        for where, texts in rows:
+            if sum(map(len, texts)) > self.max_characters:
+                n_long += 1
+            else:
+                any_short = True
+                yield where, texts
+        if n_long and not any_short:
+            raise DataError(
+                f"All {n_long} row(s) of {self.path} are longer than max_characters={self.max_characters}; "
+                "raise it, or leave it out to take every row."
+            )
 
     def _columns(self, root: str | Path | None) -> Iterator[tuple[str, tuple[str, str]]]:
         columns = {"prompt": self.prompt, "answer": self.answer} | (
