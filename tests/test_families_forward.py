@@ -83,7 +83,9 @@ def test_capture_keeps_hugging_face_s_last_token(saved: Path, tmp_path: Path) ->
     torch.testing.assert_close(before[:, 1:], theirs[:, :-1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
+)
 def test_half_precision_differs_from_hugging_face_by_rounding_only(
     family: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:

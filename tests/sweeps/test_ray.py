@@ -61,6 +61,7 @@ def test_a_failure_ends_what_is_running_and_leaves_nothing_that_looks_finished(t
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(SCRATCH)] == []
 
 
+@pytest.mark.slow
 def test_an_experiment_on_ray_leaves_the_files_of_one_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
