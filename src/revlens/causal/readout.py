@@ -15,6 +15,9 @@ from revlens.causal.metric import Metric, measure
 from revlens.direction import ReversionDirection, isotropic_directions
 from revlens.hooks import the_bridge
 
+#: Directions that are read at a time: the logits of one are as wide as the vocabulary.
+_N_ROWS = 256
+
 
 @dataclass(frozen=True)
 class VocabularyReadout:
@@ -83,7 +86,9 @@ def vocabulary_readout(
     """
     model = the_bridge(model)
     random = isotropic_directions(n_draws, *v_rev.unit.shape, seed=seed)
-    null = torch.stack([measure(metric, _logits(model, draw)) for draw in random])
+    # Together, as far as memory allows: a small model's passes cost more to call than to compute.
+    parts = random.flatten(0, 1).split(_N_ROWS)
+    null = torch.cat([measure(metric, _logits(model, rows)) for rows in parts]).view(random.shape[:2])
     logits = _logits(model, v_rev.unit)
     return VocabularyReadout(logits, measure(metric, logits), null, v_rev.layers)
 
