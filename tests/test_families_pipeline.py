@@ -280,6 +280,8 @@ def test_saved_steps_reply_in_hugging_face_as_they_do_here(
     replies = tokenizer.batch_decode(output[:, batch.tokens.shape[1] :], skip_special_tokens=True)
     assert any(replies)
     assert generate(tuned, PROMPTS, max_new_tokens=8) == replies
+    by_itself = generate(history[4].module(), PROMPTS, max_new_tokens=8, tokenizer=history[4].tokenizer())
+    assert by_itself == replies
 
 
 def test_saved_steps_keep_the_tokenizer(history: TrainingHistory) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from revlens.errors import ConfigError
 from revlens.families import CONTEXT_NAMES, FIXED_CONTEXT, GROWING_CONTEXT
@@ -62,19 +63,22 @@ def prompt_rows(
     *,
     new_tokens: int = 0,
     template_kwargs: Mapping[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[list[int]]:
-    """Token ids of each user message in a bridge's chat format, checked against its context.
+    """Token ids of each user message in a model's chat format, checked against its context.
 
     Args:
-        model: a bridge.
+        model: a bridge, or a Hugging Face model.
         prompts: user messages.
         new_tokens: how many will be generated after each.
         template_kwargs: see `revlens.chat_templates.render`.
+        tokenizer: of a Hugging Face model; a bridge has its own.
 
     Raises:
         ConfigError: see `check_context` and `revlens.prompts.encode_prompts`.
     """
-    rows = encode_prompts(model.tokenizer, prompts, template_kwargs=template_kwargs)  # type: ignore[arg-type]
+    own: Any = model.tokenizer if tokenizer is None else tokenizer
+    rows = encode_prompts(own, prompts, template_kwargs=template_kwargs)
     check_context(context_of(model), [len(row) for row in rows], prompts, new_tokens=new_tokens)
     return rows
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.behaviour import generate
-from revlens.errors import ConfigError
+from revlens.errors import ConfigError, ModelError
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes, encode_prompts
 from revlens.training import FinetuneConfig, finetune
@@ -91,3 +93,26 @@ def test_generation_leaves_no_gradient_and_no_draw(talker: TransformerBridge) ->
     generate(talker, list(REPLIES), max_new_tokens=4)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(w, b) for w, b in zip(talker.parameters(), before, strict=True))
+
+
+def test_a_hugging_face_model_replies_by_itself_as_its_bridge_does(
+    history: TrainingHistory, probes: Probes
+) -> None:
+    prompts, checkpoint = [*probes["behaviour"], *probes["guard"]], history.aligned
+    plain: Any = checkpoint.module()
+    # What Hugging Face adds to greedy decoding by itself if the model says so; a reply is plain greedy.
+    plain.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1)
+    given = plain.generation_config.to_dict()
+    said = generate(plain, prompts, max_new_tokens=12, batch_size=3, tokenizer=checkpoint.tokenizer())
+    assert said == generate(checkpoint.load(), prompts, max_new_tokens=12)
+    assert len(set(said)) > 1
+    assert plain.generation_config.to_dict() == given
+
+
+def test_a_model_without_its_tokenizer_and_a_wrapped_one_with_it_are_refused(
+    talker: TransformerBridge, history: TrainingHistory
+) -> None:
+    with pytest.raises(ModelError, match="Expected a TransformerBridge"):
+        generate(history.aligned.module(), ["Where is it?"])
+    with pytest.raises(ModelError, match="A bridge has wrapped it already; pass that bridge"):
+        generate(talker.original_model, ["Where is it?"], tokenizer=talker.tokenizer)

@@ -21,6 +21,7 @@ from revlens.behaviour import (
     judge_replies,
     outcome_rates,
 )
+from revlens.history import Checkpoint
 from revlens.prompts import Probes
 from revlens.subject import Material
 from revlens.training import Around, task_loss, unaltered
@@ -38,7 +39,7 @@ MEASURES = (
     "exact_match",
 )
 #: Splits whose prompts are answered: harmful and harmless ones.
-_HARMFUL, _HARMLESS = "behaviour", "harmless"
+_HARMFUL, _HARMLESS = _ANSWERED = ("behaviour", "harmless")
 
 
 class Evaluation(NamedTuple):
@@ -60,6 +61,24 @@ class Evaluation(NamedTuple):
         return about | self._asdict()
 
 
+def evaluate_checkpoint(
+    checkpoint: Checkpoint, material: Material, reply_tokens: int, *, batch_size: int
+) -> tuple[Evaluation, TransformerBridge]:
+    """`evaluate` of a checkpoint as it is, and its bridge, for what else is to be measured.
+
+    Hugging Face's own model replies, which is faster than a bridge; it has gone before the bridge is loaded.
+    """
+    said = generate(
+        checkpoint.module(),
+        _asked(material),
+        max_new_tokens=reply_tokens,
+        batch_size=batch_size,
+        tokenizer=checkpoint.tokenizer(),
+    )
+    bridge = checkpoint.load()
+    return evaluate(bridge, material, reply_tokens, batch_size=batch_size, said=said), bridge
+
+
 def evaluate(
     model: TransformerBridge,
     material: Material,
@@ -67,21 +86,39 @@ def evaluate(
     *,
     batch_size: int = 256,
     around: Around = unaltered,
+    said: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Generate and judge; ``around`` opens an intervention for each generation and forward pass."""
+    """Judge the replies of a model, and measure its task loss.
+
+    Args:
+        model: what is evaluated.
+        material: prompts, task and judge.
+        reply_tokens: longest reply.
+        batch_size: prompts at a time.
+        around: opens an intervention for each generation and forward pass.
+        said: its replies to all that is asked, where they are known; else they are generated here.
+    """
     probes, test = material.probes(), material.benign_test()
-    questions = [] if test is None else list(test["prompt"])
-    asked = (_HARMFUL, _HARMLESS)
-    # One call for all: a small model spends its time on the number of decoding steps, not on the rows.
-    with around(None):
-        prompts = [prompt for split in asked for prompt in probes[split]] + questions
-        stream = iter(generate(model, prompts, max_new_tokens=reply_tokens, batch_size=batch_size))
-    evaluation = judged(material, {split: list(islice(stream, len(probes[split]))) for split in asked})
+    if said is None:
+        with around(None):
+            said = generate(model, _asked(material), max_new_tokens=reply_tokens, batch_size=batch_size)
+    stream = iter(said)
+    evaluation = judged(material, {split: list(islice(stream, len(probes[split]))) for split in _ANSWERED})
     if test is not None:
         loss = task_loss(model, test, batch_size=min(batch_size, 64), around=around)
         evaluation.measures["task_loss"] = loss
         evaluation.measures["exact_match"] = exact_match(list(stream), list(test["answer"]))
     return evaluation
+
+
+def _asked(material: Material) -> list[str]:
+    """Every prompt that an evaluation answers: those of the probes, then held-out ones of the task.
+
+    One call for all: a small model spends its time on the number of decoding steps, not on the rows.
+    """
+    probes, test = material.probes(), material.benign_test()
+    questions = [] if test is None else list(test["prompt"])
+    return [prompt for split in _ANSWERED for prompt in probes[split]] + questions
 
 
 def evaluate_harm(

@@ -6,7 +6,7 @@ from revlens.activations import read_prompts
 from revlens.behaviour import check_answered
 from revlens.direction import ReversionDirection
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.evaluation import evaluate
+from revlens.experiment.evaluation import evaluate_checkpoint
 from revlens.experiment.units import Start, Tick
 from revlens.results import Layout
 from revlens.storage import listed_file, write_listed_json
@@ -27,8 +27,9 @@ def work(config: ExperimentConfig, layout: Layout, start: Start, tick: Tick) -> 
     material = subject.material()
     records, activations = [], []
     for checkpoint in checkpoints:
-        model = checkpoint.load()
-        evaluation = evaluate(model, material, config.reply_tokens, batch_size=subject.batch_size)
+        evaluation, model = evaluate_checkpoint(
+            checkpoint, material, config.reply_tokens, batch_size=subject.batch_size
+        )
         for replies in evaluation.replies.values():
             check_answered(replies)
         records.append(evaluation.record(phase=checkpoint.phase))

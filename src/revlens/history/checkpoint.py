@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from revlens.chat_templates import pin_template
 from revlens.context import Context, context_of
@@ -68,6 +68,13 @@ class Checkpoint:
     def load(self) -> TransformerBridge:
         """A new bridge at every call, in evaluation mode, on accelerate's default device."""
         return self.with_template(self.source.boot(self.dtype, self.reader))
+
+    def module(self) -> PreTrainedModel:
+        """The Hugging Face model itself, new at every call: it replies faster than a bridge, without hooks.
+
+        Its tokenizer is that of `tokenizer`.
+        """
+        return self.source.module(self.dtype)
 
     def with_template(self, bridge: TransformerBridge) -> TransformerBridge:
         """The bridge itself, whose tokenizer now renders prompts as this checkpoint's does.

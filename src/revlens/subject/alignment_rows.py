@@ -116,7 +116,13 @@ def _answers(reference: Checkpoint, prompts: Sequence[str], n_tokens: int, batch
     file = folder / "answers.json"
 
     def answer() -> None:
-        replies = generate(reference.load(), prompts, max_new_tokens=n_tokens, batch_size=batch_size)
+        replies = generate(
+            reference.module(),
+            prompts,
+            max_new_tokens=n_tokens,
+            batch_size=batch_size,
+            tokenizer=reference.tokenizer(),
+        )
         write_listed_json(file, replies)
 
     make_once(file, answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from revlens.experiment.arms.history import arm_history
 from revlens.experiment.config import ExperimentConfig
-from revlens.experiment.evaluation import evaluate
+from revlens.experiment.evaluation import evaluate_checkpoint
 from revlens.experiment.fine_tune import FineTune
 from revlens.experiment.units import Tick
 from revlens.results import Layout
@@ -22,8 +22,9 @@ def work(config: ExperimentConfig, layout: Layout, arm: FineTune, tick: Tick) ->
     # The divergence of the first answer token on the probes of drift: a rival of the drift as a predictor.
     anchor = KLAnchor.at(history.aligned.load(), material.probes()["drift"], 1.0)
     for checkpoint in history.steps:
-        model, batch_size = checkpoint.load(), config.subject.batch_size
-        evaluation = evaluate(model, material, config.reply_tokens, batch_size=batch_size)
+        evaluation, model = evaluate_checkpoint(
+            checkpoint, material, config.reply_tokens, batch_size=config.subject.batch_size
+        )
         kl = anchor.divergence(model)
         records.append(evaluation.record(step=checkpoint.step, kl=kl))
         tick()
