@@ -18,8 +18,11 @@ from revlens.errors import ConfigError, FileError, ProbeError
 from revlens.storage import read_json
 
 #: direction: estimate v_rev; drift: measure motion; behaviour: generate and judge replies; guard: the guard's
-#: prompts in training; harmless: requests to be answered, for over-refusal and the control direction.
+#: prompts in training; harmless: requests to be answered, for over-refusal and the control direction. An
+#: experiment needs them all.
 SPLITS = ("direction", "drift", "behaviour", "guard", "harmless")
+#: And borderline: safe requests that sound unsafe, such as XSTest's, for over-refusal where it is likely.
+ALL_SPLITS = (*SPLITS, "borderline")
 
 #: Prompts encoded in one call: on the way, a tokenizer keeps ten times the memory of the ids for each token.
 ENCODED_AT_ONCE = 256
@@ -30,7 +33,7 @@ class Probes:
     """Probe prompts by split. Splits are disjoint: a prompt that estimates v_rev never measures motion.
 
     Attributes:
-        splits: user messages (not yet in chat format) by split name; any subset of `SPLITS`.
+        splits: user messages (not yet in chat format) by split name; any subset of `ALL_SPLITS`.
 
     Raises:
         ProbeError: on an unknown name, an empty split, a prompt that is there twice or holds half a
@@ -42,8 +45,8 @@ class Probes:
     def __post_init__(self) -> None:
         home: dict[str, str] = {}
         for name, prompts in self.splits.items():
-            if name not in SPLITS:
-                raise ProbeError(f"Unknown probe split {name!r}; expected one of {', '.join(SPLITS)}.")
+            if name not in ALL_SPLITS:
+                raise ProbeError(f"Unknown probe split {name!r}; expected one of {', '.join(ALL_SPLITS)}.")
             if not prompts:
                 raise ProbeError(
                     f"Probe split {name!r} is empty; give it at least one prompt or leave it out."
@@ -79,7 +82,7 @@ class Probes:
         if not isinstance(splits, dict) or not all(
             isinstance(p, list) and all(isinstance(x, str) for x in p) for p in splits.values()
         ):
-            raise ProbeError(f"{path} must map split names ({', '.join(SPLITS)}) to lists of prompts.")
+            raise ProbeError(f"{path} must map split names ({', '.join(ALL_SPLITS)}) to lists of prompts.")
         return cls({name: tuple(prompts) for name, prompts in splits.items()})
 
     def __getitem__(self, split: str) -> tuple[str, ...]:

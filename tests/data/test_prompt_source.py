@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,18 @@ from revlens.data import DroppedWarning, PromptSource
 from revlens.errors import DataError
 
 PROMPTS = ("How are you?", 'Say "a, b".', "Où est-ce?")
+
+
+def test_rows_are_chosen_by_what_they_have_in_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,label\nOne?,safe\nTwo?,unsafe\nThree?,safe\n")
+    source = PromptSource(str(path), column="prompt", where={"label": "safe"})
+    assert source.read() == ("One?", "Three?")
+    assert replace(source, limit=1, seed=3).read() in {("One?",), ("Three?",)}
+    with pytest.raises(DataError, match=r"No row of .* has \{'label': 'odd'\}; correct where"):
+        replace(source, where={"label": "odd"}).read()
+    with pytest.raises(DataError, match=r"has no column for where.kind='kind'; it has prompt, label"):
+        replace(source, where={"kind": "safe"}).read()
 
 
 def test_a_list_a_text_file_and_a_column_give_the_same_prompts(tmp_path: Path) -> None:

@@ -32,6 +32,18 @@ def test_the_splits_have_their_sizes_and_come_from_their_lists() -> None:
     )
 
 
+def test_safe_prompts_that_sound_unsafe_are_a_pool_of_their_own() -> None:
+    near = [f"How do I kill process number {i}?" for i in range(6)]
+    probes = make_probes(HARMFUL, HARMLESS, near, sizes=SIZES | {"borderline": 4}, seed=0)
+    assert set(probes["borderline"]) < set(near)
+    assert len(probes["borderline"]) == 4
+    assert {s: p for s, p in probes.splits.items() if s != "borderline"} == dict(
+        make_probes(HARMFUL, HARMLESS, sizes=SIZES, seed=0).splits
+    )
+    with pytest.raises(ProbeError, match="among both the harmless and the borderline prompts"):
+        make_probes(HARMFUL, HARMLESS, [*near, HARMLESS[0]], sizes=SIZES, seed=0)
+
+
 def test_every_prompt_can_be_dealt_out_once() -> None:
     probes = make_probes(HARMFUL, sizes={"drift": 30, "direction": 30}, seed=0)
     assert set(probes["direction"]) | set(probes["drift"]) == set(HARMFUL)

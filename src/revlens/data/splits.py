@@ -13,7 +13,7 @@ from datasets import Dataset
 from revlens.data.normalise import distinct, normalise
 from revlens.data.table_source import DroppedWarning
 from revlens.errors import ConfigError, DataError, ProbeError
-from revlens.prompts import SPLITS, Probes
+from revlens.prompts import ALL_SPLITS, Probes
 
 
 def rank(prompt: str, seed: int) -> str:
@@ -22,46 +22,52 @@ def rank(prompt: str, seed: int) -> str:
 
 
 def make_probes(
-    harmful: Sequence[str], harmless: Sequence[str] = (), *, sizes: Mapping[str, int], seed: int
+    harmful: Sequence[str],
+    harmless: Sequence[str] = (),
+    borderline: Sequence[str] = (),
+    *,
+    sizes: Mapping[str, int],
+    seed: int,
 ) -> Probes:
     """Draw disjoint probe splits at random, without replacement, after repeats are removed.
 
-    Prompts are sorted by their `rank` and dealt out in the order of `SPLITS`. So the draw does not depend
+    Prompts are sorted by their `rank` and dealt out in the order of `ALL_SPLITS`. So the draw does not depend
     on the order of the input, and k more prompts change at most k prompts of each split; a new shuffle
     would change nearly all of them.
 
     Args:
-        harmful: requests for every split but ``harmless``.
+        harmful: requests for every split but those two.
         harmless: requests for the split ``harmless``.
+        borderline: requests for the split ``borderline``.
         sizes: number of prompts by split; a split without one is not made.
         seed: fixes the draw.
 
     Raises:
-        ProbeError: on an unknown split, if there are too few prompts, or if a prompt is in both lists.
+        ProbeError: on an unknown split, if there are too few prompts, or if a prompt is in two lists.
         ConfigError: if a size is not positive.
 
     Warns:
         DroppedWarning: if a list repeats prompts (see `distinct`), with their number.
     """
     for split, size in sizes.items():
-        if split not in SPLITS:
-            raise ProbeError(f"Unknown probe split {split!r}; expected some of {', '.join(SPLITS)}.")
+        if split not in ALL_SPLITS:
+            raise ProbeError(f"Unknown probe split {split!r}; expected some of {', '.join(ALL_SPLITS)}.")
         if size < 1:
             raise ConfigError(f"sizes[{split!r}]={size} must be positive; leave the split out to have none.")
-    pools = {
-        kind: _ranked(kind, prompts, seed) for kind, prompts in (("harmful", harmful), ("harmless", harmless))
-    }
-    both = {normalise(prompt) for prompt in pools["harmful"]}
-    for prompt in pools["harmless"]:
-        if normalise(prompt) in both:
-            raise ProbeError(
-                f"Prompt {prompt!r} is among both the harmful and the harmless prompts; "
-                "remove it from one of them."
-            )
+    given = {"harmful": harmful, "harmless": harmless, "borderline": borderline}
+    pools = {kind: _ranked(kind, prompts, seed) for kind, prompts in given.items()}
+    home: dict[str, str] = {}
+    for kind, pool in pools.items():
+        for prompt in pool:
+            if (other := home.setdefault(normalise(prompt), kind)) != kind:
+                raise ProbeError(
+                    f"Prompt {prompt!r} is among both the {other} and the {kind} prompts; "
+                    "remove it from one of them."
+                )
     splits: dict[str, tuple[str, ...]] = {}
-    dealt = {"harmful": 0, "harmless": 0}
-    for split in (split for split in SPLITS if split in sizes):
-        kind = "harmless" if split == "harmless" else "harmful"
+    dealt = dict.fromkeys(pools, 0)
+    for split in (split for split in ALL_SPLITS if split in sizes):
+        kind = split if split in pools else "harmful"
         start = dealt[kind]
         dealt[kind] += sizes[split]
         splits[split] = pools[kind][start : dealt[kind]]

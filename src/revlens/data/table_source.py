@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from textwrap import shorten
@@ -50,6 +50,8 @@ class TableSource:
         split: split; the rows of plain files are all in ``train``.
         revision: commit or tag of a hub data set; if None, what the hub has today.
         limit: largest number of rows to take; all if None.
+        where: by column, the text that a row must have there to be taken, such as ``{"label": "safe"}``;
+            every row if empty.
         seed: fixes a random order of the rows, before the limit; if None, they keep the source's order.
         drop_empty: leave out rows without text, with a `DroppedWarning`, rather than raise.
 
@@ -62,6 +64,7 @@ class TableSource:
     split: str = "train"
     revision: str | None = None
     limit: int | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     drop_empty: bool = False
 
@@ -70,18 +73,20 @@ class TableSource:
             raise ConfigError(f"limit={self.limit} must be positive; leave it out to take every row.")
 
     def rows(self, columns: Mapping[str, str], root: str | Path | None) -> Iterator[Row]:
-        """Every row, in the order that ``seed`` fixes.
+        """Every row that is taken, in the order that ``seed`` fixes.
 
         Args:
             columns: columns to read, by the setting that names them.
             root: the folder that a relative path starts at; the working directory if None.
 
         Raises:
-            DataError: if the source cannot be read, lacks a column, or its files hold different types in one.
+            DataError: if the source cannot be read, lacks a column, or its files hold different types in one;
+                if no row is as ``where`` says.
         """
+        needed = dict(columns) | {f"where.{column}": column for column in self.where}
         tables = read_tables(
             self.path,
-            sorted(set(columns.values())),
+            sorted(set(needed.values())),
             root=Path(root or "."),
             name=self.name,
             split=self.split,
@@ -90,7 +95,7 @@ class TableSource:
         for file, table in tables.items():
             missing = [
                 f"{setting}={column!r}"
-                for setting, column in columns.items()
+                for setting, column in needed.items()
                 if column not in table.column_names
             ]
             if missing:
@@ -104,10 +109,17 @@ class TableSource:
         files, starts = list(tables), [0, *accumulate(map(len, tables.values()))]
         homes = [bisect_right(starts, index) - 1 for index in order]
         places = [(files[home], int(index) - starts[home]) for home, index in zip(homes, order, strict=True)]
+        found = False
         for (file, row), cells in zip(
-            places, self._cells(tables, columns.values(), order, places), strict=True
+            places, self._cells(tables, needed.values(), order, places), strict=True
         ):
-            yield Row(f"row {row} of {file}", {setting: cells[column] for setting, column in columns.items()})
+            if all(cells[column] == text for column, text in self.where.items()):
+                found = True
+                yield Row(
+                    f"row {row} of {file}", {setting: cells[column] for setting, column in columns.items()}
+                )
+        if self.where and not found:
+            raise DataError(f"No row of {self.path} has {dict(self.where)}; correct where, or leave it out.")
 
     def _cells(
         self,

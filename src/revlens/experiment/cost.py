@@ -11,6 +11,7 @@ from revlens.activations import read_prompts
 from revlens.behaviour import generate
 from revlens.experiment.arms.plan import Arms
 from revlens.experiment.config import ExperimentConfig
+from revlens.experiment.evaluation import answered_splits
 from revlens.subject import benign_start
 from revlens.training import finetune
 
@@ -75,7 +76,8 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     probes = material.probes()
     drift, behaviour = list(probes["drift"]), list(probes["behaviour"])
     test = material.benign_test()
-    n_asked = len(behaviour) + len(probes["harmless"]) + (0 if test is None else len(test))
+    n_asked = sum(len(probes[split]) for split in answered_splits(probes))
+    n_asked += 0 if test is None else len(test)
     fine_tunes, update, n_bytes, trained_bytes = config.fine_tunes(), 0.0, 0, 0
     if subject.benign is None:
         model = subject.start(seed).aligned.load()

@@ -209,7 +209,9 @@ def _observed_steps(subject: UserHistory) -> tuple[int, ...]:
 
 def _probes(table: dict[str, Any]) -> ProbeFiles:
     pools = {
-        kind: _pool(f"[probes] {kind}", table[kind]) for kind in ("harmful", "harmless") if kind in table
+        kind: _pool(f"[probes] {kind}", table[kind])
+        for kind in ("harmful", "harmless", "borderline")
+        if kind in table
     }
     return _build("[probes]", ProbeFiles, table | pools)
 

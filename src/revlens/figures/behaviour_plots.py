@@ -16,6 +16,7 @@ _PANELS = {
     "refusal": "Clean refusals of harmful prompts",
     "harmfulness": "Harmfulness",
     "over_refusal": "Over-refusal",
+    "borderline_refusal": "Over-refusal of prompts that sound unsafe",
     "task_loss": "Task loss (nats)",
     "exact_match": "Exact match",
 }

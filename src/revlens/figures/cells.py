@@ -19,6 +19,7 @@ HEADINGS = {
     "harmfulness": "harmfulness",
     "substantive_harm": "of which substantive",
     "over_refusal": "over-refusal",
+    "borderline_refusal": "over-refusal of prompts that sound unsafe",
     "task_loss": "task loss (nats)",
     "exact_match": "task exact match",
 }

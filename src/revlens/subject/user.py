@@ -290,7 +290,8 @@ class UserHistory:
 
         material = self.material()
         for split, prompts in material.probes().splits.items():
-            check(prompts, reply_tokens if split in ("behaviour", "harmless") else 0, f"Prompt of {split!r}")
+            answered = split in ("behaviour", "harmless", "borderline")
+            check(prompts, reply_tokens if answered else 0, f"Prompt of {split!r}")
         if self.task is not None:
             rows = self.task.read(self.root)
             check_rows(rows, "Row of the task")

@@ -34,6 +34,7 @@ class ProbeFiles:
         file: JSON of ``{"direction": [...], ...}``, see `Probes.from_json`.
         harmful: pools for the splits of harmful requests.
         harmless: pools for the split of harmless ones.
+        borderline: pools for the split of safe ones that sound unsafe.
         sizes: number of prompts by split, see `make_probes`.
         seed: fixes the split of each prompt.
     """
@@ -41,6 +42,7 @@ class ProbeFiles:
     file: str | None = None
     harmful: tuple[PromptSource, ...] = ()
     harmless: tuple[PromptSource, ...] = ()
+    borderline: tuple[PromptSource, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
 
@@ -60,11 +62,11 @@ class ProbeFiles:
         if self.file is not None:
             probes = Probes.from_json(root / self.file)
         else:
-            harmful, harmless = (
+            pools = (
                 [prompt for source in pool for prompt in source.read(root)]
-                for pool in (self.harmful, self.harmless)
+                for pool in (self.harmful, self.harmless, self.borderline)
             )
-            probes = make_probes(harmful, harmless, sizes=self.sizes, seed=self.seed)
+            probes = make_probes(*pools, sizes=self.sizes, seed=self.seed)
         missing = [split for split in SPLITS if split not in probes.splits]
         if missing:
             raise ProbeError(
