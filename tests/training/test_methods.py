@@ -31,6 +31,7 @@ from revlens.training import (
     HiddenStateAnchor,
     KLAnchor,
     Method,
+    PreventativeSteering,
     ProbeMotion,
     Push,
     RandomDirectionBlock,
@@ -264,6 +265,29 @@ def takes_the_direction_out_of_the_first_answer_tokens_gradient(
     takes_the_direction_out_of_the_tasks_gradient(guard, history, motion, firsts)
 
 
+def moves_the_tasks_stream_by_its_dose(guard: Guard, history: TrainingHistory, motion: ProbeMotion) -> None:
+    assert isinstance(guard, PreventativeSteering)
+    model = history.aligned.load()
+    for block in model.blocks:  # what adds nothing of its own passes on what is added below it
+        for module in (block.attn.o, block.mlp.out):
+            for parameter in module.parameters():
+                parameter.data.zero_()
+    tokens = torch.tensor([[5, 6, 7]])
+    plain = [captured(model, tokens, layer) for layer in motion.layers]
+    with guard.around_task(model):
+        steered = [captured(model, tokens, layer) for layer in motion.layers]
+    for i, (before, after) in enumerate(zip(plain, steered, strict=True)):
+        expected = guard.dose * motion.gap[i] * motion.unit[i]
+        torch.testing.assert_close(after - before, expected.expand_as(after), rtol=1e-4, atol=1e-5)
+        assert expected.norm() > 0.1
+    assert torch.equal(captured(model, tokens, motion.layers[-1]), plain[-1])
+
+
+def captured(model: TransformerBridge, tokens: Tensor, layer: int) -> Tensor:
+    _, cache = model.run_with_cache(tokens, names_filter=f"blocks.{layer}.hook_out")
+    return cache[f"blocks.{layer}.hook_out"].detach()
+
+
 def projects_changes_that_exceed_the_threshold(
     guard: Guard, history: TrainingHistory, motion: ProbeMotion
 ) -> None:
@@ -301,6 +325,7 @@ EFFECTS: dict[str, Callable[[Guard, TrainingHistory, ProbeMotion], None]] = {
     "projection": holds_the_displacement,
     "ablation": takes_the_direction_out_of_the_tasks_gradient,
     "clamp": takes_the_direction_out_of_the_first_answer_tokens_gradient,
+    "steering": moves_the_tasks_stream_by_its_dose,
     "safe_lora": projects_changes_that_exceed_the_threshold,
     "freeze": keeps_the_first_layers,
 }

@@ -37,6 +37,7 @@ from revlens.training.objectives.gradient_projection import GradientProjection a
 from revlens.training.objectives.hidden_state_anchor import HiddenStateAnchor as HiddenStateAnchor
 from revlens.training.objectives.kl_anchor import KLAnchor as KLAnchor
 from revlens.training.objectives.l2sp import L2SP as L2SP
+from revlens.training.objectives.preventative_steering import PreventativeSteering as PreventativeSteering
 from revlens.training.objectives.rehearsal import Rehearsal as Rehearsal
 from revlens.training.objectives.safe_lora import SafeLoRA as SafeLoRA
 from revlens.training.objectives.wrappers import Every as Every

@@ -27,6 +27,7 @@ from revlens.training.objectives.gradient_projection import GradientProjection
 from revlens.training.objectives.hidden_state_anchor import HiddenStateAnchor
 from revlens.training.objectives.kl_anchor import KLAnchor
 from revlens.training.objectives.l2sp import L2SP
+from revlens.training.objectives.preventative_steering import PreventativeSteering
 from revlens.training.objectives.rehearsal import Rehearsal
 from revlens.training.objectives.safe_lora import SafeLoRA
 
@@ -267,6 +268,17 @@ _METHODS = (
         colour="#7B9FC4",
         marker="triangle-down",
         make=lambda given: ConceptAblation.clamping(given.motion),
+    ),
+    Method(
+        name="steering",
+        summary="adds a share of the gap along v_rev to the residual stream while the task is learned",
+        source="Chen et al. 2025, arXiv 2507.21509",
+        strength="dose: share of the gap from the aligned model to the reference",
+        grid=(0.25, 0.5, 1.0, 2.0),
+        along_v_rev=True,
+        colour="#7B9FC4",
+        marker="square",
+        make=lambda given: PreventativeSteering.along(given.motion, given.strength),
     ),
     Method(
         name="rehearsal",
