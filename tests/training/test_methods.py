@@ -27,6 +27,7 @@ from revlens.training import (
     ConceptAblation,
     FreezeLayers,
     GradientProjection,
+    GradientSurgery,
     Guard,
     HiddenStateAnchor,
     KLAnchor,
@@ -238,6 +239,21 @@ def holds_the_displacement(guard: Guard, history: TrainingHistory, motion: Probe
     assert held < 0.1 * free
 
 
+def leaves_no_conflict_with_the_alignment_gradient(
+    guard: Guard, history: TrainingHistory, motion: ProbeMotion
+) -> None:
+    assert isinstance(guard, GradientSurgery)
+    model = history[3].load()
+    parameters = list(model.parameters())
+    alignment = torch.autograd.grad(guard.alignment.term(model), parameters, materialize_grads=True)
+    for parameter, gradient in zip(parameters, alignment, strict=True):
+        parameter.grad = -3.0 * gradient
+    guard.before_update(model)
+    for parameter, gradient in zip(parameters, alignment, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, guard.strength * gradient, rtol=1e-4, atol=1e-7)
+
+
 def takes_the_direction_out_of_the_tasks_gradient(
     guard: Guard, history: TrainingHistory, motion: ProbeMotion, examples: Sequence[Example] = ()
 ) -> None:
@@ -323,6 +339,7 @@ def keeps_the_first_layers(guard: Guard, history: TrainingHistory, motion: Probe
 #: For each method whose guard has no term.
 EFFECTS: dict[str, Callable[[Guard, TrainingHistory, ProbeMotion], None]] = {
     "projection": holds_the_displacement,
+    "surgery": leaves_no_conflict_with_the_alignment_gradient,
     "ablation": takes_the_direction_out_of_the_tasks_gradient,
     "clamp": takes_the_direction_out_of_the_first_answer_tokens_gradient,
     "steering": moves_the_tasks_stream_by_its_dose,

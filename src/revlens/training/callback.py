@@ -225,6 +225,9 @@ class ReversionCallback(TrainerCallback):
         """Close the context around the task; the guard may look at the gradients."""
         self._around_task.close()
         self._has_added_term = False
+        scaler = getattr(kwargs["optimizer"], "scaler", None)
+        if scaler is not None and not args.max_grad_norm:  # else clipping has done it
+            scaler.unscale_(kwargs["optimizer"].optimizer)
         with weights_precision(kwargs["model"]):
             self.guard.before_update(kwargs["model"])
 

@@ -24,6 +24,7 @@ from revlens.training.objectives.block import Block, ComplementBlock, Push, Rand
 from revlens.training.objectives.concept_ablation import ConceptAblation
 from revlens.training.objectives.freeze_layers import FreezeLayers
 from revlens.training.objectives.gradient_projection import GradientProjection
+from revlens.training.objectives.gradient_surgery import GradientSurgery
 from revlens.training.objectives.hidden_state_anchor import HiddenStateAnchor
 from revlens.training.objectives.kl_anchor import KLAnchor
 from revlens.training.objectives.l2sp import L2SP
@@ -314,6 +315,18 @@ _METHODS = (
         marker="circle",
         make=lambda given: KLAnchor.at(
             given.aligned, given.prompts, given.strength, tokenizer=given.tokenizer
+        ),
+    ),
+    Method(
+        name="surgery",
+        summary="takes out of the task's gradient what conflicts with kl's, and adds kl's",
+        source="Yi et al. 2025, arXiv 2508.07172; Yu et al. 2020, arXiv 2001.06782",
+        strength="weight of the alignment gradient",
+        grid=(0.1, 1.0, 10.0),
+        colour="#CC79A7",
+        marker="diamond",
+        make=lambda given: GradientSurgery(
+            KLAnchor.at(given.aligned, given.prompts, 1.0, tokenizer=given.tokenizer), given.strength
         ),
     ),
     Method(
