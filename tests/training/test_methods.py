@@ -25,6 +25,7 @@ from revlens.training import (
     METHODS,
     Block,
     ConceptAblation,
+    ConstrainedLoss,
     FreezeLayers,
     GradientProjection,
     GradientSurgery,
@@ -254,6 +255,24 @@ def leaves_no_conflict_with_the_alignment_gradient(
         torch.testing.assert_close(parameter.grad, guard.strength * gradient, rtol=1e-4, atol=1e-7)
 
 
+def weighs_the_gradient_of_an_answer_token(
+    guard: Guard, history: TrainingHistory, motion: ProbeMotion
+) -> None:
+    assert isinstance(guard, ConstrainedLoss)
+    (prompt, answer), *_ = encode_examples(history.aligned.load().tokenizer, DATA)
+    batch = collate([Example(prompt, answer[:1])], 0)
+    gradients = []
+    for weighing in (Guard(), guard):
+        model = history[3].load()
+        with weighing.around_task(model):
+            answer_loss(model, batch).backward()
+        gradients.append(torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None]))
+    before, after = (-answer_loss(one.load(), batch).item() for one in (history.aligned, history[3]))
+    weight = 2 / (1 + math.exp(-guard.strength * 0.5 * (before - after)))
+    assert abs(weight - 1) > 1e-3
+    torch.testing.assert_close(gradients[1], weight * gradients[0], rtol=1e-3, atol=1e-6)
+
+
 def takes_the_direction_out_of_the_tasks_gradient(
     guard: Guard, history: TrainingHistory, motion: ProbeMotion, examples: Sequence[Example] = ()
 ) -> None:
@@ -340,6 +359,7 @@ def keeps_the_first_layers(guard: Guard, history: TrainingHistory, motion: Probe
 EFFECTS: dict[str, Callable[[Guard, TrainingHistory, ProbeMotion], None]] = {
     "projection": holds_the_displacement,
     "surgery": leaves_no_conflict_with_the_alignment_gradient,
+    "constrained": weighs_the_gradient_of_an_answer_token,
     "ablation": takes_the_direction_out_of_the_tasks_gradient,
     "clamp": takes_the_direction_out_of_the_first_answer_tokens_gradient,
     "steering": moves_the_tasks_stream_by_its_dose,

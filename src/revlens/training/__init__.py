@@ -32,12 +32,14 @@ from revlens.training.objectives.block import Push as Push
 from revlens.training.objectives.block import RandomDirectionBlock as RandomDirectionBlock
 from revlens.training.objectives.block import SubspaceBlock as SubspaceBlock
 from revlens.training.objectives.concept_ablation import ConceptAblation as ConceptAblation
+from revlens.training.objectives.constrained_loss import ConstrainedLoss as ConstrainedLoss
 from revlens.training.objectives.freeze_layers import FreezeLayers as FreezeLayers
 from revlens.training.objectives.gradient_projection import GradientProjection as GradientProjection
 from revlens.training.objectives.gradient_surgery import GradientSurgery as GradientSurgery
 from revlens.training.objectives.hidden_state_anchor import HiddenStateAnchor as HiddenStateAnchor
 from revlens.training.objectives.kl_anchor import KLAnchor as KLAnchor
 from revlens.training.objectives.l2sp import L2SP as L2SP
+from revlens.training.objectives.lisa import Lisa as Lisa
 from revlens.training.objectives.preventative_steering import PreventativeSteering as PreventativeSteering
 from revlens.training.objectives.rehearsal import Rehearsal as Rehearsal
 from revlens.training.objectives.safe_lora import SafeLoRA as SafeLoRA

@@ -22,12 +22,14 @@ from revlens.training.motion import ProbeMotion
 from revlens.training.objectives.adaptive_block import AdaptiveBlock
 from revlens.training.objectives.block import Block, ComplementBlock, Push, RandomDirectionBlock
 from revlens.training.objectives.concept_ablation import ConceptAblation
+from revlens.training.objectives.constrained_loss import ConstrainedLoss
 from revlens.training.objectives.freeze_layers import FreezeLayers
 from revlens.training.objectives.gradient_projection import GradientProjection
 from revlens.training.objectives.gradient_surgery import GradientSurgery
 from revlens.training.objectives.hidden_state_anchor import HiddenStateAnchor
 from revlens.training.objectives.kl_anchor import KLAnchor
 from revlens.training.objectives.l2sp import L2SP
+from revlens.training.objectives.lisa import Lisa
 from revlens.training.objectives.preventative_steering import PreventativeSteering
 from revlens.training.objectives.rehearsal import Rehearsal
 from revlens.training.objectives.safe_lora import SafeLoRA
@@ -115,7 +117,7 @@ def make_guard(
         prompts: the guard probes.
         strength: see `Method.strength`.
         seed: draws the random directions, and the order of refusals.
-        refusals: for rehearsal, columns ``prompt`` and ``answer``.
+        refusals: for rehearsal and lisa, columns ``prompt`` and ``answer``.
         reference: for safe_lora, the permissive model.
         tokenizer: of a Hugging Face model; a bridge has its own.
 
@@ -154,6 +156,11 @@ def make_guard(
 def _rehearsal(given: GuardInputs) -> Rehearsal:
     assert given.refusals is not None, "the method needs them"
     return Rehearsal(given.refusals, given.strength, given.seed, tokenizer=given.tokenizer)
+
+
+def _lisa(given: GuardInputs) -> Lisa:
+    assert given.refusals is not None, "the method needs them"
+    return Lisa(given.refusals, given.strength, given.seed, tokenizer=given.tokenizer)
 
 
 def _safe_lora(given: GuardInputs) -> SafeLoRA:
@@ -294,6 +301,17 @@ _METHODS = (
         make=_rehearsal,
     ),
     Method(
+        name="lisa",
+        summary="takes turns between refusals and the task, each held near where the other left off",
+        source="Huang et al. 2024, arXiv 2405.18641",
+        strength="weight of the proximal term",
+        grid=(0.01, 0.1, 1.0, 10.0),
+        needs=frozenset({"refusals"}),
+        colour="#009E73",
+        marker="square",
+        make=_lisa,
+    ),
+    Method(
         name="l2sp",
         summary="penalty on the distance of the weights from their start",
         source="Li et al. 2018, arXiv 1802.01483",
@@ -328,6 +346,16 @@ _METHODS = (
         make=lambda given: GradientSurgery(
             KLAnchor.at(given.aligned, given.prompts, 1.0, tokenizer=given.tokenizer), given.strength
         ),
+    ),
+    Method(
+        name="constrained",
+        summary="a task's loss that learns the first tokens of answers no further than a little",
+        source="Qi et al. 2024, arXiv 2406.05946",
+        strength="multiple of the paper's beta",
+        grid=(0.3, 1.0, 3.0, 10.0),
+        colour="#CC79A7",
+        marker="triangle-up",
+        make=lambda given: ConstrainedLoss.at(given.aligned, given.strength),
     ),
     Method(
         name="anchor",
