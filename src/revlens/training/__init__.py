@@ -26,6 +26,7 @@ from revlens.training.monitor import Monitor as Monitor
 from revlens.training.monitor import Reading as Reading
 from revlens.training.motion import ProbeMotion as ProbeMotion
 from revlens.training.objectives.adaptive_block import AdaptiveBlock as AdaptiveBlock
+from revlens.training.objectives.asft import AsFT as AsFT
 from revlens.training.objectives.block import Block as Block
 from revlens.training.objectives.block import ComplementBlock as ComplementBlock
 from revlens.training.objectives.block import Push as Push

@@ -20,6 +20,7 @@ from revlens.training.guard import Guard
 from revlens.training.model_parts import shape_of
 from revlens.training.motion import ProbeMotion
 from revlens.training.objectives.adaptive_block import AdaptiveBlock
+from revlens.training.objectives.asft import AsFT
 from revlens.training.objectives.block import Block, ComplementBlock, Push, RandomDirectionBlock
 from revlens.training.objectives.concept_ablation import ConceptAblation
 from revlens.training.objectives.constrained_loss import ConstrainedLoss
@@ -118,7 +119,7 @@ def make_guard(
         strength: see `Method.strength`.
         seed: draws the random directions, and the order of refusals.
         refusals: for rehearsal and lisa, columns ``prompt`` and ``answer``.
-        reference: for safe_lora, the permissive model.
+        reference: for safe_lora and asft, the permissive model.
         tokenizer: of a Hugging Face model; a bridge has its own.
 
     Raises:
@@ -166,6 +167,11 @@ def _lisa(given: GuardInputs) -> Lisa:
 def _safe_lora(given: GuardInputs) -> SafeLoRA:
     assert given.reference is not None, "the method needs it"
     return SafeLoRA.between(given.reference, given.aligned, given.strength)
+
+
+def _asft(given: GuardInputs) -> AsFT:
+    assert given.reference is not None, "the method needs it"
+    return AsFT.between(given.reference, given.aligned, given.strength)
 
 
 def _freeze(given: GuardInputs) -> FreezeLayers:
@@ -380,6 +386,17 @@ _METHODS = (
         colour="#E69F00",
         marker="square",
         make=_safe_lora,
+    ),
+    Method(
+        name="asft",
+        summary="penalty on the part of weight changes that lies off what alignment changed",
+        source="Yang et al. 2025, arXiv 2506.08473",
+        strength=_WEIGHT,
+        grid=(0.01, 0.1, 1.0, 10.0),
+        needs=frozenset({"reference"}),
+        colour="#E69F00",
+        marker="triangle-up",
+        make=_asft,
     ),
     Method(
         name="freeze",
