@@ -23,6 +23,7 @@ from revlens.prompts import encode_prompts
 from revlens.training import (
     ARMS,
     METHODS,
+    RESTA,
     Block,
     ConceptAblation,
     ConstrainedLoss,
@@ -39,6 +40,7 @@ from revlens.training import (
     RandomDirectionBlock,
     SafeLoRA,
     SubspaceBlock,
+    WiSEFT,
     make_guard,
 )
 from revlens.training.answer_loss import answer_loss
@@ -347,6 +349,21 @@ def projects_changes_that_exceed_the_threshold(
     assert set(is_projected) == {False, True}
 
 
+def adds_what_alignment_changed(guard: Guard, history: TrainingHistory, motion: ProbeMotion) -> None:
+    assert isinstance(guard, RESTA)
+    reference, aligned = (weights(one.load()) for one in (history.reference, history.aligned))
+    expected = weights(trained(history, None)) + guard.strength * (aligned - reference)
+    torch.testing.assert_close(weights(trained(history, guard)), expected)
+
+
+def interpolates_with_the_aligned_weights(
+    guard: Guard, history: TrainingHistory, motion: ProbeMotion
+) -> None:
+    assert isinstance(guard, WiSEFT)
+    expected = torch.lerp(weights(trained(history, None)), weights(history.aligned.load()), guard.share)
+    torch.testing.assert_close(weights(trained(history, guard)), expected)
+
+
 def keeps_the_first_layers(guard: Guard, history: TrainingHistory, motion: ProbeMotion) -> None:
     assert isinstance(guard, FreezeLayers)
     assert guard.layers == (0, 1)
@@ -364,6 +381,8 @@ EFFECTS: dict[str, Callable[[Guard, TrainingHistory, ProbeMotion], None]] = {
     "clamp": takes_the_direction_out_of_the_first_answer_tokens_gradient,
     "steering": moves_the_tasks_stream_by_its_dose,
     "safe_lora": projects_changes_that_exceed_the_threshold,
+    "resta": adds_what_alignment_changed,
+    "wise_ft": interpolates_with_the_aligned_weights,
     "freeze": keeps_the_first_layers,
 }
 

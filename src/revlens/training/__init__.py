@@ -43,7 +43,9 @@ from revlens.training.objectives.l2sp import L2SP as L2SP
 from revlens.training.objectives.lisa import Lisa as Lisa
 from revlens.training.objectives.preventative_steering import PreventativeSteering as PreventativeSteering
 from revlens.training.objectives.rehearsal import Rehearsal as Rehearsal
+from revlens.training.objectives.resta import RESTA as RESTA
 from revlens.training.objectives.safe_lora import SafeLoRA as SafeLoRA
+from revlens.training.objectives.wise_ft import WiSEFT as WiSEFT
 from revlens.training.objectives.wrappers import Every as Every
 from revlens.training.objectives.wrappers import Until as Until
 from revlens.training.streams import logits_of as logits_of

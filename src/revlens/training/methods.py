@@ -33,7 +33,9 @@ from revlens.training.objectives.l2sp import L2SP
 from revlens.training.objectives.lisa import Lisa
 from revlens.training.objectives.preventative_steering import PreventativeSteering
 from revlens.training.objectives.rehearsal import Rehearsal
+from revlens.training.objectives.resta import RESTA
 from revlens.training.objectives.safe_lora import SafeLoRA
+from revlens.training.objectives.wise_ft import WiSEFT
 
 #: The paper's arms.
 ARMS = ("baseline", "block", "push", "random")
@@ -119,7 +121,7 @@ def make_guard(
         strength: see `Method.strength`.
         seed: draws the random directions, and the order of refusals.
         refusals: for rehearsal and lisa, columns ``prompt`` and ``answer``.
-        reference: for safe_lora and asft, the permissive model.
+        reference: for safe_lora, asft and resta, the permissive model.
         tokenizer: of a Hugging Face model; a bridge has its own.
 
     Raises:
@@ -172,6 +174,11 @@ def _safe_lora(given: GuardInputs) -> SafeLoRA:
 def _asft(given: GuardInputs) -> AsFT:
     assert given.reference is not None, "the method needs it"
     return AsFT.between(given.reference, given.aligned, given.strength)
+
+
+def _resta(given: GuardInputs) -> RESTA:
+    assert given.reference is not None, "the method needs it"
+    return RESTA.between(given.reference, given.aligned, given.strength)
 
 
 def _freeze(given: GuardInputs) -> FreezeLayers:
@@ -397,6 +404,27 @@ _METHODS = (
         colour="#E69F00",
         marker="triangle-up",
         make=_asft,
+    ),
+    Method(
+        name="resta",
+        summary="adds what alignment changed in the weights once more, after training",
+        source="Bhardwaj et al. 2024, arXiv 2402.11746",
+        strength="multiple of alignment's change that is added",
+        grid=(0.1, 0.3, 0.5, 1.0),
+        needs=frozenset({"reference"}),
+        colour="#E69F00",
+        marker="triangle-down",
+        make=_resta,
+    ),
+    Method(
+        name="wise_ft",
+        summary="interpolates between the trained and the aligned weights, after training",
+        source="Wortsman et al. 2022, arXiv 2109.01903",
+        strength="share of the aligned weights",
+        grid=(0.1, 0.3, 0.5, 0.7),
+        colour="#E69F00",
+        marker="cross",
+        make=lambda given: WiSEFT.at(given.aligned, given.strength),
     ),
     Method(
         name="freeze",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from revlens.families import Linear, outputs_first
 from revlens.history import hugging_face_name
 from revlens.training.guard import Guard
 from revlens.training.model_parts import decoder_layers
-from revlens.training.state import State, matched
+from revlens.training.state import State, check_fingerprint, fingerprint
 
 #: A weight matrix with output features in rows.
 Matrix = Float[Tensor, "out in"]
@@ -37,23 +36,13 @@ class AlignmentChange(Guard):
 
     @cached_property
     def _fingerprint(self) -> Tensor:
-        """SHA-256 of all that the guard was prepared from, in place of copies in every checkpoint."""
-        digest = hashlib.sha256()
-        for tensors in (self.alignment, self.start):
-            for name in sorted(tensors):
-                digest.update(name.encode())
-                digest.update(tensors[name].contiguous().view(torch.uint8).cpu().numpy().data)
-        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+        return fingerprint(self.alignment, self.start)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"fingerprint": self._fingerprint}
 
     def load_state_dict(self, state: State) -> None:
-        if not torch.equal(matched(self, state)["fingerprint"], self._fingerprint):
-            raise GuardError(
-                f"{self} was prepared from other weights than in the training that is resumed; "
-                "prepare it from the same two models: the reference, and the aligned model before any update."
-            )
+        check_fingerprint(self, state)
 
     def modules_of(self, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         """The modules that the guard was prepared for, with their names.
