@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -18,48 +16,47 @@ from revlens.history import TrainingHistory
 from revlens.prompts import Probes
 from revlens.training import Every, FinetuneConfig, Lisa, ReversionCallback, Until, finetune
 from revlens.training.answer_loss import answer_loss
-from revlens.training.chat_data import batches
+from revlens.training.chat_data import ChatBatch, batches
 from training.fine_tunes import DATA, REFUSALS, trained, weights
 from training.trainers import DEFAULTS, Setting
 
 
-def gradients_of(history: TrainingHistory, guard: Lisa, steps: int) -> list[tuple[Tensor, Tensor]]:
-    """Weights before each update of a fine-tune, and the gradient that the optimizer gets."""
-    found = []
+class Recording(Lisa):
+    """Keeps the weights before each update, and the gradient that the optimizer gets."""
 
-    class Recording(Lisa):
-        def before_update(self, model: torch.nn.Module) -> None:
-            gradient = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
-            found.append((weights(model), gradient))
+    def begin(self, model: nn.Module) -> None:
+        super().begin(model)
+        self.kept: list[tuple[Tensor, Tensor]] = []
 
-    guard.__class__ = Recording
-    config = FinetuneConfig(
-        steps=steps, learning_rate=3e-3, batch_size=4, max_grad_norm=1e9, micro_batch_size=2
-    )
-    finetune(history.aligned.load(), DATA, config, seed=0, guard=guard)
-    return found
+    def before_update(self, model: nn.Module) -> None:
+        self.kept.append((weights(model), gradient(model)))
 
 
-def loss_gradient(history: TrainingHistory, at: Tensor, loss: Callable[[Any], Tensor]) -> Tensor:
+def gradient(model: nn.Module) -> Tensor:
+    return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+
+
+def loss_gradient(history: TrainingHistory, at: Tensor, batch: ChatBatch) -> Tensor:
     model = history.aligned.load()
     torch.nn.utils.vector_to_parameters(at, model.parameters())
-    loss(model).backward()
-    return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+    answer_loss(model, batch).backward()
+    return gradient(model)
 
 
 def test_each_update_has_the_gradient_of_its_state(history: TrainingHistory) -> None:
     strength, tokenizer = 5.0, history.aligned.load().tokenizer
-    found = gradients_of(history, Lisa(REFUSALS, strength, 0, on_refusals=2, on_task=1, rows=1), steps=6)
+    guard = Recording(REFUSALS, strength, 0, on_refusals=2, on_task=1, rows=1)
+    config = FinetuneConfig(steps=6, learning_rate=3e-3, batch_size=4, max_grad_norm=1e9, micro_batch_size=2)
+    finetune(history.aligned.load(), DATA, config, seed=0, guard=guard)
     refusals = batches(tokenizer, REFUSALS, batch_size=1, seed=0)
     task = batches(tokenizer, DATA, batch_size=4, seed=0)
     states = ["refusals", "refusals", "task"] * 2
     switches = [0, 0, 2, 3, 3, 5]  # the update before which the weights of the last switch were
-    for (at, gradient), state, switch in zip(found, states, switches, strict=True):
+    for (at, found), state, switch in zip(guard.kept, states, switches, strict=True):
         batch = next(task)  # the task's data go on in either state
         chosen = next(refusals) if state == "refusals" else batch
-        expected = loss_gradient(history, at, lambda model, b=chosen: answer_loss(model, b))
-        expected = expected + strength * (at - found[switch][0])
-        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+        expected = loss_gradient(history, at, chosen) + strength * (at - guard.kept[switch][0])
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_the_proximal_term_holds_the_weights_back(history: TrainingHistory) -> None:

@@ -37,7 +37,9 @@ def weighed_token_gradients(model: nn.Module, weigh: Weigh) -> Iterator[None]:
             losses other than TRL's; in the backward pass, if it ran outside of a pass of the model.
     """
     is_bridge = isinstance(model, TransformerBridge)
-    head = model.unembed if is_bridge else hugging_face_model(model).get_output_embeddings()
+    head: nn.Module = (
+        model.get_submodule("unembed") if is_bridge else hugging_face_model(model).get_output_embeddings()
+    )
     latest: list[_Weights] = []
 
     def catch(module: nn.Module, args: object, output: Tensor) -> None:
