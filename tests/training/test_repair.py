@@ -90,6 +90,8 @@ def test_what_repairs_nothing_is_an_error(history: TrainingHistory) -> None:
     aligned, reference = history.aligned.load(), history.reference.load()
     with pytest.raises(GuardError, match="equal weights wherever the model trains"):
         RESTA.between(history.aligned.load(), aligned, 0.5)
+    with pytest.raises(GuardError, match="The reference has no weight of the aligned model's shape"):
+        RESTA.between(torch.nn.Linear(2, 2), torch.nn.Linear(3, 2), 0.5)
     with pytest.raises(ConfigError, match="share=1.0 of aligned weights"):
         WiSEFT.at(aligned, 1.0)
     for guard in (RESTA.between(reference, aligned, 0.5), WiSEFT.at(aligned, 0.5)):

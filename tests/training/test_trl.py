@@ -67,11 +67,12 @@ def moving(model: nn.Module) -> Tensor:
     )
 
 
-#: Clamp and constrained loss need labels, which preferences lack.
+#: Clamp and constrained loss need labels, which preferences lack; RESTA refuses adapters.
 KINDS = {arm: ("sft", "dpo")[i % 2] for i, arm in enumerate(GUARDED)} | {
     "ablation": "dpo",
     "clamp": "sft",
     "constrained": "sft",
+    "resta": "sft",
 }
 
 

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from revlens.errors import GuardError
+from revlens.history import hugging_face_name
 from revlens.training.guard import Guard, trained_parameters
 from revlens.training.state import State, check_fingerprint, fingerprint
 
@@ -50,15 +51,16 @@ class RESTA(Guard):
                 "merge the adapter (merged = model.merge_and_unload()), and add it then: "
                 "RESTA.between(reference, aligned, strength).end(merged), of models without adapters."
             )
-        unaligned = dict(reference.named_parameters())
+        unaligned = {hugging_face_name(name): weight for name, weight in reference.named_parameters()}
         vector = {}
         for name, parameter in trained_parameters(aligned).items():
-            if name not in unaligned or unaligned[name].shape != parameter.shape:
+            before = unaligned.get(hugging_face_name(name))
+            if before is None or before.shape != parameter.shape:
                 raise GuardError(
                     f"The reference has no {name} of the aligned model's shape; "
                     "give the same kind of model for both."
                 )
-            vector[name] = parameter.detach() - unaligned[name].to(parameter)
+            vector[name] = parameter.detach() - before.to(parameter)
         if not any(change.any() for change in vector.values()):
             raise GuardError(
                 "Reference and aligned have equal weights wherever the model trains, so RESTA would add "
