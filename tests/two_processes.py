@@ -39,10 +39,13 @@ STRENGTHS = {
     "projection": None,
     "clamp": None,
     "rehearsal": 0.3,
+    "lisa": 1.0,
+    "surgery": 100.0,
+    "constrained": 100.0,
     "safe_lora": 0.9,
 }
 CONFIG = FinetuneConfig(steps=2, learning_rate=1e-3, batch_size=5, micro_batch_size=2)
-TRAINER_ARMS = ("block", "projection", "clamp")
+TRAINER_ARMS = ("block", "projection", "clamp", "lisa")
 #: Arms that FSDP2 trains too, in a Trainer, with two micro-batches an update.
 SHARDED_STRENGTHS = {
     "baseline": None,

@@ -267,6 +267,36 @@ def test_an_fp16_scaler_is_accounted_for(
     torch.testing.assert_close(gradients[1], 64 * gradients[0])
 
 
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_before_an_update_gradients_are_those_of_the_loss_not_of_the_scaled_one(
+    model: Any, max_grad_norm: float
+) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler.scale(model.lm_head.weight.sum()).backward()
+    if max_grad_norm:
+        scaler.unscale_(sgd)  # as clipping does
+    seen: list[float] = []
+
+    class Seeing(Guard):
+        def before_update(self, model: nn.Module) -> None:
+            seen.append(float(sgd.param_groups[0]["params"][0].grad.mean()))
+
+    class Optimizer:
+        optimizer = sgd
+
+    wrapped: Any = Optimizer()
+    wrapped.scaler = scaler
+    ReversionCallback(Seeing()).on_pre_optimizer_step(
+        TrainingArguments(use_cpu=True, max_grad_norm=max_grad_norm),
+        TrainerState(),
+        TrainerControl(),
+        model=model,
+        optimizer=wrapped,
+    )
+    assert seen == [1.0]
+
+
 def test_an_adapter_is_guarded_and_saved_as_ever(
     model: Any,
     tokenizer: Any,

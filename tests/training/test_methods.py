@@ -23,19 +23,24 @@ from revlens.prompts import encode_prompts
 from revlens.training import (
     ARMS,
     METHODS,
+    RESTA,
     Block,
     ConceptAblation,
+    ConstrainedLoss,
     FreezeLayers,
     GradientProjection,
+    GradientSurgery,
     Guard,
     HiddenStateAnchor,
     KLAnchor,
     Method,
+    PreventativeSteering,
     ProbeMotion,
     Push,
     RandomDirectionBlock,
     SafeLoRA,
     SubspaceBlock,
+    WiSEFT,
     make_guard,
 )
 from revlens.training.answer_loss import answer_loss
@@ -237,6 +242,39 @@ def holds_the_displacement(guard: Guard, history: TrainingHistory, motion: Probe
     assert held < 0.1 * free
 
 
+def leaves_no_conflict_with_the_alignment_gradient(
+    guard: Guard, history: TrainingHistory, motion: ProbeMotion
+) -> None:
+    assert isinstance(guard, GradientSurgery)
+    model = history[3].load()
+    parameters = list(model.parameters())
+    alignment = torch.autograd.grad(guard.alignment.term(model), parameters, materialize_grads=True)
+    for parameter, gradient in zip(parameters, alignment, strict=True):
+        parameter.grad = -3.0 * gradient
+    guard.before_update(model)
+    for parameter, gradient in zip(parameters, alignment, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, guard.strength * gradient, rtol=1e-4, atol=1e-7)
+
+
+def weighs_the_gradient_of_an_answer_token(
+    guard: Guard, history: TrainingHistory, motion: ProbeMotion
+) -> None:
+    assert isinstance(guard, ConstrainedLoss)
+    (prompt, answer), *_ = encode_examples(history.aligned.load().tokenizer, DATA)
+    batch = collate([Example(prompt, answer[:1])], 0)
+    gradients = []
+    for weighing in (Guard(), guard):
+        model = history[3].load()
+        with weighing.around_task(model):
+            answer_loss(model, batch).backward()
+        gradients.append(torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None]))
+    before, after = (-answer_loss(one.load(), batch).item() for one in (history.aligned, history[3]))
+    weight = 2 / (1 + math.exp(-guard.strength * 0.5 * (before - after)))
+    assert abs(weight - 1) > 1e-3
+    torch.testing.assert_close(gradients[1], weight * gradients[0], rtol=1e-3, atol=1e-6)
+
+
 def takes_the_direction_out_of_the_tasks_gradient(
     guard: Guard, history: TrainingHistory, motion: ProbeMotion, examples: Sequence[Example] = ()
 ) -> None:
@@ -264,6 +302,29 @@ def takes_the_direction_out_of_the_first_answer_tokens_gradient(
     takes_the_direction_out_of_the_tasks_gradient(guard, history, motion, firsts)
 
 
+def moves_the_tasks_stream_by_its_dose(guard: Guard, history: TrainingHistory, motion: ProbeMotion) -> None:
+    assert isinstance(guard, PreventativeSteering)
+    model = history.aligned.load()
+    for block in model.blocks:  # what adds nothing of its own passes on what is added below it
+        for module in (block.attn.o, block.mlp.out):
+            for parameter in module.parameters():
+                parameter.data.zero_()
+    tokens = torch.tensor([[5, 6, 7]])
+    plain = [captured(model, tokens, layer) for layer in motion.layers]
+    with guard.around_task(model):
+        steered = [captured(model, tokens, layer) for layer in motion.layers]
+    for i, (before, after) in enumerate(zip(plain, steered, strict=True)):
+        expected = guard.dose * motion.gap[i] * motion.unit[i]
+        torch.testing.assert_close(after - before, expected.expand_as(after), rtol=1e-4, atol=1e-5)
+        assert expected.norm() > 0.1
+    assert torch.equal(captured(model, tokens, motion.layers[-1]), plain[-1])
+
+
+def captured(model: TransformerBridge, tokens: Tensor, layer: int) -> Tensor:
+    _, cache = model.run_with_cache(tokens, names_filter=f"blocks.{layer}.hook_out")
+    return cache[f"blocks.{layer}.hook_out"].detach()
+
+
 def projects_changes_that_exceed_the_threshold(
     guard: Guard, history: TrainingHistory, motion: ProbeMotion
 ) -> None:
@@ -288,6 +349,21 @@ def projects_changes_that_exceed_the_threshold(
     assert set(is_projected) == {False, True}
 
 
+def adds_what_alignment_changed(guard: Guard, history: TrainingHistory, motion: ProbeMotion) -> None:
+    assert isinstance(guard, RESTA)
+    reference, aligned = (weights(one.load()) for one in (history.reference, history.aligned))
+    expected = weights(trained(history, None)) + guard.strength * (aligned - reference)
+    torch.testing.assert_close(weights(trained(history, guard)), expected)
+
+
+def interpolates_with_the_aligned_weights(
+    guard: Guard, history: TrainingHistory, motion: ProbeMotion
+) -> None:
+    assert isinstance(guard, WiSEFT)
+    expected = torch.lerp(weights(trained(history, None)), weights(history.aligned.load()), guard.share)
+    torch.testing.assert_close(weights(trained(history, guard)), expected)
+
+
 def keeps_the_first_layers(guard: Guard, history: TrainingHistory, motion: ProbeMotion) -> None:
     assert isinstance(guard, FreezeLayers)
     assert guard.layers == (0, 1)
@@ -299,9 +375,14 @@ def keeps_the_first_layers(guard: Guard, history: TrainingHistory, motion: Probe
 #: For each method whose guard has no term.
 EFFECTS: dict[str, Callable[[Guard, TrainingHistory, ProbeMotion], None]] = {
     "projection": holds_the_displacement,
+    "surgery": leaves_no_conflict_with_the_alignment_gradient,
+    "constrained": weighs_the_gradient_of_an_answer_token,
     "ablation": takes_the_direction_out_of_the_tasks_gradient,
     "clamp": takes_the_direction_out_of_the_first_answer_tokens_gradient,
+    "steering": moves_the_tasks_stream_by_its_dose,
     "safe_lora": projects_changes_that_exceed_the_threshold,
+    "resta": adds_what_alignment_changed,
+    "wise_ft": interpolates_with_the_aligned_weights,
     "freeze": keeps_the_first_layers,
 }
 

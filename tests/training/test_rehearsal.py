@@ -39,5 +39,5 @@ def test_rehearsal_learns_to_refuse_and_starts_over_at_every_training(history: T
 def test_a_share_lies_between_zero_and_one(share: float) -> None:
     with pytest.raises(ConfigError, match=f"share={share} of refusals must lie strictly between 0 and 1"):
         Rehearsal(REFUSALS, share, seed=0)
-    with pytest.raises(GuardError, match="No refusals to rehearse"):
+    with pytest.raises(GuardError, match="No refusals to train on"):
         Rehearsal(REFUSALS.select([]), 0.5, seed=0)

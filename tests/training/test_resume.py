@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from revlens.errors import GuardError
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
-from revlens.training import Every, Guard, ReversionCallback, Until
+from revlens.training import METHODS, Every, Guard, ReversionCallback, Until
 from training.trainers import GUARDED, Setting, weights
 
 SAVED = {"save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch", "learning_rate": 3e-3}
@@ -38,7 +38,8 @@ def unbroken_and_resumed(
     checkpoint = folder / "checkpoint-2"
     for resume in (None, str(checkpoint)):
         model = setting.model()
-        made_from = model if resume is None or arm == "safe_lora" else setting.model(checkpoint)
+        keeps = resume is None or "reference" in METHODS[arm].needs
+        made_from = model if keeps else setting.model(checkpoint)
         callback = ReversionCallback(wrap(setting.guard(arm, made_from)), setting.monitor(made_from))
         trainer = setting.trainer(model, folder, callback, **SAVED, **settings)
         trainer.train(resume_from_checkpoint=resume)

@@ -67,8 +67,13 @@ def moving(model: nn.Module) -> Tensor:
     )
 
 
-#: The clamp needs labels, which preferences lack.
-KINDS = {arm: ("sft", "dpo")[i % 2] for i, arm in enumerate(GUARDED)} | {"ablation": "dpo", "clamp": "sft"}
+#: Clamp and constrained loss need labels, which preferences lack; RESTA refuses adapters.
+KINDS = {arm: ("sft", "dpo")[i % 2] for i, arm in enumerate(GUARDED)} | {
+    "ablation": "dpo",
+    "clamp": "sft",
+    "constrained": "sft",
+    "resta": "sft",
+}
 
 
 @pytest.mark.parametrize(("arm", "kind"), KINDS.items())

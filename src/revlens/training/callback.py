@@ -42,12 +42,13 @@ class ReversionCallback(TrainerCallback):
     guard that only adds a term or opens a context acts as in data parallel training, and one that acts before
     or after the optimizer's step or at the end is refused.
 
-    A guard that acts at last prompt tokens (`ConceptAblation.clamping`) finds them by the labels that the
-    Trainer's ``compute_loss`` is given; training without labels is an error then.
+    A guard that acts at last prompt tokens (`ConceptAblation.clamping`) or tells an answer's tokens apart
+    (`ConstrainedLoss`) goes by the labels that the Trainer's ``compute_loss`` is given; training without
+    labels is an error then.
 
-    The guard ends with the training: `SafeLoRA` projects the final weights, so save the model after
-    ``train()``; the Trainer's own checkpoints are not projected. If training breaks off, by an error or by
-    Ctrl-C, whatever the guard has put on the model comes off at once.
+    The guard ends with the training: `SafeLoRA`, `RESTA` and `WiSEFT` change the final weights, so save the
+    model after ``train()``; the Trainer's own checkpoints are from before that. If training breaks off, by an
+    error or by Ctrl-C, whatever the guard has put on the model comes off at once.
 
     Guard and monitor compute in the precision of the weights, as `weights_precision` says, whatever mixed
     precision the task has. Checkpoints have their state in a folder ``revlens``: make guard and monitor as
@@ -225,6 +226,9 @@ class ReversionCallback(TrainerCallback):
         """Close the context around the task; the guard may look at the gradients."""
         self._around_task.close()
         self._has_added_term = False
+        scaler = getattr(kwargs["optimizer"], "scaler", None)
+        if scaler is not None and not args.max_grad_norm:  # else clipping has done it
+            scaler.unscale_(kwargs["optimizer"].optimizer)
         with weights_precision(kwargs["model"]):
             self.guard.before_update(kwargs["model"])
 

@@ -29,6 +29,10 @@ class Guard:
         """Whether it does anything at a moment (the name of a method): whether its class overrides that."""
         return getattr(type(self), moment) is not getattr(Guard, moment)
 
+    def is_for_every_update(self) -> bool:
+        """Whether it makes sense only if it acts at each update of the training."""
+        return False
+
     def begin(self, model: nn.Module) -> None:
         """Before the optimizer is made (in a Trainer: see `ReversionCallback`), for every training anew."""
 

@@ -20,15 +20,22 @@ from revlens.training.guard import Guard
 from revlens.training.model_parts import shape_of
 from revlens.training.motion import ProbeMotion
 from revlens.training.objectives.adaptive_block import AdaptiveBlock
+from revlens.training.objectives.asft import AsFT
 from revlens.training.objectives.block import Block, ComplementBlock, Push, RandomDirectionBlock
 from revlens.training.objectives.concept_ablation import ConceptAblation
+from revlens.training.objectives.constrained_loss import ConstrainedLoss
 from revlens.training.objectives.freeze_layers import FreezeLayers
 from revlens.training.objectives.gradient_projection import GradientProjection
+from revlens.training.objectives.gradient_surgery import GradientSurgery
 from revlens.training.objectives.hidden_state_anchor import HiddenStateAnchor
 from revlens.training.objectives.kl_anchor import KLAnchor
 from revlens.training.objectives.l2sp import L2SP
+from revlens.training.objectives.lisa import Lisa
+from revlens.training.objectives.preventative_steering import PreventativeSteering
 from revlens.training.objectives.rehearsal import Rehearsal
+from revlens.training.objectives.resta import RESTA
 from revlens.training.objectives.safe_lora import SafeLoRA
+from revlens.training.objectives.wise_ft import WiSEFT
 
 #: The paper's arms.
 ARMS = ("baseline", "block", "push", "random")
@@ -107,14 +114,14 @@ def make_guard(
 
     Args:
         arm: a name in `METHODS`.
-        v_rev: the reversion direction. Its layers are those at which methods hold activations. rehearsal,
-            l2sp, kl, safe_lora and freeze do not use it.
+        v_rev: the reversion direction. Its layers are those at which methods hold activations. Those
+            that are not along v_rev, random, complement and anchor apart, do not use it.
         aligned: the model at step 0, as it will be trained (with its adapter, if it gets one).
         prompts: the guard probes.
         strength: see `Method.strength`.
         seed: draws the random directions, and the order of refusals.
-        refusals: for rehearsal, columns ``prompt`` and ``answer``.
-        reference: for safe_lora, the permissive model.
+        refusals: for rehearsal and lisa, columns ``prompt`` and ``answer``.
+        reference: for safe_lora, asft and resta, the permissive model.
         tokenizer: of a Hugging Face model; a bridge has its own.
 
     Raises:
@@ -154,9 +161,24 @@ def _rehearsal(given: GuardInputs) -> Rehearsal:
     return Rehearsal(given.refusals, given.strength, given.seed, tokenizer=given.tokenizer)
 
 
+def _lisa(given: GuardInputs) -> Lisa:
+    assert given.refusals is not None, "the method needs them"
+    return Lisa(given.refusals, given.strength, given.seed, tokenizer=given.tokenizer)
+
+
 def _safe_lora(given: GuardInputs) -> SafeLoRA:
     assert given.reference is not None, "the method needs it"
     return SafeLoRA.between(given.reference, given.aligned, given.strength)
+
+
+def _asft(given: GuardInputs) -> AsFT:
+    assert given.reference is not None, "the method needs it"
+    return AsFT.between(given.reference, given.aligned, given.strength)
+
+
+def _resta(given: GuardInputs) -> RESTA:
+    assert given.reference is not None, "the method needs it"
+    return RESTA.between(given.reference, given.aligned, given.strength)
 
 
 def _freeze(given: GuardInputs) -> FreezeLayers:
@@ -269,6 +291,17 @@ _METHODS = (
         make=lambda given: ConceptAblation.clamping(given.motion),
     ),
     Method(
+        name="steering",
+        summary="adds a share of the gap along v_rev to the residual stream while the task is learned",
+        source="Chen et al. 2025, arXiv 2507.21509",
+        strength="dose: share of the gap from the aligned model to the reference",
+        grid=(0.25, 0.5, 1.0, 2.0),
+        along_v_rev=True,
+        colour="#7B9FC4",
+        marker="square",
+        make=lambda given: PreventativeSteering.along(given.motion, given.strength),
+    ),
+    Method(
         name="rehearsal",
         summary="trains on refusals beside the task",
         source="Bianchi et al. 2023, arXiv 2309.07875",
@@ -279,6 +312,17 @@ _METHODS = (
         colour="#009E73",
         marker="circle",
         make=_rehearsal,
+    ),
+    Method(
+        name="lisa",
+        summary="takes turns between refusals and the task, each held near where the other left off",
+        source="Huang et al. 2024, arXiv 2405.18641",
+        strength="weight of the proximal term",
+        grid=(0.01, 0.1, 1.0, 10.0),
+        needs=frozenset({"refusals"}),
+        colour="#009E73",
+        marker="square",
+        make=_lisa,
     ),
     Method(
         name="l2sp",
@@ -305,6 +349,28 @@ _METHODS = (
         ),
     ),
     Method(
+        name="surgery",
+        summary="takes out of the task's gradient what conflicts with kl's, and adds kl's",
+        source="Yi et al. 2025, arXiv 2508.07172; Yu et al. 2020, arXiv 2001.06782",
+        strength="weight of the alignment gradient",
+        grid=(0.1, 1.0, 10.0),
+        colour="#CC79A7",
+        marker="diamond",
+        make=lambda given: GradientSurgery(
+            KLAnchor.at(given.aligned, given.prompts, 1.0, tokenizer=given.tokenizer), given.strength
+        ),
+    ),
+    Method(
+        name="constrained",
+        summary="a task's loss that learns the first tokens of answers no further than a little",
+        source="Qi et al. 2024, arXiv 2406.05946",
+        strength="multiple of the paper's beta",
+        grid=(0.3, 1.0, 3.0, 10.0),
+        colour="#CC79A7",
+        marker="triangle-up",
+        make=lambda given: ConstrainedLoss.at(given.aligned, given.strength),
+    ),
+    Method(
         name="anchor",
         summary="squared distance of every probe's activations from the aligned model's",
         source="Zou et al. 2024, arXiv 2406.04313",
@@ -327,6 +393,38 @@ _METHODS = (
         colour="#E69F00",
         marker="square",
         make=_safe_lora,
+    ),
+    Method(
+        name="asft",
+        summary="penalty on the part of weight changes that lies off what alignment changed",
+        source="Yang et al. 2025, arXiv 2506.08473",
+        strength=_WEIGHT,
+        grid=(0.01, 0.1, 1.0, 10.0),
+        needs=frozenset({"reference"}),
+        colour="#E69F00",
+        marker="triangle-up",
+        make=_asft,
+    ),
+    Method(
+        name="resta",
+        summary="adds what alignment changed in the weights once more, after training",
+        source="Bhardwaj et al. 2024, arXiv 2402.11746",
+        strength="multiple of alignment's change that is added",
+        grid=(0.1, 0.3, 0.5, 1.0),
+        needs=frozenset({"reference"}),
+        colour="#E69F00",
+        marker="triangle-down",
+        make=_resta,
+    ),
+    Method(
+        name="wise_ft",
+        summary="interpolates between the trained and the aligned weights, after training",
+        source="Wortsman et al. 2022, arXiv 2109.01903",
+        strength="share of the aligned weights",
+        grid=(0.1, 0.3, 0.5, 0.7),
+        colour="#E69F00",
+        marker="cross",
+        make=lambda given: WiSEFT.at(given.aligned, given.strength),
     ),
     Method(
         name="freeze",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -98,3 +99,26 @@ def hugging_face_model(model: nn.Module) -> PreTrainedModel:
             f"A guard needs a TransformerBridge or a Hugging Face model, got a {type(inner).__name__}."
         )
     return inner
+
+
+@contextmanager
+def other_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let passes without gradients use other weights, by parameter name, until the context closes.
+
+    `torch.func.functional_call` does not put a bridge's weights back, whose modules have several names; and
+    autocast would take new data of the same parameters for the old.
+    """
+    by_parameter = {id(model.get_parameter(name)): tensor for name, tensor in weights.items()}
+    replaced = [
+        (module, key, parameter)
+        for module in model.modules()
+        for key, parameter in module._parameters.items()
+        if id(parameter) in by_parameter
+    ]
+    try:
+        for module, key, parameter in replaced:
+            module._parameters[key] = nn.Parameter(by_parameter[id(parameter)], requires_grad=False)
+        yield
+    finally:
+        for module, key, parameter in replaced:
+            module._parameters[key] = parameter

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from revlens.errors import GuardError
@@ -57,6 +59,29 @@ def matched(owner: Stateful, state: State, growing: Collection[str] = ()) -> dic
                 "saved: from the same model, probes and layers."
             )
     return {name: state[name].to(tensor.device) for name, tensor in own.items()}
+
+
+def fingerprint(*parts: State) -> Tensor:
+    """SHA-256 of tensors and their names, in place of copies in every checkpoint."""
+    digest = hashlib.sha256()
+    for tensors in parts:
+        for name in sorted(tensors):
+            digest.update(name.encode())
+            digest.update(tensors[name].contiguous().view(torch.uint8).cpu().numpy().data)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def check_fingerprint(owner: Stateful, state: State) -> None:
+    """Check that a guard is made from the weights of the training that is resumed.
+
+    Raises:
+        GuardError: if the fingerprints of the two states differ; see also `matched`.
+    """
+    if not torch.equal(matched(owner, state)["fingerprint"], owner.state_dict()["fingerprint"]):
+        raise GuardError(
+            f"{_name(owner)} was prepared from other weights than in the training that is resumed; "
+            "prepare it from the same two models: the reference, and the aligned model before any update."
+        )
 
 
 def _name(owner: Stateful) -> str:

@@ -40,7 +40,7 @@ def read_streams(
         batch: left-padded prompts.
         layers: increasing layer indices.
     """
-    with _without_dropout(model), weights_precision(model):
+    with without_dropout(model), weights_precision(model):
         if isinstance(model, TransformerBridge):
             return read_batch(model, batch, Sites(layers=layers))
         ends = batch.mask.sum(1) - 1
@@ -68,7 +68,7 @@ def read_logits(model: nn.Module, batch: Batch, last: int = 1) -> Float[Tensor, 
         batch: left-padded rows of at least ``last`` tokens.
         last: how many tokens.
     """
-    with _without_dropout(model), weights_precision(model):
+    with without_dropout(model), weights_precision(model):
         if isinstance(model, TransformerBridge):
             device = next(model.parameters()).device
             return model(batch.tokens.to(device), attention_mask=batch.mask.to(device))[:, -last:]
@@ -223,7 +223,7 @@ def _on_output(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, until the context closes and every module returns to its own mode."""
     active = [module for module in model.modules() if module.training]
     try:

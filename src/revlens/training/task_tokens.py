@@ -1,4 +1,4 @@
-"""Which tokens of the task's forward passes are last prompt tokens, those that an answer follows."""
+"""Which tokens of the task's forward passes are of an answer, and which are last prompt tokens before one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from revlens.errors import GuardError
@@ -54,6 +55,27 @@ def task_batch(trainer: str, inputs: object) -> Iterator[None]:
         _TASK.reset(token)
 
 
+class AnswerTokens(NamedTuple):
+    """The labels of a batch, and which token of its answer each is: from 1, and 0 outside of answers."""
+
+    labels: Int[Tensor, "batch pos"]
+    place: Int[Tensor, "batch pos"]
+
+
+def answer_tokens() -> AnswerTokens:
+    """The answers of the batch, each turn that is learned one.
+
+    Raises:
+        GuardError: see `last_prompt_tokens`.
+    """
+    last_prompt_tokens()  # checks that answers begin somewhere
+    labels = _labelled_task().tensors["labels"]
+    is_answer = labels != IGNORE
+    count = is_answer.cumsum(1)
+    before = torch.where(is_answer, 0, count).cummax(1).values
+    return AnswerTokens(labels, torch.where(is_answer, count - before, 0))
+
+
 def last_prompt_tokens() -> Bool[Tensor, "batch pos"]:
     """The tokens of the batch that the first token of an answer follows, one for each turn that is learned.
 
@@ -64,27 +86,8 @@ def last_prompt_tokens() -> Bool[Tensor, "batch pos"]:
         GuardError: if the labels of the forward pass are not known or not one for each token, or if no token
             of the batch is one, as when the loss is on every token.
     """
-    task = _TASK.get()
-    if task is None:
-        raise GuardError(
-            "A forward pass of the task runs where its labels are not known, and so its last prompt tokens "
-            "are not: outside revlens.training.finetune and compute_loss of a Trainer with a "
-            "ReversionCallback, or in a thread of torch.nn.DataParallel. Train in one of the two, with a "
-            f"process for each GPU, {_ADVICE}"
-        )
-    if "labels" not in task.tensors:
-        raise GuardError(
-            f"{task.trainer} computes its loss from batches without labels, which would say where answers "
-            "begin, so last prompt tokens are not known. Train on labels, as in supervised fine-tuning, "
-            f"{_ADVICE}"
-        )
+    task = _labelled_task()
     labels = task.tensors["labels"]
-    for name, tensor in task.tensors.items():
-        if tensor.ndim != 2:
-            raise GuardError(
-                f"{name} of {task.trainer}'s batches has shape {tuple(tensor.shape)}; it must be batch x "
-                f"position, to find last prompt tokens. Collate it so, {_ADVICE}"
-            )
     is_answer = labels != IGNORE
     follows = torch.ones_like(is_answer)  # whether a token has another of its text before it
     follows[:, :1] = False
@@ -102,3 +105,28 @@ def last_prompt_tokens() -> Bool[Tensor, "batch pos"]:
             f"TRL: columns prompt and completion, or assistant_only_loss), {_ADVICE}"
         )
     return chosen
+
+
+def _labelled_task() -> _Task:
+    """The batch whose loss is being computed; its labels are known, one for each token."""
+    task = _TASK.get()
+    if task is None:
+        raise GuardError(
+            "A forward pass of the task runs where its labels are not known, and so its last prompt tokens "
+            "are not: outside revlens.training.finetune and compute_loss of a Trainer with a "
+            "ReversionCallback, or in a thread of torch.nn.DataParallel. Train in one of the two, with a "
+            f"process for each GPU, {_ADVICE}"
+        )
+    if "labels" not in task.tensors:
+        raise GuardError(
+            f"{task.trainer} computes its loss from batches without labels, which would say where answers "
+            "begin, so last prompt tokens are not known. Train on labels, as in supervised fine-tuning, "
+            f"{_ADVICE}"
+        )
+    for name, tensor in task.tensors.items():
+        if tensor.ndim != 2:
+            raise GuardError(
+                f"{name} of {task.trainer}'s batches has shape {tuple(tensor.shape)}; it must be batch x "
+                f"position, to find last prompt tokens. Collate it so, {_ADVICE}"
+            )
+    return task

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from revlens.training.gradients import Gradients, inner_product
 from revlens.training.guard import trained_parameters
 from revlens.training.objectives.motion_guard import MotionGuard
-
-_Gradients = list[Tensor | None]
 
 
 @dataclass
@@ -41,7 +39,7 @@ class GradientProjection(MotionGuard):
     """
 
     _before: list[Tensor] = field(default_factory=list, init=False, repr=False)
-    _gradients: list[_Gradients] = field(default_factory=list, init=False, repr=False)
+    _gradients: list[Gradients] = field(default_factory=list, init=False, repr=False)
     _displacement: Float[Tensor, " layer"] | None = field(default=None, init=False, repr=False)
 
     def before_update(self, model: nn.Module) -> None:
@@ -65,11 +63,13 @@ class GradientProjection(MotionGuard):
         """Replace the update by the nearest one that holds the constraints."""
         assert self._displacement is not None, "before_update comes first"
         trained = list(trained_parameters(model).values())
-        update: _Gradients = [
+        update: Gradients = [
             parameter - before for parameter, before in zip(trained, self._before, strict=True)
         ]
-        gram = torch.stack([torch.stack([_dot(a, b) for b in self._gradients]) for a in self._gradients])
-        excess = torch.stack([_dot(gradients, update) for gradients in self._gradients])
+        gram = torch.stack(
+            [torch.stack([inner_product(a, b) for b in self._gradients]) for a in self._gradients]
+        )
+        excess = torch.stack([inner_product(gradients, update) for gradients in self._gradients])
         excess += self._displacement.to(excess)
         # Gradients of neighbouring layers are nearly parallel, and zero at layers below all that is trained.
         multipliers = torch.linalg.pinv(gram, rtol=1e-8, hermitian=True) @ excess
@@ -78,13 +78,3 @@ class GradientProjection(MotionGuard):
                 if gradient is not None:
                     parameter.sub_(gradient, alpha=multiplier)
         self._before, self._gradients = [], []
-
-
-def _dot(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Float[Tensor, ""]:
-    """Inner product of two sets of weights in double precision; None is zero."""
-    products = [
-        torch.sum(x.double() * y.double())
-        for x, y in zip(a, b, strict=True)
-        if x is not None and y is not None
-    ]
-    return torch.stack(products).sum()

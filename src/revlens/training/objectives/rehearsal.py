@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,11 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from revlens.errors import ConfigError, GuardError
+from revlens.errors import ConfigError
 from revlens.training.answer_loss import answer_loss
-from revlens.training.chat_data import ChatBatch, batches
 from revlens.training.guard import Guard
-from revlens.training.model_parts import tokenizer_of
+from revlens.training.objectives.refusal_batches import RefusalBatches, check_refusals
 from revlens.training.state import State, matched
 
 
@@ -45,43 +43,28 @@ class Rehearsal(Guard):
     seed: int
     rows: int = 8
     tokenizer: PreTrainedTokenizerBase | None = None
-    _stream: Iterator[ChatBatch] | None = field(default=None, init=False, repr=False)
-    _drawn: int = field(default=0, init=False, repr=False)
+    _batches: RefusalBatches | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.share < 1.0:
             raise ConfigError(f"share={self.share} of refusals must lie strictly between 0 and 1.")
-        if len(self.refusals) == 0:
-            raise GuardError(
-                "No refusals to rehearse; give rows of harmful prompts with refusals as answers."
-            )
+        check_refusals(self.refusals)
 
     def begin(self, model: nn.Module) -> None:
         """Start with the first refusals."""
-        tokenizer = tokenizer_of(model, self.tokenizer)
-        self._stream = batches(
-            tokenizer,
-            self.refusals,
-            batch_size=min(self.rows, len(self.refusals)),
-            seed=self.seed,
-            model=model,
+        self._batches = RefusalBatches(
+            model, self.refusals, rows=self.rows, seed=self.seed, tokenizer=self.tokenizer
         )
-        self._drawn = 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"drawn": torch.tensor(self._drawn)}
+        return {"drawn": torch.tensor(0 if self._batches is None else self._batches.drawn)}
 
     def load_state_dict(self, state: State) -> None:
-        drawn = int(matched(self, state)["drawn"])
-        while self._drawn < drawn:
-            self._next()
-
-    def _next(self) -> ChatBatch:
-        assert self._stream is not None, "begin comes first"
-        self._drawn += 1
-        return next(self._stream)
+        assert self._batches is not None, "begin comes first"
+        self._batches.skip_to(int(matched(self, state)["drawn"]))
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
-        if self._stream is None:
+        if self._batches is None:
             self.begin(model)
-        return self.share / (1 - self.share) * answer_loss(model, self._next())
+        assert self._batches is not None
+        return self.share / (1 - self.share) * answer_loss(model, self._batches.next())

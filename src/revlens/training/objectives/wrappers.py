@@ -31,6 +31,9 @@ class _AtSomeUpdates(Guard):
     def acts_at(self, moment: str) -> bool:
         return self.guard.acts_at(moment)
 
+    def is_for_every_update(self) -> bool:
+        return self.guard.is_for_every_update()
+
     @property
     def _is_on(self) -> bool:
         """Whether the guard acts at the present update."""
@@ -82,7 +85,7 @@ class Every(_AtSomeUpdates):
         guard: what is applied.
 
     Raises:
-        ConfigError: if k is not at least 1.
+        ConfigError: if k is not at least 1, or the guard makes sense only at every update.
     """
 
     k: int
@@ -90,6 +93,10 @@ class Every(_AtSomeUpdates):
     def __init__(self, k: int, guard: Guard) -> None:
         if k < 1:
             raise ConfigError(f"k={k} must be at least 1.")
+        if guard.is_for_every_update():
+            raise ConfigError(
+                f"{guard} has states that last some updates, and cannot skip any; use it without Every."
+            )
         super().__init__(guard)
         self.k = k
 
