@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from families import load_hugging_face, save_family
 from revlens.errors import ConfigError, GuardError
-from revlens.history import TrainingHistory, boot, boot_with_lora
-from revlens.training import FinetuneConfig, SafeLoRA, finetune
+from revlens.history import Directory, TrainingHistory, boot, boot_with_lora
+from revlens.training import AsFT, FinetuneConfig, SafeLoRA, finetune
 
 DATA = Dataset.from_dict({"prompt": ["A?", "B?"], "answer": ["Sure, at once.", "Sure, in a minute."]})
 CONFIG = FinetuneConfig(steps=3, learning_rate=1e-2, batch_size=2)
@@ -136,3 +137,13 @@ def test_what_cannot_be_projected_is_an_error(
 def test_a_threshold_is_a_cosine(threshold: float) -> None:
     with pytest.raises(ConfigError, match=f"threshold={threshold} on a cosine must be above 0 and at most 1"):
         SafeLoRA({}, {}, threshold)
+
+
+def test_a_dora_adapter_is_refused(history: TrainingHistory) -> None:
+    """Its magnitudes change the matrix beside the product B A."""
+    dora = boot_with_lora(
+        Directory(history.aligned.path), LoraConfig(r=2, use_dora=True, target_modules=["down_proj"]), seed=0
+    )
+    for guard in (partial(SafeLoRA.between, threshold=0.5), partial(AsFT.between, strength=1.0)):
+        with pytest.raises(GuardError, match=r"has a DoRA adapter.*takes plain LoRA \(use_dora=False\)"):
+            guard(history.reference.load(), dora)

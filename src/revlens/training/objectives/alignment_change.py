@@ -71,14 +71,19 @@ def changed_by_alignment(
         guard: its name in messages.
 
     Raises:
-        GuardError: if ``aligned`` trains no linear module of its layers, or ``reference`` lacks one of them
-            or has equal weights there.
+        GuardError: if ``aligned`` trains no linear module of its layers, or one by DoRA; or ``reference``
+            lacks one of them or has equal weights there.
     """
     unaligned = dict(linear_modules(reference))
     alignment, start = {}, {}
     for name, module in linear_modules(aligned):
         if not any(parameter.requires_grad for parameter in module.parameters()):
             continue
+        if isinstance(module, LoraLayer) and len(module.lora_magnitude_vector):
+            raise GuardError(
+                f"{name} has a DoRA adapter, which changes the matrix by more than B A; {guard} "
+                "takes plain LoRA (use_dora=False) or full training."
+            )
         if name not in unaligned or weight_of(unaligned[name]).shape != weight_of(module).shape:
             raise GuardError(
                 f"The reference has no {name} of the aligned model's shape; "
