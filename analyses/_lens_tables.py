@@ -99,9 +99,9 @@ def measure(config: ExperimentConfig, seed: int, settings: Settings) -> dict[str
     history, material = _history(subject, seed, config.steps), subject.material()
     probes = material.probes()
     v_rev, ends = fit_v_rev(history, probes)
-    openings = rl.RefusalLogitDifference.from_texts(history.aligned.load().tokenizer, *material.openings())
-    stream, streams = _stream(history, probes, openings)
     last, aligned = history.steps[-1].load(), history.aligned.load()
+    openings = rl.RefusalLogitDifference.from_texts(aligned.tokenizer, *material.openings())
+    stream, streams = _stream(history, probes, openings)
     harmless = [rl.read_prompts(model, probes["harmless"]).mean(0).double() for model in (aligned, last)]
     drift = (streams["last"] - streams["aligned"]).mean(0).double()
     read = Read(

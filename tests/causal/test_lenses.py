@@ -8,7 +8,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis import JacobianLens
 
-from families import PROMPTS, small_model
+from families import PROMPTS
 from revlens.activations import read_prompts
 from revlens.causal import (
     IDENTITY_PROMPT,
@@ -29,6 +29,8 @@ from revlens.errors import ConfigError, NonFiniteError, ProbeError, SiteError
 from revlens.hooks import add, point_name, record
 
 LAYERS = (0, 1, 2)
+#: Other norms, soft caps, and a block whose attention and MLP are parallel.
+SOME = pytest.mark.parametrize("model", ["llama", "gemma2", "gpt_neox"], indirect=True)
 OPENINGS = RefusalLogitDifference(engaging=(40, 41), refusal=(50,))
 
 
@@ -42,6 +44,7 @@ def next_logits(model: TransformerBridge, prompts: tuple[str, ...]) -> Tensor:
         return torch.stack([model(torch.tensor([row]))[0, -1] for row in rows]).float()
 
 
+@SOME
 def test_the_last_layers_stream_reads_as_the_models_own_answer(model: TransformerBridge) -> None:
     read = stream_readout(model, read_prompts(model, PROMPTS), OPENINGS)
     logits = next_logits(model, PROMPTS)
@@ -71,10 +74,9 @@ def test_the_last_token_lens_is_transformerlens_at_one_position(llama: Transform
         torch.testing.assert_close(ours.jacobians[layer], theirs.jacobians[layer], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
-def test_the_lens_predicts_what_a_small_addition_does(family: str) -> None:
+@SOME
+def test_the_lens_predicts_what_a_small_addition_does(model: TransformerBridge) -> None:
     """With frozen weights too; batches and padding change nothing."""
-    model = small_model(family)
     model.requires_grad_(False)
     lens, unit = last_token_lens(model, PROMPTS, batch_size=2), draws(1)[0]
     last, size = point_name(2, "resid_post"), 1e-2
@@ -130,6 +132,7 @@ def test_token_parts_find_the_tokens_that_a_direction_is_made_of(llama: Transfor
     assert found.null.max() < found.explained
 
 
+@SOME
 def test_a_patched_activation_of_its_own_changes_nothing(model: TransformerBridge) -> None:
     target = TargetPrompt.from_text(model.tokenizer)
     names = [point_name(layer, "resid_post") for layer in (0, 1)]
@@ -144,6 +147,7 @@ def test_a_patched_activation_of_its_own_changes_nothing(model: TransformerBridg
     assert (moved - logits).abs().amax(-1).min() > 1e-4
 
 
+@SOME
 def test_a_prompts_stream_at_the_end_of_a_chat_gives_its_answer(model: TransformerBridge) -> None:
     """At the last layer the model has nothing left to add, so the answer is that of the prompt itself."""
     target = TargetPrompt.from_chat(model.tokenizer, "Hm.")
