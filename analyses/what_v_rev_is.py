@@ -7,6 +7,7 @@ python analyses/what_v_rev_is.py --manifest run.toml --decoder 12=sae_weights.sa
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from datasets import disable_progress_bars
@@ -28,7 +29,10 @@ from revlens.experiment import (
 )
 from revlens.figures import draw
 from revlens.results import config_json, to_records
-from revlens.storage import atomic_directory, write_json, write_text
+from revlens.storage import atomic_directory, read_json, write_json, write_text
+
+#: The file that says what made the results.
+MADE = "what_v_rev_is.json"
 
 
 def _chosen(args: argparse.Namespace) -> ExperimentConfig:
@@ -61,6 +65,17 @@ def _read_decoder(path: Path) -> Tensor:
     return tensors["W_dec"]
 
 
+def _check_same(path: Path, made: dict[str, Any]) -> None:
+    """Refuse a folder whose runs were made otherwise: they would be taken for those asked for.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    before = read_json(path) if path.is_file() else made
+    if other := [name for name, value in made.items() if before.get(name) != value]:
+        raise ConfigError(f"{path.parent} has runs of another {' and '.join(other)}; choose another --out.")
+
+
 def main() -> None:
     parser = plain_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; done seeds are kept")
@@ -86,6 +101,15 @@ def main() -> None:
     disable_progress_bars()
     config = _chosen(args)
     decoders = {layer: _read_decoder(path) for layer, path in map(_decoder, args.decoder)}
+    made = {
+        "subject": config_json(config.subject),
+        "steps": list(config.steps),
+        "draws": args.draws,
+        "lens_prompts": args.lens_prompts,
+        "decoders": args.decoder,
+    }
+    _check_same(args.out / MADE, made)
+    write_json(args.out / MADE, made | {"seeds": list(config.seeds)} | environment())
     settings = Settings(args.draws, args.lens_prompts, decoders)
     for seed in config.seeds:
         folder = args.out / f"seed-{seed}"
@@ -104,15 +128,6 @@ def main() -> None:
     for name, table in tables.items():
         table.to_parquet(args.out / f"{name}.parquet", index=False)
     found = claims(tables)
-    made = {
-        "subject": config_json(config.subject),
-        "seeds": config.seeds,
-        "draws": args.draws,
-        "lens_prompts": args.lens_prompts,
-        "decoders": args.decoder,
-        **environment(),
-    }
-    write_json(args.out / "what_v_rev_is.json", made)
     write_json(args.out / "claims.json", to_records(found))
     write_text(args.out / "summary.md", summary(config.subject.summary, tables, found))
     draw(figures(tables), args.out / "figures")

@@ -306,6 +306,8 @@ def test_what_v_rev_is_leaves_tables_claims_figures_and_a_summary(
     before = (out / "seed-0" / "scores.parquet").stat().st_mtime_ns
     script("what_v_rev_is.py", *manifest, *few, "--out", str(out))
     assert (out / "seed-0" / "scores.parquet").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="runs of another draws; choose another --out"):
+        script("what_v_rev_is.py", *manifest, *few, "--draws", "6", "--out", str(out))
 
 
 def _openings(history: rl.TrainingHistory) -> rl.RefusalLogitDifference:
