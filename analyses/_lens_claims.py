@@ -26,7 +26,7 @@ _READ = (
     ("logit", "drift, harmless prompts", "The drift on harmless prompts, read as it is,"),
 )
 _HEADLINES = ("stream:falls", "jacobian:v_rev", "jacobian:turned")
-_NATS = "engaging minus refusal (nats)"
+_NATS = "engaging minus refusal, above random (nats)"
 _N_TOKENS = 6
 
 
@@ -174,7 +174,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
             tables["arrival"],
             [("jacobian", direction, direction) for direction in ("v_rev", "drift")],
             title="Length of a unit direction when it reaches the last layer, to first order",
-            y="length",
+            y="length, above random",
             column="length",
         ),
         "difference_lens": lens_scores_figure(

@@ -6,6 +6,7 @@ python analyses/what_v_rev_is.py --manifest run.toml --decoder 12=sae_weights.sa
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def _check_same(path: Path, made: dict[str, Any]) -> None:
         ConfigError: naming what differs.
     """
     before = read_json(path) if path.is_file() else made
-    if other := [name for name, value in made.items() if before.get(name) != value]:
+    if other := [name for name, value in json.loads(json.dumps(made)).items() if before.get(name) != value]:
         raise ConfigError(f"{path.parent} has runs of another {' and '.join(other)}; choose another --out.")
 
 

@@ -33,7 +33,8 @@ def stream_lens_figure(stream: pd.DataFrame) -> go.Figure:
         figure.add_trace(cells.update(zmin=0, zmax=1, zmid=None, colorscale="Blues"), row=1, col=column)
     title = "The stream of the last prompt token, read after each layer (logit lens)"
     height = max(380, 180 + 24 * stream["layer"].nunique())
-    return _finished(figure, title=title, x="checkpoint", y="layer", height=height)
+    _finished(figure, title=title, x="checkpoint", y="layer", height=height)
+    return figure.update_layout(margin={"t": 90})  # there is no legend
 
 
 def lens_scores_figure(
@@ -41,14 +42,17 @@ def lens_scores_figure(
 ) -> go.Figure:
     """A panel for each lens and direction: its score in every run by layer, beside random directions.
 
+    Runs differ in what random directions score, so each is drawn above the mean of its own isotropic ones.
+
     Args:
-        scores: columns ``seed``, ``lens``, ``direction``, ``null``, ``layer``, the score, ``null_low`` and
-            ``null_high``; a row for each null.
+        scores: columns ``seed``, ``lens``, ``direction``, ``null``, ``layer``, the score, ``null_mean``,
+            ``null_low`` and ``null_high``; a row for each null, of which ``isotropic`` is one.
         panels: lens, direction and title of each.
         title: of the figure.
-        y: name of the score, with its unit.
+        y: name of the score above random directions, with its unit.
         column: of the score.
     """
+    scores = _above_isotropic(scores, column)
     figure = _panels([name for _, _, name in panels], shared_yaxes=True)
     for i, (lens, direction, _) in enumerate(panels, start=1):
         rows = scores[(scores["lens"] == lens) & (scores["direction"] == direction)]
@@ -58,12 +62,21 @@ def lens_scores_figure(
             low, high = (own.groupby("layer")[end].mean() for end in ("null_low", "null_high"))
             band = area(sorted(own["layer"].unique()), low, high, translucent(colour, 0.3))
             traces.append(band.update(name=name, legendgroup=name, showlegend=i == 1))
-        one_null = rows[rows["null"] == rows["null"].iloc[0]]
+        one_null = rows[rows["null"] == "isotropic"]
         runs = each_run(one_null, "layer", column, name="the direction, a run")
         traces += [run.update(showlegend=i == 1 and bool(run.showlegend)) for run in runs]
         figure.add_traces(traces, rows=1, cols=i)
-    figure.update_xaxes(tickformat="d")
-    return _finished(figure, title=title, x="layer", y=y)
+    return _by_layer(_finished(figure, title=title, x="layer", y=y), scores)
+
+
+def _above_isotropic(scores: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Scores and ends of nulls, less the mean of the isotropic directions of the same run and layer."""
+    keys = ["seed", "lens", "direction", "layer"]
+    isotropic = scores[scores["null"] == "isotropic"].set_index(keys)["null_mean"].rename("level")
+    joined = scores.join(isotropic, on=keys)
+    return joined.assign(
+        **{name: joined[name] - joined["level"] for name in (column, "null_low", "null_high")}
+    )
 
 
 def features_figure(features: pd.DataFrame) -> go.Figure:
@@ -92,10 +105,14 @@ def features_figure(features: pd.DataFrame) -> go.Figure:
             hovertext=[f"seed {seed}, feature {feature}" for seed, feature in which],
         )  # fmt: skip
         figure.add_trace(dots, row=1, col=i)
-    figure.update_xaxes(tickformat="d")
     figure.update_yaxes(rangemode="tozero")
     title = "The feature that writes most nearly along a direction"
-    return _finished(figure, title=title, x="layer", y="absolute cosine")
+    return _by_layer(_finished(figure, title=title, x="layer", y="absolute cosine"), nearest)
+
+
+def _by_layer(figure: go.Figure, rows: pd.DataFrame) -> go.Figure:
+    """Ticks at whole layers, about ten at most."""
+    return figure.update_xaxes(dtick=1 + rows["layer"].nunique() // 10)
 
 
 def _panels(titles: list[str], *, shared_yaxes: bool) -> go.Figure:
