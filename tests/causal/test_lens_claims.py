@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +20,7 @@ def tables(effect: float) -> dict[str, pd.DataFrame]:
         return (effect if layer < max(LAYERS) else -9 * effect) * (1 + seed / 10)
 
     cells = [(seed, layer, sized(seed, layer)) for seed, layer in itertools.product(SEEDS, LAYERS)]
-    beside = [
+    beside: list[dict[str, Any]] = [
         {"seed": seed, "layer": layer, "null": null, "size": size, "null_mean": 0.2, "null_high": 0.5}
         for (seed, layer, size), null in itertools.product(cells, NULLS)
     ]

@@ -49,9 +49,8 @@ def test_the_last_layers_stream_reads_as_the_models_own_answer(model: Transforme
     read = stream_readout(model, read_prompts(model, PROMPTS), OPENINGS)
     logits = next_logits(model, PROMPTS)
     probabilities = logits.softmax(-1)
-    tolerance = {"rtol": 2e-3, "atol": 1e-5}
-    torch.testing.assert_close(read.engaging[:, -1], probabilities[:, [40, 41]].sum(-1), **tolerance)
-    torch.testing.assert_close(read.refusal[:, -1], probabilities[:, 50], **tolerance)
+    torch.testing.assert_close(read.engaging[:, -1], probabilities[:, [40, 41]].sum(-1), rtol=2e-3, atol=1e-5)
+    torch.testing.assert_close(read.refusal[:, -1], probabilities[:, 50], rtol=2e-3, atol=1e-5)
     torch.testing.assert_close(read.score[:, -1], OPENINGS(logits), rtol=1e-3, atol=1e-4)
     assert read.engaging.shape == (len(PROMPTS), 3)
 
