@@ -26,7 +26,7 @@ _READ = (
     ("logit", "drift, harmless prompts", "The drift on harmless prompts, read as it is,"),
 )
 _HEADLINES = ("stream:falls", "jacobian:v_rev", "jacobian:turned")
-_NATS = "engaging minus refusal, above random (nats)"
+_NATS = "nats above random directions"
 _N_TOKENS = 6
 
 
