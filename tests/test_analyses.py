@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import revlens as rl
+from revlens.direction import isotropic_directions
 from revlens.errors import ConfigError, HistoryError, ProbeError
 
 FOLDER = Path(__file__).parents[1] / "analyses"
@@ -268,3 +271,59 @@ def test_a_manifest_and_options_for_the_history_exclude_each_other(
 ) -> None:
     with pytest.raises(ConfigError, match="leave the options for them out"):
         script("locate_v_rev.py", *manifest, *own[:2])
+
+
+@pytest.mark.usefixtures("no_static_images")
+def test_what_v_rev_is_leaves_tables_claims_figures_and_a_summary(
+    script: Script, manifest: list[str], history: rl.TrainingHistory, probes: rl.Probes, tmp_path: Path
+) -> None:
+    """A planted feature of a sparse autoencoder is found; a second call reads what is on disk."""
+    v_rev = rl.ReversionDirection.fit(*rl.read_endpoints(history, probes["direction"]), split="direction")
+    decoder = torch.cat([isotropic_directions(30, 1, 16)[:, 0], -v_rev.unit[1][None]])
+    save_file({"W_dec": decoder.float()}, tmp_path / "sae.safetensors")
+    few = ("--draws", "5", "--lens-prompts", "2", "--decoder", f"1={tmp_path / 'sae.safetensors'}")
+    out = tmp_path / "out"
+    script("what_v_rev_is.py", *manifest, *few, "--out", str(out))
+    features = pd.read_parquet(out / "features.parquet")
+    nearest = features[(features["dictionary"] == "SAE features") & (features["rank"] == 1)]
+    found = nearest[nearest["direction"] == "v_rev"]
+    assert set(found["feature"]) == {30}
+    assert found["cosine"].tolist() == pytest.approx([-1.0, -1.0])
+    scores = pd.read_parquet(out / "scores.parquet")
+    assert {lens: rows["layer"].nunique() for lens, rows in scores.groupby("lens")} == {
+        "logit": 3, "jacobian": 3, "chat": 3, "identity": 2,
+    }  # fmt: skip
+    plain = scores[(scores["lens"] == "logit") & (scores["direction"] == "v_rev")]
+    readout = rl.vocabulary_readout(history.aligned.load(), v_rev, _openings(history))
+    assert plain["score"].tolist() == pytest.approx(readout.score.tolist() * 2)
+    summary = (out / "summary.md").read_text()
+    assert "too few runs" in summary
+    assert "| SAE features | v_rev | 1 | 30 | -1.00 |" in summary
+    assert {path.stem for path in (out / "figures").glob("*.html")} == {
+        "stream_lens", "jacobian_lens", "arrival", "difference_lens", "patchscope", "features",
+    }  # fmt: skip
+    assert json.loads((out / "what_v_rev_is.json").read_text())["draws"] == 5
+    before = (out / "seed-0" / "scores.parquet").stat().st_mtime_ns
+    script("what_v_rev_is.py", *manifest, *few, "--out", str(out))
+    assert (out / "seed-0" / "scores.parquet").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="runs of another draws; choose another --out"):
+        script("what_v_rev_is.py", *manifest, *few, "--draws", "6", "--out", str(out))
+
+
+def _openings(history: rl.TrainingHistory) -> rl.RefusalLogitDifference:
+    tokenizer = history.aligned.load().tokenizer
+    return rl.RefusalLogitDifference.from_texts(tokenizer, OPENINGS[1:3], OPENINGS[4:])
+
+
+def test_what_v_rev_is_refuses_options_that_do_not_go_together(
+    script: Script, manifest: list[str], tmp_path: Path
+) -> None:
+    save_file({"W_enc": torch.ones(2, 2)}, tmp_path / "sae.safetensors")
+    for options, match in (
+        (["--model", "m.gguf"], "--model is for --track llm"),
+        ([*manifest, "--track", "llm"], "leave --track"),
+        ([*manifest, "--decoder", "sae.safetensors"], "LAYER=FILE"),
+        ([*manifest, "--decoder", f"1={tmp_path / 'sae.safetensors'}"], "no tensor W_dec, only W_enc"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            script("what_v_rev_is.py", *options, "--out", str(tmp_path / "out"))

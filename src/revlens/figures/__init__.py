@@ -4,6 +4,9 @@ from revlens.figures import paper as paper
 from revlens.figures.export import draw as draw
 from revlens.figures.export import html as html
 from revlens.figures.first_update_plot import first_update_figure as first_update_figure
+from revlens.figures.lens_plots import features_figure as features_figure
+from revlens.figures.lens_plots import lens_scores_figure as lens_scores_figure
+from revlens.figures.lens_plots import stream_lens_figure as stream_lens_figure
 from revlens.figures.plot import Plot as Plot
 from revlens.figures.report import Report as Report
 from revlens.figures.report import draw_all as draw_all
