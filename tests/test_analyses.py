@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
 
 import revlens as rl
 from revlens.direction import isotropic_directions
 from revlens.errors import ConfigError, HistoryError, ProbeError
+from revlens.experiment import ExperimentConfig, analyse_and_save
+from revlens.figures import areas_figure
+from revlens.results import Layout
 
 FOLDER = Path(__file__).parents[1] / "analyses"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("[!_]*.py"))
@@ -327,3 +333,43 @@ def test_what_v_rev_is_refuses_options_that_do_not_go_together(
     ):
         with pytest.raises(ConfigError, match=match):
             script("what_v_rev_is.py", *options, "--out", str(tmp_path / "out"))
+
+
+def test_early_warning_reads_a_study(studied: Layout, script: Script, tmp_path: Path) -> None:
+    analyse_and_save(copied := Path(shutil.copytree(studied.out, tmp_path / "study")))
+    made = runpy.run_path(str(FOLDER / "early_warning.py"))
+    rows = made["points"](rl.load_results(copied), ExperimentConfig.load(copied / "config.json"))
+    assert len(rows) == 2 * 2 * len(set(rows["step"])), "two seeds, two rates"
+    first = rows.drop_duplicates(["seed", "rate"]).pivot(index="seed", columns="rate", values="first_order")
+    assert np.allclose(first[2.0], 2 * first[1.0])
+    assert rows["harmed"].nunique() == 1, "so few updates decide nothing"
+    with pytest.raises(ConfigError, match="of 4 fine-tunes.*nothing to foretell"):
+        script("early_warning.py", "--study", str(copied), "--out", str(tmp_path / "out"))
+    rows["harmed"] = rows["rate"] == 2.0
+    table = made["areas"](made["with_combinations"](rows))
+    assert set(table["pairs"]) == {"all", "equal tasks"}, "at equal rates none is harmed, or all are"
+    assert (table.loc[table["predictor"] == "drift_norm", "auroc"] == 1.0).all(), "larger steps drift more"
+    assert areas_figure(table).data
+
+
+def test_a_held_out_score_has_not_seen_its_group_and_pairs_are_alike_where_asked() -> None:
+    made = runpy.run_path(str(FOLDER / "early_warning.py"))
+    drawn = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        [(seed, rate, drawn.normal()) for seed in range(6) for rate in (1.0, 2.0) for _ in range(10)],
+        columns=["seed", "rate", "noise"],
+    )
+    # Harm follows the noise with a sign of each seed's own, and comes with the higher rate only.
+    sign = np.where(rows["seed"] % 2, 1, -1)
+    rows["harmed"] = (sign * rows["noise"] > 0) & (rows["rate"] == 2.0)
+    one_sided = rows[rows["seed"] % 2 == 1]
+    others = pd.concat([one_sided, rows[rows["seed"] == 0]])
+    others = others.assign(score=made["held_out_scores"](others, ["noise", "rate"], "seed"))
+    area = made["area"]
+    for seed, expected in ((1, 1.0), (0, 0.0)):
+        assert area(others[others["seed"] == seed], "score", equal=["rate"]).value == expected
+    assert area(one_sided, "rate").value == roc_auc_score(one_sided["harmed"], one_sided["rate"]) > 0.6
+    assert area(one_sided, "rate", equal=["rate"]).value == 0.5, "at equal rates the rate says nothing"
+    assert area(one_sided, "noise", equal=["rate"]).value == 1.0
+    assert area(one_sided, "noise", minus="rate", equal=["rate"]).value == 0.5
+    assert area(one_sided.assign(harmed=True), "noise") is None

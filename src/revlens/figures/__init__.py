@@ -1,6 +1,7 @@
 """Figures and reports, drawn from tables on disk and from nothing else."""
 
 from revlens.figures import paper as paper
+from revlens.figures.early_warning_plots import areas_figure as areas_figure
 from revlens.figures.export import draw as draw
 from revlens.figures.export import html as html
 from revlens.figures.first_update_plot import first_update_figure as first_update_figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from revlens.experiment import PREDICTORS, GuardTables
@@ -18,6 +19,7 @@ _PREDICTOR_COLOURS = {
     "kl": "#CC79A7",
     "loss_drop": "#999999",
 }
+_PAIR_COLOURS = ("#000000", "#0072B2", "#E69F00")
 _TASK_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73")
 
 
@@ -41,6 +43,39 @@ def early_warning(tables: GuardTables) -> go.Figure:
     title = f"Who will be harmed? Early readings against harm at the end ({harmed} of {n} runs)"
     styled(figure, title=title, x="", y="area under the ROC curve", width=920, height=500)
     figure.update_layout(margin={"t": 130})
+    return figure
+
+
+def areas_figure(table: pd.DataFrame) -> go.Figure:
+    """Area under the ROC curve of each predictor, over all pairs of fine-tunes and over pairs that are alike.
+
+    Args:
+        table: columns ``step``, ``predictor``, ``pairs``, ``auroc``, ``low`` and ``high``. Its last step is
+            drawn.
+    """
+    last = table[table["step"] == table["step"].max()]
+    figure = go.Figure()
+    for (pairs, rows), colour in zip(last.groupby("pairs", sort=False), _PAIR_COLOURS, strict=False):
+        figure.add_scatter(
+            x=rows["auroc"],
+            y=rows["predictor"],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": rows["high"] - rows["auroc"],
+                "arrayminus": rows["auroc"] - rows["low"],
+                "thickness": 1,
+            },
+            mode="markers",
+            marker={"color": colour, "size": 9},
+            name=f"{pairs} pairs" if pairs == "all" else f"pairs of {pairs}",
+        )
+    figure.add_vline(x=0.5, line={"color": "#bbb", "dash": "dot"}, annotation_text="chance")
+    figure.update_xaxes(range=[0, 1.03])
+    figure.update_yaxes(autorange="reversed")
+    title = f"What foretells harm at the end (read at step {last['step'].iloc[0]})"
+    styled(figure, title=title, x="area under the ROC curve", y="", width=920, height=520)
+    figure.update_layout(scattermode="group", scattergap=0.5, margin={"t": 110, "l": 220})
     return figure
 
 
