@@ -17,7 +17,7 @@ from revlens.training.task_tokens import last_prompt_tokens, task_batch
 from training.trainers import GUARDED, ROWS, Setting, weights
 
 #: Their terms do not compare with the start.
-ELSEWHERE = {"push", "rehearsal"}
+ELSEWHERE = {"push", "rehearsal", "lisa"}
 
 
 class Noting(Guard):
@@ -41,7 +41,7 @@ def setting(history: TrainingHistory, probes: Probes) -> Setting:
     return Setting(history, probes)
 
 
-@pytest.mark.parametrize("arm", GUARDED)
+@pytest.mark.parametrize("arm", [arm for arm in GUARDED if arm != "resta"])  # it adds what alignment changed
 def test_a_model_that_does_not_move_has_not_moved(arm: str, setting: Setting, tmp_path: Path) -> None:
     """float32 weights under bf16 autocast, at a learning rate of 0."""
     model = setting.model()
