@@ -112,6 +112,7 @@ def test_errors_say_what_is_wrong(llama: TransformerBridge) -> None:
         read_moments(llama, PROMPTS)
 
 
+@pytest.mark.slow  # two new processes, for one number each
 def test_two_processes_have_the_moments_of_one(llama: TransformerBridge, tmp_path: Path) -> None:
     in_two_processes(read, Reading(PROMPTS, tmp_path))
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))

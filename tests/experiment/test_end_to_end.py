@@ -125,6 +125,7 @@ def test_the_same_command_twice_gives_the_same_numbers(finished: Place, place: P
         assert (place.out / name).read_bytes() == (finished.out / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_process")
 def test_stages_one_by_one_give_the_same_numbers_as_reproduce(finished: Place, place: Place) -> None:
     place = Place(place.out, finished.cache)
