@@ -25,7 +25,7 @@ import revlens as rl
 from _options import fit_v_rev, plain_parser
 from revlens.cli.claims import print_claims
 from revlens.errors import ConfigError
-from revlens.experiment import HARMED, ExperimentConfig, environment
+from revlens.experiment import HARMED, ExperimentConfig, Results, environment
 from revlens.figures import areas_figure, draw
 from revlens.organism import OrganismConfig
 from revlens.results import Claim
@@ -41,7 +41,7 @@ COMBINED = {"drift_norm + kl": ("drift_norm", "kl"), "all": SINGLE}
 KEYS = ["seed", "task", "rate"]
 
 
-def points(study: rl.Results, config: ExperimentConfig) -> pd.DataFrame:
+def points(study: Results, config: ExperimentConfig) -> pd.DataFrame:
     """A row per fine-tune and early step: what may foretell harm, and whether it came."""
     early = {name: study[name][study[name]["part"] == "early"] for name in ("behaviour", "readings")}
     last = early["behaviour"]
