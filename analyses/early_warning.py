@@ -123,12 +123,10 @@ def area(
         own = _area(drawn, score, equal)
         return own if minus is None else own - _area(drawn, minus, equal)
 
-    def is_defined(pick: ndarray) -> bool:
-        return np.isfinite(_area(pd.concat([by_seed[run] for run in pick]), score, equal))
-
-    if not by_seed or not is_defined(np.arange(len(by_seed))):
+    # NaN leaves a resample out; without a pair in all seeds together there is none in any of them.
+    if not by_seed or np.isnan(of(np.arange(len(by_seed)))):
         return None
-    return bootstrap_over_runs(of, len(by_seed), is_defined=is_defined, label="area")
+    return bootstrap_over_runs(of, len(by_seed), label="area")
 
 
 def _area(rows: pd.DataFrame, score: str, equal: Sequence[str]) -> float:

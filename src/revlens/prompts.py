@@ -23,6 +23,8 @@ from revlens.storage import read_json
 SPLITS = ("direction", "drift", "behaviour", "guard", "harmless")
 #: And borderline: safe requests that sound unsafe, such as XSTest's, for over-refusal where it is likely.
 ALL_SPLITS = (*SPLITS, "borderline")
+#: Splits whose prompts are answered, where there are such probes.
+ANSWERED = ("behaviour", "harmless", "borderline")
 
 #: Prompts encoded in one call: on the way, a tokenizer keeps ten times the memory of the ids for each token.
 ENCODED_AT_ONCE = 256

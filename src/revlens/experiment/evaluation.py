@@ -22,7 +22,7 @@ from revlens.behaviour import (
     outcome_rates,
 )
 from revlens.history import Checkpoint
-from revlens.prompts import Probes
+from revlens.prompts import ANSWERED, Probes
 from revlens.subject import Material
 from revlens.training import Around, task_loss, unaltered
 
@@ -40,7 +40,7 @@ MEASURES = (
     "exact_match",
 )
 #: Splits whose prompts are answered: harmful, harmless and, if there are, safe ones that sound unsafe.
-_HARMFUL, _HARMLESS, _BORDERLINE = _ANSWERED = ("behaviour", "harmless", "borderline")
+_HARMFUL, _HARMLESS, _BORDERLINE = ANSWERED
 #: Refusals of safe prompts, by split.
 _OVER_REFUSALS = {_HARMLESS: "over_refusal", _BORDERLINE: "borderline_refusal"}
 
@@ -128,7 +128,7 @@ def _asked(material: Material) -> list[str]:
 
 def answered_splits(probes: Probes) -> list[str]:
     """The splits whose prompts an evaluation answers, in its order."""
-    return [split for split in _ANSWERED if split in probes.splits]
+    return [split for split in ANSWERED if split in probes.splits]
 
 
 def evaluate_harm(

@@ -17,7 +17,7 @@ from revlens.context import check_context
 from revlens.data import ChatSource
 from revlens.errors import ConfigError
 from revlens.history import Checkpoint, TrainingHistory, local_source
-from revlens.prompts import encode_prompts
+from revlens.prompts import ANSWERED, encode_prompts
 from revlens.subject.aligned_start import AlignedStart
 from revlens.subject.alignment_phase import AlignmentPhase
 from revlens.subject.trainee import listed, trainee
@@ -290,8 +290,7 @@ class UserHistory:
 
         material = self.material()
         for split, prompts in material.probes().splits.items():
-            answered = split in ("behaviour", "harmless", "borderline")
-            check(prompts, reply_tokens if answered else 0, f"Prompt of {split!r}")
+            check(prompts, reply_tokens if split in ANSWERED else 0, f"Prompt of {split!r}")
         if self.task is not None:
             rows = self.task.read(self.root)
             check_rows(rows, "Row of the task")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from revlens.errors import GuardError
 from revlens.training.state import State, matched
 
 
@@ -70,6 +72,34 @@ class Guard:
             GuardError: if the state is of another guard, or of one made from other probes or layers.
         """
         matched(self, state)
+
+
+def copied(weights: Mapping[str, Tensor], guard_would: str) -> dict[str, Tensor]:
+    """The weights that a guard compares with later, as they are now.
+
+    Raises:
+        GuardError: if there are none; ``guard_would`` says what becomes of the guard then.
+    """
+    if not weights:
+        raise GuardError(
+            f"No parameter of the model requires gradients, so {guard_would}; unfreeze it, or add an adapter."
+        )
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def trained_alike(model: nn.Module, start: Mapping[str, Tensor], guard: str) -> dict[str, nn.Parameter]:
+    """The trained parameters of a model, which are those that a guard has copied.
+
+    Raises:
+        GuardError: if the model trains others, naming one.
+    """
+    trained = trained_parameters(model)
+    if other := trained.keys() ^ start.keys():
+        raise GuardError(
+            f"The model trains other parameters than {guard} was made for, such as {min(other)}; "
+            f"make it with {guard}.at(model) from the model as it will be trained."
+        )
+    return trained
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -119,6 +119,16 @@ def linear_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 yield hugging_face_name(f"{layer}.{path}"), module
 
 
+def unit_size(v: Matrix) -> Matrix:
+    """V / s(V) in float32, with s the largest singular value."""
+    return v.float() / torch.linalg.matrix_norm(v.float(), 2)
+
+
+def along(unit: Matrix, factor: Float[Tensor, "out k"]) -> Float[Tensor, "out k"]:
+    """C times a factor, with C = V V^T / s(V)^2: what of it lies along the change V; see `unit_size`."""
+    return unit @ (unit.T @ factor)
+
+
 def weight_of(module: nn.Module) -> Tensor:
     weight = (module.get_base_layer() if isinstance(module, LoraLayer) else module).weight
     assert isinstance(weight, Tensor)

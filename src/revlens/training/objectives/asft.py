@@ -16,8 +16,10 @@ from revlens.forward import is_sharded
 from revlens.training.objectives.alignment_change import (
     AlignmentChange,
     Matrix,
+    along,
     changed_by_alignment,
     outputs_first_in,
+    unit_size,
     weight_of,
 )
 
@@ -57,9 +59,7 @@ class AsFT(AlignmentChange):
     @cached_property
     def _directions(self) -> Mapping[str, Matrix]:
         """V / s(V)."""
-        return {
-            name: v.float() / torch.linalg.matrix_norm(v.float(), 2) for name, v in self.alignment.items()
-        }
+        return {name: unit_size(v) for name, v in self.alignment.items()}
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
         if is_sharded(model):
@@ -84,4 +84,4 @@ class AsFT(AlignmentChange):
         """The factor minus C times it, in float32 at least."""
         wide = torch.promote_types(factor.dtype, torch.float32)
         v, factor = self._directions[name].to(factor.device, wide), factor.to(wide)
-        return factor - v @ (v.T @ factor)
+        return factor - along(v, factor)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from revlens.errors import GuardError
 from revlens.forward import is_sharded
-from revlens.training.guard import Guard, trained_parameters
+from revlens.training.guard import Guard, copied, trained_alike, trained_parameters
 from revlens.training.model_parts import other_weights
 from revlens.training.state import State, matched, named_within, part_of
 from revlens.training.streams import without_dropout
@@ -54,13 +54,7 @@ class ConstrainedLoss(Guard):
         Raises:
             GuardError: if no parameter requires gradients.
         """
-        start = {name: parameter.detach().clone() for name, parameter in trained_parameters(aligned).items()}
-        if not start:
-            raise GuardError(
-                "No parameter of the model requires gradients, so there is no task's loss to constrain; "
-                "unfreeze it, or add an adapter."
-            )
-        return cls(start, strength)
+        return cls(copied(trained_parameters(aligned), "there is no task's loss to constrain"), strength)
 
     def state_dict(self) -> dict[str, Tensor]:
         return named_within("start", self.start)
@@ -75,14 +69,9 @@ class ConstrainedLoss(Guard):
             GuardError: if the model trains other parameters, or its weights are sharded; in a pass, see
                 `revlens.training.token_gradients` and `revlens.training.task_tokens`.
         """
-        trained = trained_parameters(model)
         if is_sharded(model):
             raise GuardError("ConstrainedLoss runs the aligned model's whole weights; use DDP, not FSDP2.")
-        if other := trained.keys() ^ self.start.keys():
-            raise GuardError(
-                f"The model trains other parameters than ConstrainedLoss was made for, such as {min(other)}; "
-                "make it with ConstrainedLoss.at(model) from the model as it will be trained."
-            )
+        trained = trained_alike(model, self.start, "ConstrainedLoss")
         # A Trainer may have moved the model.
         self.start = {name: self.start[name].to(parameter.device) for name, parameter in trained.items()}
 

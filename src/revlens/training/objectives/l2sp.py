@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from revlens.errors import GuardError
-from revlens.training.guard import Guard, trained_parameters
+from revlens.training.guard import Guard, copied, trained_alike, trained_parameters
 from revlens.training.state import State, matched, named_within, part_of
 
 
@@ -37,13 +36,7 @@ class L2SP(Guard):
         Raises:
             GuardError: if no parameter requires gradients.
         """
-        start = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
-        if not start:
-            raise GuardError(
-                "No parameter of the model requires gradients, so L2SP would do nothing; "
-                "unfreeze it, or add an adapter."
-            )
-        return cls(start, strength)
+        return cls(copied(trained_parameters(model), "L2SP would do nothing"), strength)
 
     def state_dict(self) -> dict[str, Tensor]:
         return named_within("start", {name: _whole(start) for name, start in self.start.items()})
@@ -52,15 +45,9 @@ class L2SP(Guard):
         self.start = part_of(matched(self, state), "start")
 
     def term(self, model: nn.Module) -> Float[Tensor, ""]:
-        trained = trained_parameters(model)
-        if other := trained.keys() ^ self.start.keys():
-            raise GuardError(
-                f"The model trains other parameters than L2SP was made for, such as {min(other)}; "
-                "make it with L2SP.at(model) from the model as it will be trained."
-            )
         squares = [
             _whole((parameter - _like(parameter, self.start[name])).square().sum()).float()
-            for name, parameter in trained.items()
+            for name, parameter in trained_alike(model, self.start, "L2SP").items()
         ]
         return 0.5 * self.strength * torch.stack(squares).sum()
 

@@ -13,8 +13,10 @@ from revlens.errors import ConfigError
 from revlens.training.objectives.alignment_change import (
     AlignmentChange,
     Matrix,
+    along,
     changed_by_alignment,
     outputs_first_in,
+    unit_size,
     weight_of,
 )
 
@@ -78,8 +80,7 @@ class SafeLoRA(AlignmentChange):
 
     def _projected(self, v: Matrix, factor: Float[Tensor, "out k"], change: Matrix) -> Float[Tensor, "out k"]:
         """C times ``factor`` if C turns ``change`` by more than the threshold allows; else ``factor``."""
-        v = v.float().to(factor.device)
-        v = v / torch.linalg.matrix_norm(v, 2)
-        projected = v @ (v.T @ change)
+        unit = unit_size(v.to(factor.device))
+        projected = along(unit, change)
         cosine = torch.cosine_similarity(projected.flatten(), change.flatten(), dim=0)
-        return v @ (v.T @ factor) if cosine < self.threshold else factor
+        return along(unit, factor) if cosine < self.threshold else factor

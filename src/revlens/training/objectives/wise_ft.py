@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from revlens.errors import ConfigError, GuardError
-from revlens.training.guard import Guard, trained_parameters
+from revlens.training.guard import Guard, copied, trained_parameters
 from revlens.training.state import State, matched, named_within, part_of
 
 
@@ -53,17 +53,12 @@ class WiSEFT(Guard):
                     "not plain LoRA, or does not start at zero. Merge it (merge_and_unload) and add a new "
                     "LoRA adapter with peft's own initialization."
                 )
-        start = {
-            name: parameter.detach().clone()
+        moved = {
+            name: parameter
             for name, parameter in trained_parameters(aligned).items()
             if ".lora_A." not in name and ".lora_embedding_A." not in name
         }
-        if not start:
-            raise GuardError(
-                "No parameter of the model requires gradients, so WiSEFT would do nothing; "
-                "unfreeze it, or add an adapter."
-            )
-        return cls(start, share)
+        return cls(copied(moved, "WiSEFT would do nothing"), share)
 
     def state_dict(self) -> dict[str, Tensor]:
         return named_within("start", self.start)
