@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+import tiers
 from families import (
     ADDS_BOS,
     FAMILIES,
@@ -83,6 +84,7 @@ def test_capture_keeps_hugging_face_s_last_token(saved: Path, tmp_path: Path) ->
     torch.testing.assert_close(before[:, 1:], theirs[:, :-1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", tiers.families(FAMILIES), indirect=True)
 @pytest.mark.parametrize(
     "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
 )

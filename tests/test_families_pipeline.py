@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
+import tiers
 from families import (
     ANSWERS,
     FAMILIES,
@@ -37,15 +37,12 @@ from revlens.history import Directory, TrainingHistory, boot, boot_with_lora, sa
 from revlens.prompts import encode_prompts, pad_id_of, pad_left
 from revlens.training import finetune, make_guard
 
-HALF = (torch.bfloat16, torch.float16)
-#: float16 differs from bfloat16 in its range, which no family changes; the slow tests have all of both.
-HALF_ONCE = (torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow))
-#: Families whose half precision goes through the whole pipeline in the ordinary tests.
-REPRESENTATIVE = ("llama", "gemma3_text", "gpt2")
+#: float16 differs from bfloat16 in its range and in what it can train, which no family changes.
+HALF = (torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow))
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=tiers.families(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -197,7 +194,7 @@ def test_block_holds_the_model_back_and_what_it_saves_is_what_it_was(
     assert max(before.distance(hugging_face_run(hf_model, rows))) < 1e-5
 
 
-@pytest.mark.parametrize("dtype", HALF_ONCE, ids=str)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_patching_in_half_precision(
     history: TrainingHistory,
     aligned: TransformerBridge,
@@ -214,15 +211,7 @@ def test_patching_in_half_precision(
     assert own.abs().max() < 0.1 * exact.abs().max()
 
 
-#: float16 differs from bfloat16 in what it can train as well, which one family tells.
-ORDINARY = {*((family, torch.bfloat16) for family in REPRESENTATIVE), ("llama", torch.float16)}
-HALF_CASES = [
-    pytest.param(*case, marks=() if case in ORDINARY else pytest.mark.slow, id=f"{case[0]}-{case[1]}")
-    for case in product(FAMILIES, HALF)
-]
-
-
-@pytest.mark.parametrize(("family", "dtype"), HALF_CASES, indirect=["family"])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_half_precision_goes_through_the_pipeline(
     history: TrainingHistory, v_rev: ReversionDirection, dtype: torch.dtype, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from transformer_lens.patching import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import tiers
 from revlens import hooks
 from revlens.activations import COMPONENTS
 from revlens.causal import FallbackWarning, RefusalLogitDifference
@@ -133,7 +134,7 @@ def assert_equal_to_transformer_lens(
     assert measured.rounding < 1e-5
 
 
-@pytest.mark.parametrize("family", SHORT)
+@pytest.mark.parametrize("family", tiers.families(SHORT))
 def test_short_passes_equal_transformer_lens(family: str) -> None:
     donor, recipient = small_model(family, 0), small_model(family, 1)
     cache = cached(donor)
@@ -152,7 +153,7 @@ def test_other_families_say_so_and_equal_transformer_lens(family: str) -> None:
     assert measured.rounding == 0
 
 
-@pytest.mark.parametrize("family", SHORT)
+@pytest.mark.parametrize("family", tiers.families(SHORT))
 def test_the_stream_of_the_last_token_before_the_last_mlp_or_after_it_decides_alone(family: str) -> None:
     donor, recipient = small_model(family, 0), small_model(family, 1)
     # With the donor's last block and unembedding, what enters them is all that is left of the recipient.

@@ -188,6 +188,7 @@ def test_a_folder_of_other_versions_is_refused(place: Place, capsys: pytest.Capt
     assert {path.name for path in place.out.iterdir()} == {"config.json", "key"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_process")
 def test_a_crash_in_a_worker_leaves_whole_files_and_the_next_run_completes(
     finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

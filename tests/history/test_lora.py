@@ -13,6 +13,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
+import tiers
 from families import FAMILIES, save_family
 from revlens.errors import ConfigError, HistoryError
 from revlens.history import (
@@ -32,7 +33,7 @@ TOKENS = torch.tensor([[5, 6, 7, 8], [9, 5, 6, 7]])
 ALL = LoraConfig(r=4, target_modules="all-linear")
 
 
-@pytest.fixture(params=list(FAMILIES))
+@pytest.fixture(params=tiers.families(FAMILIES))
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Directory:
     return Directory(save_family(request.param, tmp_path / "base"))
 

@@ -21,6 +21,7 @@ from revlens.statistics import mean_over_runs
 RUNS = 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_two_to_four_runs_give_their_range_which_covers_as_coins_fall(n: int) -> None:
     """A range misses the median when all values lie on one side of it: twice in 2^n."""
@@ -34,23 +35,29 @@ def test_five_normal_runs_cover_92_percent() -> None:
     assert student.agrees_with(0.95)
 
 
-@pytest.mark.parametrize("distribution", ["normal", "uniform", "all or none"])
+@pytest.mark.parametrize(
+    "distribution",
+    ["normal", *(pytest.param(other, marks=pytest.mark.slow) for other in ("uniform", "all or none"))],
+)
 def test_twenty_runs_without_skew_cover_95_percent(distribution: str) -> None:
     found = mean_coverage(20, distribution, RUNS)[0]
     assert not found.is_below(0.945)
     assert not found.is_above(0.955)
 
 
+@pytest.mark.slow
 def test_skew_costs_coverage() -> None:
     assert mean_coverage(5, "skewed", RUNS)[0].is_below(0.90)
 
 
+@pytest.mark.slow
 def test_steps_and_layers_are_no_runs() -> None:
     clustered, naive = clustered_coverage(8, 12, 0.5, 1000)
     assert not clustered.is_below(0.94)
     assert naive.is_below(0.70)
 
 
+@pytest.mark.slow
 def test_points_that_share_nothing_within_a_run_may_be_pooled() -> None:
     """Then the narrow interval is right, and so is the other: the difference lies in the correlation."""
     clustered, naive = clustered_coverage(8, 12, 0.0, 1000)
@@ -58,6 +65,7 @@ def test_points_that_share_nothing_within_a_run_may_be_pooled() -> None:
     assert naive.agrees_with(0.95)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skewed", [False, True])
 def test_the_recovered_fraction_is_covered_over_prompts(skewed: bool) -> None:
     found = recovered_coverage(32, skewed, 1000)
@@ -65,6 +73,7 @@ def test_the_recovered_fraction_is_covered_over_prompts(skewed: bool) -> None:
     assert not found.is_above(0.97)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["isotropic", "spectrum"])
 @pytest.mark.parametrize("ratio", [4.0, 10.0])
 def test_the_interval_of_the_reliability_covers(ratio: float, noise: str) -> None:
@@ -74,6 +83,7 @@ def test_the_interval_of_the_reliability_covers(ratio: float, noise: str) -> Non
     assert not found.is_above(0.97)
 
 
+@pytest.mark.slow
 def test_with_few_prompts_or_more_noise_than_signal_it_is_a_little_wide() -> None:
     found = reliability_coverage(World(d_model=32, n_prompts=16, noise_size=8**0.5), 1000, n_splits=200)
     assert not found.is_below(0.95)

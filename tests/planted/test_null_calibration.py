@@ -58,6 +58,7 @@ def test_every_null_keeps_its_level_where_what_it_states_is_true(null: str) -> N
         assert rate.agrees_with(0.01 if exact else nominal(1000)), world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_draws", [50, 200])
 def test_the_percentile_of_few_draws_is_exceeded_more_often(n_draws: int) -> None:
     """The alignment's own direction is one more draw; with 2,000 draws of the pipeline it is 1.05 %."""
@@ -76,11 +77,13 @@ def test_the_isotropic_null_is_conservative_over_layers() -> None:
     assert alike.hits > 0
 
 
+@pytest.mark.slow
 def test_the_null_of_independent_layers_is_too_lenient_where_layers_move_alike() -> None:
     alike = replace(NO_REVERSION, n_layers=3, d_model=16, n_prompts=8, layer_correlation=0.95)
     assert cross_fitted(alike, "isotropic-layers").is_above(0.02)
 
 
+@pytest.mark.slow
 def test_the_relabelled_null_keeps_its_level_within_request_types() -> None:
     """With fewer prompts to swap: three types of 8, 6 and 2 prompts."""
     types = ("a",) * 8 + ("b",) * 6 + ("c",) * 2
@@ -93,6 +96,7 @@ def test_the_isotropic_null_lets_anisotropic_motion_pass() -> None:
     assert cross_fitted(ONE_SPECTRUM, "isotropic", 1000).is_above(0.05)
 
 
+@pytest.mark.slow
 def test_the_covariance_null_keeps_its_level_over_layers() -> None:
     """Layers that share their motion, or have each their own."""
     layers = replace(STATED["covariance"][0], n_layers=3)
@@ -102,6 +106,7 @@ def test_the_covariance_null_keeps_its_level_over_layers() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_covariance_null_exceeds_its_level_little_with_the_prompts_of_the_pipeline() -> None:
     pipeline = replace(ONE_SPECTRUM, n_prompts=72, noise_size=0.1)
     assert not cross_fitted(pipeline, "covariance", 1000).is_above(0.025)
@@ -120,12 +125,14 @@ def test_on_the_same_prompts_noise_alone_passes_every_null(null: str) -> None:
     assert not rates[null, "cross-fitted"].is_above(0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", NULLS)
 def test_no_null_knows_of_motion_in_few_directions(null: str) -> None:
     """Gap and drift share four axes in which prompts and noise hardly spread."""
     assert cross_fitted(replace(ONE_SPECTRUM, moves="few"), null, 500).is_above(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", NULLS)
 def test_no_null_knows_of_what_the_aligned_checkpoint_forgets(null: str) -> None:
     assert cross_fitted(replace(NO_REVERSION, fluctuation=0.7), null, 500).is_above(0.05)

@@ -123,6 +123,7 @@ def test_a_task_that_cannot_be_sent_is_named() -> None:
     assert "Task 'stuck' cannot be sent to another process" in caught.value.__notes__[0]
 
 
+@pytest.mark.slow
 def test_a_task_that_is_killed_again_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         WorkerError, match=r"The process of task 'doomed' died 2 times, at last: killed by SIGKILL\."

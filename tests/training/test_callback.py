@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.integrations import integration_utils
 
+import tiers
 from revlens.activations import read_prompts
 from revlens.direction import ReversionDirection
 from revlens.direction.nulls import isotropic_quantile
@@ -143,7 +144,7 @@ def guard_of(
     )
 
 
-@pytest.mark.parametrize("arm", [arm for arm in METHODS if arm != "baseline"])
+@pytest.mark.parametrize("arm", tiers.guards(arm for arm in METHODS if arm != "baseline"))
 def test_a_trainer_makes_the_updates_of_the_own_loop(
     arm: str,
     model: Any,

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import TrainerCallback
 
+import tiers
 from revlens.errors import ConfigError, GuardError
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
@@ -68,7 +69,8 @@ def test_an_interrupted_trainer_leaves_a_plain_model(
 
 
 @pytest.mark.parametrize(
-    ("arm", "where"), [(arm, ("forward", "backward")[i % 2]) for i, arm in enumerate(GUARDED)]
+    ("arm", "where"),
+    tiers.guards(((arm, ("forward", "backward")[i % 2]) for i, arm in enumerate(GUARDED))),
 )
 def test_an_interrupted_pass_leaves_a_plain_model_that_trains_again(
     arm: str, where: str, setting: Setting, tmp_path: Path

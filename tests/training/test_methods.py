@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+import tiers
 from revlens.activations import Sites, read_prompts
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError
@@ -155,7 +156,7 @@ def test_a_guard_can_be_made_at_every_strength(
     assert isinstance(guard_of(name, aligned, strength), Guard)
 
 
-@pytest.mark.parametrize("name", GUARDED)
+@pytest.mark.parametrize("name", tiers.guards(GUARDED))
 def test_every_guard_changes_the_fine_tune(name: str, guard_of: Make, history: TrainingHistory) -> None:
     strength = {"adaptive": 1e-3}.get(
         name, METHODS[name].grid[-1]

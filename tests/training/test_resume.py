@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tiers
 from revlens.errors import GuardError
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
@@ -50,7 +51,7 @@ def unbroken_and_resumed(
     return ends[0], ends[1]
 
 
-@pytest.mark.parametrize("arm", GUARDED)
+@pytest.mark.parametrize("arm", tiers.guards(GUARDED))
 def test_resuming_is_exact(arm: str, setting: Setting, tmp_path: Path) -> None:
     unbroken, resumed = unbroken_and_resumed(setting, arm, tmp_path)
     assert torch.equal(unbroken, resumed)

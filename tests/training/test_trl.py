@@ -14,6 +14,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+import tiers
 from revlens.errors import GuardError
 from revlens.history import TrainingHistory
 from revlens.prompts import Probes
@@ -76,7 +77,7 @@ KINDS = {arm: ("sft", "dpo")[i % 2] for i, arm in enumerate(GUARDED)} | {
 }
 
 
-@pytest.mark.parametrize(("arm", "kind"), KINDS.items())
+@pytest.mark.parametrize(("arm", "kind"), tiers.guards(KINDS.items()))
 def test_mixed_precision_is_the_float32_truth_and_resuming_the_unbroken_one(
     arm: str, kind: str, setting: Setting, tmp_path: Path
 ) -> None:
