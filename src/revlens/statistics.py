@@ -34,7 +34,8 @@ class Estimate:
         low: lower end of the interval.
         high: upper end.
         n: number of runs. One run gives no interval: ``low`` and ``high`` are then the value itself.
-        p: exact sign-flip permutation p-value (two-sided) of a mean of zero; None if not asked for.
+        p: sign-flip permutation p-value (two-sided, exact up to 12 runs) of a mean of zero; None if not asked
+            for.
     """
 
     value: float
@@ -69,7 +70,7 @@ def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
         ConfigError: with fewer than 2 values.
     """
     if n < 2:
-        raise ConfigError(f"An interval over runs needs at least 2 of them, got {n}.")
+        raise ConfigError(f"An interval needs at least 2 values, got {n}.")
     z = (n / (n - 1)) ** 0.5 * t.ppf((1 + confidence) / 2, n - 1)
     # With 2 or 3 values this reaches 1: the interval is then their range, the most that resampling them can
     # give.

@@ -99,7 +99,7 @@ class TrainingHistory:
         template_kwargs: Mapping[str, Any] | None = None,
         template_date: str | None = None,
     ) -> TrainingHistory:
-        """A history of any sources; ``steps`` maps optimizer updates to them, and the class has the rest."""
+        """A history of any sources; ``steps`` maps optimizer updates to them; for the rest see the class."""
         return cls(
             Checkpoint(reference, "reference"),
             Checkpoint(aligned, "aligned", 0),

@@ -27,7 +27,7 @@ def the_bridge(model: object, *, hooked: bool = True) -> TransformerBridge:
         hooked: whether hooks will be attached, which compiled code does not call.
 
     Raises:
-        ModelError: if it is no bridge, naming the call that makes one; or if it is compiled and hooks must act.
+        ModelError: if it is no bridge, naming the call that makes one, or is compiled and hooks must act.
     """
     if not isinstance(model, TransformerBridge):
         raise ModelError(f"Expected a TransformerBridge, got a {type(model).__name__}. {_advice(model)}")

@@ -48,7 +48,7 @@ class ForwardPass:
     changes: dict[str, Tensor] = field(default_factory=dict)
 
     def columns_of(self, name: str, h: Tensor) -> int:
-        """How many tokens an activation has: those of the pass, or only the last ones where logits are computed.
+        """How many tokens an activation has: those of the pass, or only the last where logits are computed.
 
         Raises:
             SiteError: if its axes are not [batch, pos, ...].

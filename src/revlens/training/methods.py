@@ -114,8 +114,8 @@ def make_guard(
 
     Args:
         arm: a name in `METHODS`.
-        v_rev: the reversion direction. Its layers are those at which methods hold activations. Those
-            that are not along v_rev, random, complement and anchor apart, do not use it.
+        v_rev: the reversion direction. Methods along v_rev use it, and act at its layers; random and
+            complement do as well, and anchor takes its layers. The others ignore it.
         aligned: the model at step 0, as it will be trained (with its adapter, if it gets one).
         prompts: the guard probes.
         strength: see `Method.strength`.

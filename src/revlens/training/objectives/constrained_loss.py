@@ -1,4 +1,4 @@
-"""The token-weighted constrained loss: the start of an answer is learned no further than a little."""
+"""The token-weighted constrained loss: it holds an answer's first tokens near the aligned model's odds."""
 
 from __future__ import annotations
 
