@@ -52,7 +52,7 @@ def chosen_config(args: argparse.Namespace) -> ExperimentConfig:
     study = args.verb == "study"
     if args.manifest:
         if len(chosen) > 1:
-            others = " and --".join(name for name in chosen if name != "manifest")
+            others = " and --".join(name.replace("_", "-") for name in chosen if name != "manifest")
             raise ConfigError(f"--manifest says everything; --{others} cannot be added.")
         date = ExperimentConfig.load(stored).template_date if stored.is_file() else None
         return read_manifest(args.manifest, study=study, template_date=date)
