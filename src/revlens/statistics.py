@@ -70,7 +70,7 @@ def small_sample_confidence(n: int, confidence: float = 0.95) -> float:
         ConfigError: with fewer than 2 values.
     """
     if n < 2:
-        raise ConfigError(f"An interval needs at least 2 values, got {n}.")
+        raise ConfigError(f"An interval over runs needs at least 2 of them, got {n}.")
     z = (n / (n - 1)) ** 0.5 * t.ppf((1 + confidence) / 2, n - 1)
     # With 2 or 3 values this reaches 1: the interval is then their range, the most that resampling them can
     # give.

@@ -54,7 +54,7 @@ class PatchSweep:
         return (self._effect().mean(-1) / self._gap().mean()).float()
 
     def per_prompt_r2(self) -> Float[Tensor, "layer pos *head"]:
-        """How well prompts' effects match their gaps: R^2 = 1 - sum (gap - effect)^2 / sum (gap - mean gap)^2.
+        """How well effects match gaps, over prompts: R^2 = 1 - sum (gap - effect)^2 / sum (gap - mean gap)^2.
 
         The gap of a prompt is the donor's metric minus the recipient's, the effect is the patched metric
         minus the recipient's. It is 1 if the patch gives every prompt the donor's metric, 0 if it comes no

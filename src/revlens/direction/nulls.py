@@ -58,7 +58,7 @@ def isotropic_mean_quantile(d_model: int, weights: Sequence[float], level: float
     _check(d_model, level)
     sizes = np.asarray(weights, float)
     if sizes.size == 0 or not (np.isfinite(sizes) & (sizes >= 0)).all():
-        raise ConfigError(f"Weights of layers must be finite and not negative, and one at least; got {weights}.")
+        raise ConfigError(f"Weights of layers must be finite, at least 0 and at least one, got {weights}.")
     if not sizes.any():
         return 0.0
     bin_width = min(1.0, _REACH / math.sqrt(d_model)) * sizes.max() / _HALF_BINS

@@ -119,7 +119,7 @@ def _source(entry: object, root: Path, base: Source | None = None) -> Source:
     if isinstance(entry, str):
         return local_source(root / entry, base)
     if not isinstance(entry, Mapping):
-        raise HistoryError(f"{entry!r} must be a folder or a table with dir, gguf, hub or adapter.")
+        raise HistoryError(f"{entry!r} must be a folder or a table with dir, hub or adapter.")
     kinds = {
         "dir": ("dir",),
         "gguf": ("gguf",),
