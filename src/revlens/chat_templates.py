@@ -220,7 +220,11 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
 
 
 def opening_of_answer(tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> str:
-    """What the chat template writes between a user's message and the answer."""
+    """What the chat template writes between a user's message and the answer.
+
+    Raises:
+        ConfigError: see `render`.
+    """
     (text,) = render(tokenizer, [[{"role": "user", "content": _QUESTION}]], template_kwargs=template_kwargs)
     return text.rpartition(_QUESTION)[2]
 

@@ -70,8 +70,9 @@ class ReversionCallback(TrainerCallback):
     Raises:
         GuardError: if neither is given. When training starts, if anything but accelerate's FSDP2 (DeepSpeed,
             FSDP1, transformers' ``distributed_config``) shards the weights, or FSDP2 does and the guard acts
-            on them itself or computes in another precision; if two callbacks have guards of one class; or if
-            a resumed checkpoint lacks the state. During training, if the guard's term has no gradient.
+            on them itself or computes in another precision; if two callbacks have the same kinds of guard
+            and monitor; or if a resumed checkpoint lacks the state. During training, if the guard's term has
+            no gradient.
         NonFiniteError: during training, if the guard's term is NaN or infinite.
     """
 

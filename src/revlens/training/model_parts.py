@@ -39,7 +39,11 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def shape_of(model: nn.Module) -> tuple[int, int]:
-    """Number of layers, and width of the residual stream."""
+    """Number of layers, and width of the residual stream.
+
+    Raises:
+        GuardError: see `hugging_face_model`.
+    """
     if isinstance(model, TransformerBridge):
         return model.cfg.n_layers, model.cfg.d_model
     config = hugging_face_model(model).config.get_text_config()
