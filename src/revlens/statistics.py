@@ -17,7 +17,7 @@ from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator
 
 from revlens.errors import ConfigError, NonFiniteError
 
-#: Resamples of so few runs that there are at most so many are enumerated (126 for 5 runs, 6,435 for 8).
+#: Where there are at most this many resamples, all are enumerated (126 for 5 runs, 6,435 for 8).
 MAX_ENUMERATED = 10_000
 #: Resamples without the statistic are left out; at least this share must have it.
 _MIN_DEFINED = 0.01

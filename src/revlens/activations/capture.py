@@ -62,7 +62,7 @@ def capture(
         ConfigError: on an unknown dtype, if shard_prompts or the batch size is below 1, or a prompt does not
             fit the model's context; also see `revlens.prompts.encode_prompts`.
         HistoryError: if a checkpoint cannot be loaded.
-        ResultsError: if the folder belongs to another capture, or its prompts were other token ids, naming
+        ResultsError: if the folder belongs to another capture, or its prompts had other token ids, naming
             the first; or a checkpoint changed half way.
         StorageError: if the folder cannot be written to (the disk is full, say), or another process writes
             there.
@@ -125,7 +125,7 @@ def capture(
 
 
 def _check_tokens(before: Manifest, now: Manifest, prompts: Mapping[str, Sequence[str]], root: Path) -> None:
-    """Check that prompts of equal wording are the token ids that they were."""
+    """Check that prompts of the same wording still have the same token ids."""
     if before.probes.items() <= now.probes.items() and (place := before.first_other_tokens(now)):
         split, i = place
         raise ResultsError(

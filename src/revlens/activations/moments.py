@@ -21,7 +21,7 @@ class RunningMoments:
 
     Attributes:
         count: how many vectors.
-        mean: theirs.
+        mean: their mean.
         scatter: sum of outer products of their deviations from the mean, or the diagonal of that alone.
     """
 

@@ -23,7 +23,7 @@ from revlens.errors import ConfigError, NonFiniteError, ProbeError
 
 #: Half the number of bins of the widest cosine. Rounding to them moves a quantile by less than 1 in 10,000.
 _HALF_BINS = 512
-#: Beyond so many standard deviations a cosine has no weight in double precision.
+#: Beyond this many standard deviations a cosine has no weight in double precision.
 _REACH = 12.0
 
 

@@ -42,7 +42,7 @@ class TrainingHistory:
         HistoryError: if steps are not positive and increasing, or if checkpoints differ in architecture,
             vocabulary or (unless ``any_template``) chat template. The check reads configuration and
             tokenizer files only. Steps may lack a tokenizer, the others not.
-        ConfigError: if the chat template does not read an argument, or the date is none.
+        ConfigError: if the chat template does not read an argument, or the date has another form.
     """
 
     reference: Checkpoint

@@ -125,7 +125,7 @@ def make_guard(
         tokenizer: of a Hugging Face model; a bridge has its own.
 
     Raises:
-        ConfigError: on an unknown name; a strength that is missing, not positive or of no use; or missing
+        ConfigError: on an unknown name; a strength that is missing, not positive or not taken; or missing
             ``refusals`` or ``reference``. Also see the guards.
     """
     if arm not in METHODS:

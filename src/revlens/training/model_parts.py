@@ -95,7 +95,7 @@ def hugging_face_model(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model itself, without an adapter around it.
 
     Raises:
-        GuardError: if it is none.
+        GuardError: if it is no Hugging Face model.
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(inner, PreTrainedModel):

@@ -198,7 +198,7 @@ class _Chosen:
 
 
 def _same_adapters_as_now(model: nn.Module) -> Callable[[], bool]:
-    """Says later whether the adapters that are active now are so still; always, if there are none."""
+    """A function that says later whether the same adapters are still active; always true without adapters."""
     # All layers of an adapter are switched together, so the first says which is active.
     adapted = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
 
