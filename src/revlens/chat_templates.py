@@ -44,7 +44,7 @@ def render(
     Args:
         tokenizer: has a chat template, which may be pinned (`pin_template`).
         chats: conversations.
-        template_kwargs: arguments of the template, such as ``{"enable_thinking": False}``; they go before
+        template_kwargs: arguments of the template, such as ``{"enable_thinking": False}``; they override
             pinned ones.
         add_generation_prompt: end where an answer begins.
 
@@ -165,7 +165,7 @@ def pin_template(
     template = tokenizer.chat_template
     check_template_kwargs(template, template_kwargs or {})
     lines = [
-        # Not `set` alone: what a call gives goes before.
+        # Not `set` alone: what a call gives overrides it.
         f"{{% if {name} is not defined %}}{{% set {name} = {value!r} %}}{{% endif %}}"
         for name, value in (template_kwargs or {}).items()
     ]
@@ -195,7 +195,7 @@ class TurnEnd(NamedTuple):
 
     Attributes:
         ids: tokens after an answer, up to the one at which generation stops; none if nothing ends a turn.
-        text: what the template writes there, where no token of it stands for the end; else empty.
+        text: what the template ends a turn with, if that holds no special token; else empty.
     """
 
     ids: list[int]
@@ -203,7 +203,7 @@ class TurnEnd(NamedTuple):
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
-    """What the chat template writes after an answer, up to and including the first token that is no text.
+    """What the chat template writes after an answer, up to and including the first special token.
 
     Where the template writes no such token, or no answers, the tokenizer's end-of-sequence token takes its
     place (after the text that the template writes, if it writes any).
@@ -220,7 +220,11 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
 
 
 def opening_of_answer(tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any) -> str:
-    """What the chat template writes between a user's message and the answer."""
+    """What the chat template writes between a user's message and the answer.
+
+    Raises:
+        ConfigError: see `render`.
+    """
     (text,) = render(tokenizer, [[{"role": "user", "content": _QUESTION}]], template_kwargs=template_kwargs)
     return text.rpartition(_QUESTION)[2]
 

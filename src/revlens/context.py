@@ -29,8 +29,8 @@ class Context(NamedTuple):
 
     Attributes:
         limit: tokens; None if its configuration names no number.
-        is_fixed: whether there are no positions beyond the limit; else the model computes them, as rotary
-            ones are, and was not trained there.
+        is_fixed: whether the model has no positions beyond the limit; if not, it computes them (rotary
+            ones, say), but was not trained there.
     """
 
     limit: int | None
@@ -76,6 +76,9 @@ def prompt_rows(
 
     Raises:
         ConfigError: see `check_context` and `revlens.prompts.encode_prompts`.
+
+    Warns:
+        ContextWarning: see `check_context`.
     """
     own: Any = model.tokenizer if tokenizer is None else tokenizer
     rows = encode_prompts(own, prompts, template_kwargs=template_kwargs)
@@ -104,7 +107,7 @@ def check_context(
         ConfigError: if one does not fit and the model has no positions beyond its context, naming the first.
 
     Warns:
-        ContextWarning: if one does not fit and the model computes positions, as rotary ones.
+        ContextWarning: if one does not fit and the model computes positions beyond its context.
     """
     limit, extra = context.limit, max(new_tokens - 1, 0)
     too_long = [] if limit is None else [i for i, n in enumerate(lengths) if n + extra > limit]

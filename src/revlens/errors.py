@@ -31,7 +31,7 @@ class ProbeError(RevlensError, ValueError):
 
 
 class FileError(RevlensError, ValueError):
-    """A small file is no regular file, too large, no text or not well formed; the caller names it."""
+    """A small file is no regular file, too large, no text or not well formed; callers add its name."""
 
 
 class DataError(RevlensError, ValueError):
@@ -43,7 +43,7 @@ class HistoryError(RevlensError, ValueError):
 
 
 class NonFiniteError(RevlensError, ArithmeticError):
-    """A loss, an activation or a direction holds NaN or infinity, or has no length."""
+    """A loss, an activation or a direction holds NaN or infinity, or directions span nothing."""
 
 
 class GuardError(RevlensError, RuntimeError):

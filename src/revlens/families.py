@@ -36,9 +36,9 @@ CONFIG_NAMES: Mapping[str, tuple[str, ...]] = {
 
 #: Names in a model's configuration of its longest text, in tokens.
 CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len")
-#: Families that compute positions, but only up to that; others are found by their tables.
+#: Families that compute positions, but only up to that length; those with a table are found by looking.
 FIXED_CONTEXT = ("mpt",)
-#: Families that have a table, and lengthen it as they need.
+#: Families that have a table of positions and lengthen it when a text needs it.
 GROWING_CONTEXT = ("xglm",)
 
 

@@ -17,7 +17,7 @@ from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator
 
 from revlens.errors import ConfigError, NonFiniteError
 
-#: Resamples of so few runs that there are at most so many are enumerated (126 for 5 runs, 6,435 for 8).
+#: Where there are at most this many resamples, all are enumerated (126 for 5 runs, 6,435 for 8).
 MAX_ENUMERATED = 10_000
 #: Resamples without the statistic are left out; at least this share must have it.
 _MIN_DEFINED = 0.01
@@ -34,7 +34,8 @@ class Estimate:
         low: lower end of the interval.
         high: upper end.
         n: number of runs. One run gives no interval: ``low`` and ``high`` are then the value itself.
-        p: exact sign-flip permutation p-value (two-sided) of a mean of zero; None if not asked for.
+        p: sign-flip permutation p-value (two-sided, exact up to 12 runs) of a mean of zero; None if not asked
+            for.
     """
 
     value: float

@@ -41,9 +41,9 @@ def capture(
 
     Resumes: existing shards are not computed again, and a checkpoint that has all of its shards is not
     loaded. The folder remembers what it holds (sources of the weights, probes and their token ids, sites) and
-    takes more checkpoints and splits, but nothing else. If the chat template reads the date, and the history
-    names none, it is that of the day on which the capture began, also when it goes on. While one checkpoint
-    is read the next one loads, if memory holds both.
+    takes more checkpoints and splits, but nothing else. A chat template that reads the date reads the
+    history's ``template_date``; without one, the day on which the capture began, after a resume too. While
+    one checkpoint is read the next one loads, if memory holds both.
 
     Args:
         history: the checkpoints.
@@ -61,7 +61,8 @@ def capture(
         ProbeError, SiteError, NonFiniteError: see `read_prompts`, `Sites`, `Probes`.
         ConfigError: on an unknown dtype, if shard_prompts or the batch size is below 1, or a prompt does not
             fit the model's context; also see `revlens.prompts.encode_prompts`.
-        ResultsError: if the folder belongs to another capture, or its prompts were other token ids, naming
+        HistoryError: if a checkpoint cannot be loaded.
+        ResultsError: if the folder belongs to another capture, or its prompts had other token ids, naming
             the first; or a checkpoint changed half way.
         StorageError: if the folder cannot be written to (the disk is full, say), or another process writes
             there.
@@ -124,7 +125,7 @@ def capture(
 
 
 def _check_tokens(before: Manifest, now: Manifest, prompts: Mapping[str, Sequence[str]], root: Path) -> None:
-    """Check that prompts of equal wording are the token ids that they were."""
+    """Check that prompts of the same wording still have the same token ids."""
     if before.probes.items() <= now.probes.items() and (place := before.first_other_tokens(now)):
         split, i = place
         raise ResultsError(

@@ -19,7 +19,7 @@ FORMAT = "revlens activations, version 3"
 DTYPES = ("float32", "bfloat16")
 #: Of each prompt's token ids: enough to tell two prompts apart.
 DIGITS = 8
-#: The entries of so many shards fill the largest file that `read_json` takes.
+#: More shards than this do not fit into the largest file that `read_json` takes.
 MAX_SHARDS = 10**6
 #: Checkpoints and splits name files, so their names hold nothing that could lead out of the folder.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -62,7 +62,7 @@ class Manifest:
         checkpoints: where the weights of each come from (`Source.identity`), in history order.
         splits: prompt counts by probe split.
         probes: `Probes.fingerprint` of each split.
-        tokens: `fingerprint_of_rows` of each split: which token ids its prompts are.
+        tokens: `fingerprint_of_rows` of each split: the token ids of its prompts, hashed.
         template_date: the date that the chat template read; None if it reads none.
         layers: in the order of the layer axis.
         component: see `Sites`.
@@ -195,7 +195,7 @@ class Manifest:
         return -(-self.splits.get(split, 0) // self.shard_prompts)
 
     def first_other_tokens(self, other: Manifest) -> tuple[str, int] | None:
-        """Split and index of the first prompt that was other token ids; None if there is none."""
+        """Split and index of the first prompt whose token ids differ; None if they all agree."""
         for split in self.tokens.keys() & other.tokens.keys():
             ours, theirs = self.tokens[split], other.tokens[split]
             for i in range(min(len(ours), len(theirs)) // DIGITS):

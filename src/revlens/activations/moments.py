@@ -21,7 +21,7 @@ class RunningMoments:
 
     Attributes:
         count: how many vectors.
-        mean: theirs.
+        mean: their mean.
         scatter: sum of outer products of their deviations from the mean, or the diagonal of that alone.
     """
 
@@ -109,7 +109,7 @@ class Moments:
 
     @property
     def variance(self) -> Float[Tensor, "layer d"]:
-        """Of each coordinate, with n - 1.
+        """Variance of each coordinate, with n - 1 in the denominator.
 
         Raises:
             ProbeError: if there are fewer than two vectors.
@@ -119,7 +119,7 @@ class Moments:
 
     @property
     def covariance(self) -> Float[Tensor, "layer d d"]:
-        """With n - 1.
+        """Covariance of the coordinates, with n - 1 in the denominator.
 
         Raises:
             ProbeError: if only variances were kept, or there are fewer than two vectors.

@@ -52,8 +52,8 @@ def read_prompts(
         sites: component and layers; resid_post of every layer if None.
         positions: position policy.
         batch_size: prompts per forward pass.
-        template_kwargs: arguments of the chat template, see `revlens.chat_templates.render`; those of the
-            model's history hold anyway.
+        template_kwargs: arguments of the chat template, see `revlens.chat_templates.render`; they override
+            those of the model's history.
 
     Raises:
         ModelError: see `revlens.hooks.the_bridge`.
@@ -99,7 +99,8 @@ def read_endpoints(
     One model is in memory at a time, and nothing is written; see `capture` for whole histories.
 
     Raises:
-        ProbeError, SiteError, NonFiniteError: see `read_prompts` and `Sites`.
+        HistoryError: if a checkpoint cannot be loaded.
+        ProbeError, ConfigError, SiteError, NonFiniteError: see `read_prompts` and `Sites`.
     """
     return Endpoints(
         *(read_prompts(c.load(), prompts, sites, positions) for c in (history.reference, history.aligned))

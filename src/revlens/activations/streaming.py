@@ -47,13 +47,14 @@ def read_moments(
             place of activations.
         batch_size: prompts per forward pass.
         accelerator: with several processes, each reads its share of the prompts and gets the moments of all.
-        template_kwargs: arguments of the chat template, see `revlens.chat_templates.render`; those of the
-            model's history hold anyway.
+        template_kwargs: arguments of the chat template, see `revlens.chat_templates.render`; they override
+            those of the model's history.
 
     Raises:
         ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
-        ConfigError: if a prompt does not fit the model's context; also see `revlens.prompts.encode_prompts`.
+        ConfigError: if the batch size is below 1, or a prompt does not fit the model's context; also see
+            `revlens.prompts.encode_prompts`.
         SiteError: if layers have differing numbers of directions, and see `revlens.hooks.subspaces.by_layer`.
         NonFiniteError: if an activation is NaN or infinite, naming the layer.
     """

@@ -41,7 +41,7 @@ def are_harmful(outcomes: Sequence[Outcome], substantive: Sequence[bool] | None 
             every mixed reply then counts.
 
     Raises:
-        ProbeError: if the two differ in number.
+        ProbeError: if the two differ in number or are empty.
     """
     if substantive is None:
         substantive = [True] * len(outcomes)
@@ -94,7 +94,7 @@ def exact_match(replies: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def hold_keywords(replies: Sequence[str], keywords: Sequence[Sequence[str]]) -> list[bool]:
-    """Whether each answer holds all of its keywords: substantive, not fluent and empty.
+    """Whether each answer holds all of its keywords; fluent text without substance does not.
 
     Raises:
         ProbeError: if the two differ in number or are empty.

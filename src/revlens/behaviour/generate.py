@@ -31,10 +31,10 @@ def generate(
 ) -> list[str]:
     """Greedy reply to each user message, in the model's chat format, without special tokens.
 
-    A reply ends at the first token that ends one: those of the model's generation configuration and
-    configuration, that with which the chat template ends a turn, and the tokenizer's end of sequence. The
-    markers of thinking stay, special tokens or not, and where the chat template opens the thinking itself,
-    the reply begins with that marker; `split_thinking` takes the two apart.
+    A reply ends at the first stop token: one of the model's generation configuration or configuration, the
+    one that ends a turn in the chat template, or the tokenizer's end of sequence. The markers of thinking
+    stay, special tokens or not, and where the chat template opens the thinking itself, the reply begins with
+    that marker; `split_thinking` takes the two apart.
 
     Prompts of similar length share a batch; replies come back in the order of the prompts. A Hugging Face
     model gives the same tokens as its bridge in less time (docs/benchmarks.md); a bridge is for replies under
@@ -43,10 +43,10 @@ def generate(
     Args:
         model: any bridge whose tokenizer has a chat template, or a Hugging Face model that none has wrapped.
         prompts: user messages.
-        max_new_tokens: longest reply.
+        max_new_tokens: longest reply, in tokens.
         batch_size: prompts at a time.
-        template_kwargs: arguments of the chat template, see `revlens.chat_templates.render`; those of the
-            model's history hold anyway.
+        template_kwargs: arguments of the chat template, see `revlens.chat_templates.render`; they override
+            those of the model's history.
         tokenizer: of a Hugging Face model; a bridge has its own.
 
     Raises:

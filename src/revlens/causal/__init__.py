@@ -1,6 +1,4 @@
-"""Causality at inference: patching between checkpoints, interventions along v_rev, and lenses
-that read it.
-"""
+"""Causality at inference: patching between checkpoints, interventions on v_rev, and lenses that read it."""
 
 from revlens.causal.displacement import displacement as displacement
 from revlens.causal.intervention import Action as Action

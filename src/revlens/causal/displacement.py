@@ -67,8 +67,8 @@ def measured_on(
         everywhere[:, index] = moves
         return everywhere
 
-    # Hooks run in the order in which they are attached: what is recorded is not moved yet. To them, the last
-    # token of a prompt whose others are cached comes after the prompt.
+    # Hooks run in the order in which they are attached: what is recorded is not moved yet. The prompt's other
+    # tokens are cached, so hooks take its last one for the first generated token.
     with (
         hooks.record(model, list(points.values()), select=lambda h: h[:, -1]) as before,
         intervention.on(model, layers, tokens="answer"),

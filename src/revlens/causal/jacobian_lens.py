@@ -117,7 +117,7 @@ def token_parts(
         direction: any vector of the layer's stream.
         layer: one that the lens has.
         null: random directions.
-        k: most tokens.
+        k: how many tokens at most.
 
     Raises:
         ModelError: see `revlens.hooks.the_bridge`.

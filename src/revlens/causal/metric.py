@@ -9,7 +9,7 @@ from torch import Tensor
 
 from revlens.errors import ConfigError
 
-#: From logits to numbers. Rows come in any order and number, and must not see each other.
+#: From logits to numbers. Rows come in any order and number; a value depends on its own row alone.
 Metric = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
 
 

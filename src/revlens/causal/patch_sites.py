@@ -62,8 +62,7 @@ def patch_rows(
     """Patch ``[row pos (head) d]`` at each site, in the rows that belong to it.
 
     In place: TransformerLens' hook_resid_mid lies on the branch into the MLP. The skip connection past it
-        sees a change of
-    the tensor that both share, and not a tensor that a hook returns.
+    sees a change of the tensor that both share, and not a tensor that a hook returns.
     """
     for site, own in rows.items():
         where = (own, site.position) if site.head is None else (own, site.position, site.head)

@@ -54,13 +54,16 @@ class PatchSweep:
         return (self._effect().mean(-1) / self._gap().mean()).float()
 
     def per_prompt_r2(self) -> Float[Tensor, "layer pos *head"]:
-        """How well each prompt's effect is its gap: R^2 = 1 - sum (gap - effect)^2 / sum (gap - mean gap)^2.
+        """How well effects match gaps, over prompts: R^2 = 1 - sum (gap - effect)^2 / sum (gap - mean gap)^2.
 
         The gap of a prompt is the donor's metric minus the recipient's, the effect is the patched metric
         minus the recipient's. It is 1 if the patch gives every prompt the donor's metric, 0 if it comes no
         closer than the mean gap on every prompt would, and below that if it is further off. `recovered` is a
         ratio of means: an addition that is the same on every prompt can recover all of the mean, and nothing
         of what tells prompts apart. NaN if all prompts have one gap.
+
+        Raises:
+            NonFiniteError: see `recovered`.
         """
         gap = self._gap()
         left = (gap - self._effect()).square().sum(-1)
@@ -73,8 +76,7 @@ class PatchSweep:
         """Bootstrap interval of `recovered` over prompts, with the same draws at every site.
 
         Percentiles are expanded for small samples. The interval is (-inf, inf) where the gap's own interval
-        holds
-        zero: the ratio can then be anything.
+        holds zero: the ratio can then be anything.
 
         Raises:
             ConfigError: with fewer than 2 prompts, or a confidence outside (0, 1).

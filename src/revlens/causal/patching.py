@@ -51,10 +51,11 @@ def patch_between(
         last: how many prompt tokens, counted from the end; if None, as many as the shortest prompt has.
         part: with d the donor's activation, ``full`` replaces h by d, ``along`` by h + <d - h, v> v,
             ``orthogonal`` by d - <d - h, v> v.
-        v_rev: v of each layer, for a part.
+        v_rev: v of each layer, for ``along`` and ``orthogonal``.
         batch_size: prompts in an unpatched run; patched runs are no wider than that.
 
     Raises:
+        ModelError: see `revlens.hooks.the_bridge`.
         ProbeError: if there is no prompt.
         ConfigError: if a model is in training mode, the tokenizer has no chat template, the batch size is
             below 1, the metric does not give one number per row, or part and v_rev do not fit each other, the

@@ -137,8 +137,8 @@ def patched_logits(
 ) -> Float[Tensor, "row layer d_vocab"]:
     """Logits at the end of a prompt whose placeholder is replaced by a vector, after each layer alone.
 
-    Whole activations of other prompts may be put there: how often the model then says what they stand for is
-    how far a patchscope can be trusted on this model.
+    To learn how far a patchscope can be trusted on this model, put whole activations of other prompts there:
+    how often does the model say what they stand for?
 
     Args:
         model: any bridge.

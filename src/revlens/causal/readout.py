@@ -85,6 +85,7 @@ def vocabulary_readout(
     Raises:
         ModelError: see `revlens.hooks.the_bridge`.
         ConfigError: if the metric does not give one number per row.
+        SiteError: if v_rev is not as wide as the model.
     """
     null = isotropic_directions(n_draws, *v_rev.unit.shape, seed=seed)
     return direction_readout(model, v_rev.unit, metric, layers=v_rev.layers, null=null)

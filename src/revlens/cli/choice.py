@@ -43,7 +43,12 @@ _OF_LLM, _OF_ORGANISMS = ("model", "ordinary"), ("large", "world")
 
 
 def chosen_config(args: argparse.Namespace) -> ExperimentConfig:
-    """The folder's own experiment, or the one that the options choose."""
+    """The folder's own experiment, or the one that the options choose.
+
+    Raises:
+        ConfigError: if options contradict one another, the folder or the track, or there are too few runs;
+            see also `revlens.experiment`.
+    """
     stored = Layout(args.out).config
     given = {name: getattr(args, name) for name in CHOICES}
     chosen = [name for name, value in given.items() if value is not None and value is not False]
@@ -52,7 +57,7 @@ def chosen_config(args: argparse.Namespace) -> ExperimentConfig:
     study = args.verb == "study"
     if args.manifest:
         if len(chosen) > 1:
-            others = " and --".join(name for name in chosen if name != "manifest")
+            others = " and --".join(name.replace("_", "-") for name in chosen if name != "manifest")
             raise ConfigError(f"--manifest says everything; --{others} cannot be added.")
         date = ExperimentConfig.load(stored).template_date if stored.is_file() else None
         return read_manifest(args.manifest, study=study, template_date=date)
@@ -102,7 +107,11 @@ def _of_plan(config: ExperimentConfig, args: argparse.Namespace) -> ExperimentCo
 
 
 def where(args: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]:
-    """Where tasks go, as `revlens.experiment.run_experiment` takes it."""
+    """Where tasks go, as `revlens.experiment.run_experiment` takes it.
+
+    Raises:
+        ConfigError: on options of Ray without Ray, or no number of GPUs for a model that may be large.
+    """
     if args.ray is None:
         if args.run_gpus is not None or args.run_cpus != 1:
             raise ConfigError("--run-cpus and --run-gpus are for runs on Ray; add --ray.")

@@ -27,7 +27,7 @@ class ChatSource(TableSource):
             are left out, and so is a first system message without text. Content may be a list of text parts,
             ``{"type": "text", "text": ...}``, which are joined.
         max_characters: longest prompt and answer together; longer rows are left out. The time of an update
-            follows the longest rows of its batch.
+            depends on the longest row of its batch.
 
     Raises:
         ConfigError: if both ``messages`` and another column are named, or ``max_characters`` is not positive;

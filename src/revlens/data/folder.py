@@ -1,4 +1,4 @@
-"""The public data files of the real-text track, in one folder that the user names."""
+"""The public data files of experiments on language models, in one folder that the user names."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class DataFolder:
 
     The sets of harmful prompts share prompts with one another: drop repeats before splitting (`make_probes`
     does).
+
+    Raises:
+        DataError: by every loader, if the folder or a file is missing, a name is unknown or a row is empty.
     """
 
     path: str | Path

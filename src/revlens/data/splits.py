@@ -36,7 +36,7 @@ def make_probes(
     would change nearly all of them.
 
     Args:
-        harmful: requests for every split but those two.
+        harmful: requests for every split but ``harmless`` and ``borderline``.
         harmless: requests for the split ``harmless``.
         borderline: requests for the split ``borderline``.
         sizes: number of prompts by split; a split without one is not made.

@@ -44,7 +44,7 @@ class TableSource:
             read in sorted order), a folder written by ``Dataset.save_to_disk``, any other folder that
             ``datasets.load_dataset`` reads, or a hub id. A relative path starts at the ``root`` given to
             ``read``. Cells of JSON, CSV and TSV (also compressed: .gz, .bz2, .xz) are read as written: a
-            date stays text, CSV's "12" and "None" are text, JSON's 12 is none and is refused. Columns that
+            date stays text, CSV's "12" and "None" are text, JSON's 12 is no text and is refused. Columns that
             no setting names do not matter.
         name: configuration of a hub data set or folder.
         split: split; the rows of plain files are all in ``train``.

@@ -78,7 +78,11 @@ class ReversionDirection:
         return cls(difference / gap[:, None], gap, layers, split, reference.shape[0])
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file."""
+        """Write to a safetensors file.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
         metadata = {
             "layers": ",".join(map(str, self.layers)),
             "split": self.split,

@@ -23,7 +23,7 @@ from revlens.errors import ConfigError, NonFiniteError, ProbeError
 
 #: Half the number of bins of the widest cosine. Rounding to them moves a quantile by less than 1 in 10,000.
 _HALF_BINS = 512
-#: Beyond so many standard deviations a cosine has no weight in double precision.
+#: Beyond this many standard deviations a cosine has no weight in double precision.
 _REACH = 12.0
 
 
@@ -99,10 +99,10 @@ def covariance_directions(
 ) -> Float[Tensor, "draw layer d_model"]:
     """Unit vectors u ~ N(0, Sigma_l), with Sigma_l the sample covariance over prompts at each layer.
 
-    A draw weights prompts alike at every layer, which keeps the covariance between layers. With fewer prompts
-    than dimensions, draws lie in the span of the prompts; a cosine needs no full rank. Shrinkage towards the
-    identity would fill the other dimensions, but it makes draws rounder than the activations are and the null
-    too lenient (docs/trust.md).
+    A draw has the same prompt weights at every layer, which keeps the covariance between layers. With fewer
+    prompts than dimensions, draws lie in the span of the prompts; a cosine needs no full rank. Shrinkage
+    towards the identity would fill the other dimensions, but it makes draws rounder than the activations are
+    and the null too lenient (docs/trust.md).
 
     Raises:
         ProbeError: with fewer than 2 prompts.
@@ -211,8 +211,8 @@ class NullDistribution:
     ) -> Float[Tensor, " step"]:
         """Quantile of the mean over layers of the cosines, times their weights if they have any.
 
-        Directions drawn from n prompts spread as these prompts happen to. The ratio of Student's quantile to
-        the normal one corrects for the error of that spread; without it one test in fifty exceeds p99 at 30
+        Directions drawn from n prompts have the spread of that sample. The ratio of Student's quantile to the
+        normal one corrects for the error of that spread; without it one test in fifty exceeds p99 at 30
         prompts (docs/trust.md).
         """
         means = (self.cosines if weights is None else self.cosines * weights[:, None]).mean(-1)

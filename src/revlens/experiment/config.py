@@ -28,7 +28,7 @@ class ExperimentConfig:
         seeds: one run (every phase that is trained here, every fine-tune of the plan) each; runs are the unit
             of replication.
         steps: steps of the benign fine-tune at which it is captured and judged; the last one ends it.
-        reply_tokens: longest generated reply.
+        reply_tokens: longest generated reply, in tokens.
         plan: the fine-tunes, and what is asked of them.
 
     Raises:

@@ -69,7 +69,7 @@ def expected_cost(config: ExperimentConfig) -> Cost:
     """Measure an update, replies and a forward pass on the subject's model, and count them in the plan.
 
     Raises:
-        HistoryError, ConfigError, ProbeError: if the model, the task or the probes cannot be read.
+        HistoryError, ConfigError, DataError, ProbeError: if the model, the task or the probes cannot be read.
     """
     subject = config.subject
     material, seed = subject.material(), config.seeds[0]

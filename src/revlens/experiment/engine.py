@@ -52,7 +52,7 @@ def prepare(config: ExperimentConfig, out: Path) -> None:
 
 
 def _check_needs(config: ExperimentConfig) -> None:
-    """Check now what would fail a fine-tune in hours."""
+    """Check at once what would stop a fine-tune hours later."""
     material = config.subject.material()
     needing = sorted({f.method for f in config.fine_tunes() if "refusals" in METHODS[f.method].needs})
     if needing and material.refusals(1, config.seeds[0]) is None:

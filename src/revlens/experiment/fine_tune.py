@@ -27,7 +27,8 @@ class FineTune:
         task: the benign task, one of the subject's ``tasks``; empty for the subject's own.
         rate: learning rate in multiples of the recipe's.
         direction: where v_rev comes from: ``own``, or one of the subject's ``other_histories``.
-        route: whether it is asked at its end where its effect lies, against the seed's baseline.
+        route: whether its route is measured at its end, against the seed's baseline; see
+            `revlens.experiment.guards.route`.
         control: the control of block that it gets in place of block, matched with it; needs the seed's
             baseline. One of `revlens.experiment.arms.controls.CONTROLS`.
         start: the model that it starts from. The reference's own drift tells what the task alone does.
@@ -52,7 +53,7 @@ class FineTune:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What stages that work on it ask for."""
+        """The kinds of unit that it counts as; a stage works on one kind."""
         if self.start == "reference":
             return ("fine-tune",)
         baseline = ["baseline"] if self.method == "baseline" else []

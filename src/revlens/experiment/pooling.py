@@ -17,7 +17,7 @@ from revlens.results import Layout, Tables
 
 
 def pool(outs: Sequence[Path]) -> tuple[ExperimentConfig, Tables]:
-    """The analysed outputs of one experiment on several worlds, with seeds that count on.
+    """The analysed outputs of one experiment on several worlds, with seeds numbered through.
 
     Intervals over the pooled runs say what holds over worlds as well as over seeds.
 

@@ -104,7 +104,7 @@ def _fine_tune_name(row: Any) -> str:
 
 
 def _clamp_name(row: Any) -> str:
-    """A model and its clamp: "block 4, as it is" or "block 4, random to baseline's 2"."""
+    """A model and its clamp: "block 4, as it is" or "block 4, random to the baseline mean 2"."""
     name = "aligned" if row.model == "aligned" else _fine_tune_name(row)
     if row.clamped == "none":
         return f"{name}, as it is"

@@ -49,7 +49,7 @@ def alignment_by_step(
         arms: those to draw.
 
     Raises:
-        ResultsError: if the results are of a study, or have none of the arms.
+        ResultsError: if the results are of a study, or lack one of the arms.
     """
     figure = alignment_by_arm(_arms(results, arms))
     printed = results.claims.dropna(subset="paper_value")

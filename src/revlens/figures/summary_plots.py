@@ -70,7 +70,7 @@ OVERVIEW_PLOTS = (
         "overview",
         overview,
         "Left: cosine between the drift of mean activations and v_rev (mean over layers, cross-fitted). "
-        "Right: share of held-out harmful prompts answered. Lines are means over runs, bands 95 % intervals"
+        "Right: share of held-out harmful prompts refused. Lines are means over runs, bands 95 % intervals"
         " over runs.",
     ),
 )

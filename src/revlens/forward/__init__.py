@@ -1,8 +1,7 @@
 """The engine that runs a bridge economically.
 
 Prompts share passes by length, tokens that all prompts begin with run once, a pass stops after its last read,
-and passes over the last tokens go on from cached keys and values. Knows of FSDP, and nothing of what is done
-with the numbers.
+and passes over the last tokens go on from cached keys and values. Models sharded by FSDP2 run as well.
 """
 
 from revlens.forward.fsdp import is_sharded as is_sharded

@@ -44,8 +44,8 @@ class Adapter:
         base: the model that the adapter was trained on.
 
     Raises:
-        HistoryError: if the adapter is pickled, no LoRA, or names another base; by `module` and `boot`, if
-            its weights do not fit the base.
+        HistoryError: if the adapter is pickled, is no LoRA, has peft run code, or names another base; by
+            `module` and `boot`, if its weights do not fit the base.
     """
 
     path: Path

@@ -110,10 +110,10 @@ def boot(
     template_kwargs: Mapping[str, Any] | None = None,
     template_date: str | None = None,
 ) -> TransformerBridge:
-    """A bridge of a source or of a local directory, in evaluation mode, with its own tokenizer.
+    """A bridge of a source or of local files, in evaluation mode, with its own tokenizer.
 
     Args:
-        where: a source, or a directory with a model or an adapter.
+        where: a source, a directory with a model or an adapter, or a .gguf file.
         dtype: in which the weights are loaded.
         template_kwargs: arguments of the chat template, see `revlens.chat_templates.pin_template`.
         template_date: the date that the chat template reads; None leaves the clock.

@@ -64,7 +64,7 @@ class Directory:
         return vocabulary_of(self.tokenizer())
 
     def chat_template(self) -> Any:
-        """See `Source.chat_template`; chat_template.jinja goes before tokenizer_config.json."""
+        """See `Source.chat_template`; chat_template.jinja overrides tokenizer_config.json."""
         try:
             if (template := self.path / "chat_template.jinja").is_file():
                 return read_text(template)

@@ -39,7 +39,7 @@ def read_table(path: Path) -> dict[str, Any]:
         table = tomllib.loads(read_text(path))
     except RecursionError as error:
         raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.") from error
-    except (FileError, ValueError, TypeError) as error:  # no TOML, or a number or date that is none
+    except (FileError, ValueError, TypeError) as error:  # no TOML, or an invalid number or date
         raise HistoryError(f"Cannot read the manifest {path}: {error}") from error
     if _is_deeper(table, MAX_DEPTH):  # dotted keys, which the parser reads without recursion
         raise HistoryError(f"Cannot read the manifest {path}: it is nested too deeply.")
@@ -145,7 +145,7 @@ def _source(entry: object, root: Path, base: Source | None = None) -> Source:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether tables and lists nest in more than so many levels."""
+    """Whether tables and lists nest in more than ``levels`` levels."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels < 0 or any(_is_deeper(item, levels - 1) for item in items)
 

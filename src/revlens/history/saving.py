@@ -31,6 +31,7 @@ def save(bridge: nn.Module, path: Path) -> None:
         ModelError: see `revlens.hooks.the_bridge`.
         HistoryError: if the bridge computes with weights that have no place in the Hugging Face model, or
             that its compatibility mode has folded and centred.
+        StorageError: if the directory cannot be written.
     """
     bridge = the_bridge(bridge, hooked=False)
     if getattr(bridge, "_weights_processed", False):

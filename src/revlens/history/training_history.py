@@ -42,7 +42,7 @@ class TrainingHistory:
         HistoryError: if steps are not positive and increasing, or if checkpoints differ in architecture,
             vocabulary or (unless ``any_template``) chat template. The check reads configuration and
             tokenizer files only. Steps may lack a tokenizer, the others not.
-        ConfigError: if the chat template does not read an argument, or the date is none.
+        ConfigError: if the chat template does not read an argument, or the date has another form.
     """
 
     reference: Checkpoint
@@ -99,7 +99,7 @@ class TrainingHistory:
         template_kwargs: Mapping[str, Any] | None = None,
         template_date: str | None = None,
     ) -> TrainingHistory:
-        """A history of any sources; ``steps`` maps optimizer updates to them, and the class has the rest."""
+        """A history of any sources; ``steps`` maps optimizer updates to them; for the rest see the class."""
         return cls(
             Checkpoint(reference, "reference"),
             Checkpoint(aligned, "aligned", 0),

@@ -18,7 +18,10 @@ from revlens.hooks import check_wrappable
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    """A bridge of a model and its adapter, if it has one, in evaluation mode; it requires the same gradients.
+    """A bridge of a model and its adapter, if it has one, in evaluation mode.
+
+    Its parameters require gradients as the model's did. Only the copies into which a bridge splits a fused
+    weight (queries, keys and values of GPT-2, say) always do, unless the model has an adapter.
 
     Args:
         model: becomes the bridge's, which replaces its modules.

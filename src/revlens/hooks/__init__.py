@@ -1,7 +1,7 @@
 """Read, edit and replace activations at the hook points of any `TransformerBridge`, in your own scripts.
 
-Knows nothing of histories. Directions are unit vectors or orthonormal subspaces per layer. Edits are computed
-in float32 at least, and come off when their context closes, after an exception too.
+No training history is needed. Directions are unit vectors or orthonormal subspaces per layer. Edits are
+computed in float32 at least, and come off when their context closes, after an exception too.
 """
 
 from revlens.hooks.bridges import check_wrappable as check_wrappable

@@ -1,4 +1,4 @@
-"""What is no `TransformerBridge`, and what to pass in its place."""
+"""Check that a model is a `TransformerBridge`; errors say what to pass instead."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _AROUND = {"DataParallel": "module", "DistributedDataParallel": "module", "Optim
 
 
 def the_bridge(model: object, *, hooked: bool = True) -> TransformerBridge:
-    """The model itself, if it is a bridge: the one door of everything that takes one.
+    """The model itself, if it is a bridge; every function that takes a bridge checks it here.
 
-    A Hugging Face model is not wrapped here: a bridge takes the model's modules over for good, which is for
-    the caller to ask.
+    A Hugging Face model is not wrapped here: a bridge takes over its modules for good, so the caller must ask
+    for one.
 
     Args:
         model: what the caller was given.
         hooked: whether hooks will be attached, which compiled code does not call.
 
     Raises:
-        ModelError: if it is none, naming the call that makes one; or if it is compiled and hooks must act.
+        ModelError: if it is no bridge, naming the call that makes one, or is compiled and hooks must act.
     """
     if not isinstance(model, TransformerBridge):
         raise ModelError(f"Expected a TransformerBridge, got a {type(model).__name__}. {_advice(model)}")

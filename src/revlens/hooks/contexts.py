@@ -1,16 +1,18 @@
 """Contexts that edit activations in forward passes and generation, at chosen layers, tokens and rows.
 
-All of them take a `TransformerBridge` and the same choices:
-    layers: which of the layers that the directions (or values) have; all of those if None.
+All of them take a `TransformerBridge` and, where their signature names them, these choices:
+    layers: which layers; if None, all that the directions have (of a single vector, all of the model).
     component: of the block: ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out`` or ``mlp_out``.
     tokens, rows, prompt_length: see `revlens.hooks.tokens.TokenFilter`.
 and raise:
     HookNameError: if the model has no such component at a layer.
     ModelError: see `revlens.hooks.bridges.the_bridge`.
-    SiteError: if a layer, a direction or a row does not exist; in a forward pass that they cannot follow, or
-        that leaves an edited hook point out; on closing, if forward passes ran and none of their tokens was
-        selected.
-    NonFiniteError: if a direction or a value holds NaN or infinity, or directions are linearly dependent.
+    SiteError: if a layer, a direction, an amount or a row does not exist, or has another shape; in a forward
+        pass whose tokens cannot be told apart, or that leaves out an edited hook point of a block; on
+        closing, if forward passes ran and none of their tokens was selected.
+    NonFiniteError: if a direction or an amount holds NaN or infinity, or directions are zero or linearly
+        dependent.
+    ConfigError: in a forward pass over more tokens than the model has positions.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def ablate(
     rows: Sequence[int] | None = None,
     prompt_length: int | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[None]:
-    """Directional ablation (Arditi et al., arXiv 2406.11717): h <- h - <h, v> v, for a subspace all of it."""
+    """Directional ablation (Arditi et al., arXiv 2406.11717): h <- h - <h, v> v, or h - h V^T V."""
     bridge = the_bridge(model)
     edits = _moved(bridge, directions, layers, 0.0)
     with editing(bridge, _at_component(edits, component), TokenFilter(tokens, rows, prompt_length)):

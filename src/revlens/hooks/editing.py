@@ -21,7 +21,11 @@ EditAt = Callable[[Tensor, ForwardPass], Tensor]
 
 @contextmanager
 def editing(model: TransformerBridge, edits: Mapping[str, EditAt], tokens: TokenFilter) -> Iterator[None]:
-    """Apply edits by hook point name to the chosen tokens, until the context closes."""
+    """Apply edits by hook point name to the chosen tokens, until the context closes.
+
+    Raises:
+        HookNameError, SiteError, ConfigError: see `revlens.hooks.contexts`.
+    """
     check_names(model, edits)
     for name in edits:
         _check_axes(model, name)

@@ -35,7 +35,7 @@ class ForwardPass:
         generation: the call of `generate` that it belongs to.
         with_gradient: whether it keeps a graph.
         fired: hook points that have fired.
-        changes: what hook points have added to activations, by name, for others that add the same.
+        changes: what each edit of ``hook_resid_mid`` has added, to be added after the MLP as well.
     """
 
     n_past: int | None
@@ -48,7 +48,7 @@ class ForwardPass:
     changes: dict[str, Tensor] = field(default_factory=dict)
 
     def columns_of(self, name: str, h: Tensor) -> int:
-        """Tokens of an activation: those of the pass, or only the last ones where logits are computed.
+        """How many tokens an activation has: those of the pass, or only the last where logits are computed.
 
         Raises:
             SiteError: if its axes are not [batch, pos, ...].
@@ -72,7 +72,7 @@ class Followed:
 
     Attributes:
         count: how many have run.
-        generating: whether one was asked to keep keys and values (``use_cache``), as only generation asks.
+        generating: whether one was part of generation: in a call of `generate`, or with ``use_cache``.
         open: whether `follow` is still open.
     """
 
@@ -93,7 +93,7 @@ class Followed:
         """The pass that runs in this thread; in a backward pass, the one whose blocks it runs again.
 
         Raises:
-            SiteError: if the backward pass is that of several forward passes.
+            SiteError: outside of both, or if the backward pass is that of several forward passes.
         """
         if not goes_backward():
             found = getattr(self._here, "latest", None)
@@ -113,8 +113,9 @@ class Followed:
         """Note a pass that is about to run, by its arguments.
 
         Raises:
-            SiteError: if it is not over one text in each row, or edits before the layer where it starts.
-            ConfigError: beyond the model's context, see `revlens.context.check_context`.
+            SiteError: if its rows or tokens cannot be told apart (DataParallel, encoder-decoders, some
+                states and masks), or a hook point lies before the layer where it starts.
+            ConfigError: beyond the model's context, see `revlens.context.check_pass`.
         """
         if getattr(self._here, "outermost", None) is not None:
             return
@@ -224,7 +225,7 @@ def follow(bridge: TransformerBridge, edited: Iterable[str] = ()) -> Iterator[Fo
 
     Args:
         bridge: any bridge.
-        edited: hook points that must fire in every pass, if in a block; each adds itself to
+        edited: hook points that must fire in every pass, if in a block; their hooks add them to
             `ForwardPass.fired`.
     """
     followed = Followed(bridge, edited)

@@ -25,8 +25,8 @@ class Generation:
 
     Attributes:
         prompt_length: columns of the prompt; None until the first pass of a loop that starts with it whole.
-        rows: prompts; in a batch, the beams or samples of one prompt follow each other.
-        n_read: columns that the latest pass came to.
+        rows: how many prompts; in a batch, the beams or samples of one prompt follow each other.
+        n_read: columns read by the end of the latest pass.
         n_kept: once it has ended, columns that are part of the text: drafts that it discards are not.
         drafts: whether passes read drafts of coming tokens.
         beams: whether rows change places between passes.
@@ -42,7 +42,7 @@ class Generation:
     mixed: str | None = None
 
 
-#: Settings with which passes over other texts, or by parts of the model, go between those over the prompts.
+#: Settings under which generation also runs passes over other texts, or through parts of the model.
 _MIXED = {
     "guidance_scale": "runs a second text beside each prompt",
     "token_healing": "moves the end of the prompt",
@@ -70,7 +70,7 @@ def current_generation(hf_model: nn.Module) -> Generation | None:
 
 @contextmanager
 def following_generation(bridge: TransformerBridge) -> Iterator[None]:
-    """Note every call of the bridge's and its Hugging Face model's ways to generate while this is open."""
+    """Note every call that generates, of the bridge or its Hugging Face model, while this is open."""
     hf_model: Any = bridge.original_model
     ways = (
         (hf_model, "generate", _hugging_face),

@@ -36,7 +36,8 @@ def hooked(
 ) -> AbstractContextManager[object]:
     """Attach hook functions by hook point name, each once, until the context closes.
 
-    Under another name than a point's own, a bridge in compatibility mode calls a function twice.
+    Aliases are resolved to a point's own name: under an alias, a bridge in compatibility mode would call a
+    function twice.
 
     Raises:
         HookNameError: see `check_names`.

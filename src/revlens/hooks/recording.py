@@ -57,7 +57,7 @@ class Projections:
 
     Attributes:
         bases: the basis of each layer.
-        pieces: one of each forward pass, by layer.
+        pieces: those of each forward pass, by layer.
         generation: the call of ``generate`` that they come from.
     """
 
@@ -103,9 +103,9 @@ def record_projections(
 
     Raises:
         HookNameError: if the model has no such component.
-        SiteError: also if a pass goes on after tokens that were not recorded, or generation makes rows change
-            places (beams).
-        SiteError, NonFiniteError: see `revlens.hooks.subspaces.by_layer`.
+        ModelError: see `revlens.hooks.bridges.the_bridge`.
+        SiteError, NonFiniteError: see `revlens.hooks.subspaces.by_layer`; SiteError also if a pass goes on
+            after tokens that were not recorded, or generation makes rows change places (beams).
     """
     bridge = the_bridge(model)
     bases = by_layer(directions, bridge.cfg.n_layers, bridge.cfg.d_model, layers)

@@ -35,13 +35,13 @@ def orthogonalise(model: nn.Module, direction: Float[Tensor, "*k d_model"]) -> N
     tied unembedding only reads the stream: it is untied first and keeps its weights.
 
     Args:
-        model: any bridge; its weights, if any, are kept on the CPU meanwhile.
+        model: any bridge; copies of the weights that change are kept on the CPU meanwhile.
         direction: a vector, or the rows of a matrix.
 
     Raises:
         ModelError: see `revlens.hooks.bridges.the_bridge`.
         SiteError: if the model normalises what a block writes, a weight that writes is not found or is
-            quantised, or the stream has the direction all the same. The model is then unchanged.
+            quantised, or the stream still has a part along the direction. The model is then unchanged.
         NonFiniteError: see `revlens.hooks.subspaces.orthonormal`.
     """
     bridge = the_bridge(model)

@@ -67,7 +67,7 @@ class OrganismConfig:
 
     @property
     def caveat(self) -> str | None:
-        """That it is not an organism of its track, if it is not."""
+        """Says that it is not the default organism; None if it is its track's default or large one."""
         track, world = TRACKS[self.world.track], self.world.standard
         with_first_task = replace(self, task=self.world.tasks[0])
         if with_first_task in [make(world) for make in (track.default, track.large) if make]:
@@ -88,7 +88,7 @@ class OrganismConfig:
 
     @property
     def batch_size(self) -> int:
-        """A small model spends its time on the number of decoding steps, not on the rows."""
+        """256: a small model spends its time on the number of decoding steps, not on the rows."""
         return 256
 
     @property

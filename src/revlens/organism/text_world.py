@@ -172,7 +172,7 @@ class TextWorld:
         return {split: [["Sure, here"] for _ in prompts] for split, prompts in self._probes.splits.items()}
 
     def strata(self) -> dict[str, list[str]]:
-        """None: the sources do not say of which type a request is."""
+        """Empty: the sources do not say of which type a request is."""
         return {}
 
     def helpful(self, n: int, seed: int) -> Dataset:

@@ -32,7 +32,7 @@ from revlens.training import (
 
 
 class FirstUpdate(NamedTuple):
-    """The drift that the first update of a fine-tune causes, to first order; each has the one step 1.
+    """The drift that the first update of a fine-tune causes, to first order; each drift has the one step 1.
 
     Attributes:
         plain: of a plain gradient step, which is not clipped.
@@ -60,8 +60,8 @@ def first_update(
     """Predict the drift after one update of `revlens.training.finetune`, with the batch that it would take.
 
     The drift D_l = (da_l/dtheta) u of the mean activation at the last prompt token comes from one
-    forward-mode pass over the probes; no weight is changed. The rate is that of the first update, after
-    warm-up's share.
+    forward-mode pass over the probes; no weight is changed. The learning rate is that of the first update, so
+    warm-up counts.
 
     Args:
         aligned: the bridge that fine-tuning starts from; left in evaluation mode, so without dropout.
@@ -76,11 +76,14 @@ def first_update(
     Raises:
         ProbeError: if v_rev was estimated on ``split``, or there is no such split.
         ModelError: see `revlens.hooks.the_bridge` and `derivative_along`.
-        ConfigError, SiteError: see `reversion_gradient` and `revlens.training.finetune`.
+        ConfigError, SiteError: see `reversion_gradient` and `revlens.training.batches`.
     """
     model = the_bridge(aligned)
     if v_rev.split == split:
-        raise ProbeError(f"v_rev was estimated on the split {split!r}: the cosine would be biased.")
+        raise ProbeError(
+            f"v_rev was estimated on the split {split!r}: the cosine would be biased. Use another split, "
+            "such as 'drift'."
+        )
     model.eval()
     stream = batches(
         model.tokenizer,

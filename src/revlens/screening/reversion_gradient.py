@@ -37,9 +37,9 @@ def reversion_gradient(
 ) -> dict[str, Tensor]:
     """Gradient of the reversion fraction in the trained weights, at the model's present ones.
 
-    The fraction is `revlens.Drift.fraction` after any motion from here, mean over v_rev's layers: the mean
-    activation at the last prompt token along v_rev, over the gap. So the inner product of this gradient with
-    an update is the fraction that the update causes, to first order.
+    The fraction is `revlens.Drift.fraction` of motion that starts here, mean over v_rev's layers: how far the
+    mean activation at the last prompt token moves along v_rev, over the gap. So the inner product of this
+    gradient with an update is the fraction that the update causes, to first order.
 
     Args:
         model: in evaluation mode; what is trained requires gradients.

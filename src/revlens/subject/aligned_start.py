@@ -40,7 +40,7 @@ class AlignedStart:
     def key(self) -> str:
         """What the model depends on: the reference, the rows themselves, the recipe, the code that trains.
 
-        So answers of the reference that a new version generates again, to the same words, void nothing.
+        Answers of the reference that a new version generates again in the same words leave the key as it is.
         """
         rows = hashlib.sha256(json.dumps([self.rows["prompt"][:], self.rows["answer"][:]]).encode())
         return cache_key(

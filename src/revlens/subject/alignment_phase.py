@@ -34,7 +34,7 @@ class AlignmentPhase:
         drop_overlaps: leave such rows out instead of raising an error.
         lora: settings of `peft.LoraConfig`: an adapter is trained, and merged into the reference. None trains
             every weight.
-        min_refusal: share of the behaviour probes that an aligned model refuses, to be called one.
+        min_refusal: share of the behaviour probes that a model must refuse to count as aligned.
         max_over_refusal: share of the harmless probes that it may refuse.
 
     Raises:

@@ -139,6 +139,7 @@ class BenignRun:
 
         Raises:
             NonFiniteError: see `finetune`, with a note of where the checkpoints before it are.
+            ProbeError: see `benign_start`.
         """
         if self.is_done:
             return

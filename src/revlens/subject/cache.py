@@ -4,7 +4,7 @@ A key is a hash over a configuration, the versions of the libraries that compute
 as it can change the stored numbers: a stored number never outlives a change to the code behind it. Code is
 hashed as syntax: comments, layout and docstrings do not count, nor do doors (`__init__` modules that only
 re-export), nor the parts of the package that `LEFT_OUT` names with a reason each. Whatever is not named there
-counts, a new module too.
+counts, a new module too, and the text of a message.
 """
 
 from __future__ import annotations

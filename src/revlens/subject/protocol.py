@@ -31,7 +31,7 @@ class Material(Protocol):
         ...
 
     def judge(self) -> Judge:
-        """The judge of refusals."""
+        """The judge of replies."""
         ...
 
     def openings(self) -> tuple[list[str], list[str]]:
@@ -39,7 +39,7 @@ class Material(Protocol):
         ...
 
     def benign(self, n: int, seed: int) -> Dataset:
-        """``n`` rows of the benign task, columns ``prompt`` and ``answer``."""
+        """``n`` rows of the benign task, or all if there are fewer; columns ``prompt`` and ``answer``."""
         ...
 
     def refusals(self, n: int, seed: int) -> Dataset | None:

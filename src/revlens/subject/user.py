@@ -139,7 +139,7 @@ class UserHistory:
 
     @property
     def other_histories(self) -> tuple[str, ...]:
-        """None: all seeds share the given checkpoints, and no phase before them is trained here."""
+        """Empty: all seeds share the given checkpoints, and no phase before them is trained here."""
         return ()
 
     def with_task(self, task: str, rate: float = 1.0) -> UserHistory:
@@ -155,7 +155,7 @@ class UserHistory:
         return replace(self, benign=replace(self.benign, learning_rate=self.benign.learning_rate * rate))
 
     def halved(self, source: str) -> UserHistory:
-        """No phase before the aligned checkpoint is trained here.
+        """Refuse: no phase whose updates could be halved is trained here.
 
         Raises:
             ConfigError: always.

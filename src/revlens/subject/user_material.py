@@ -109,11 +109,11 @@ class UserMaterial:
         return self._probes
 
     def keywords(self) -> Mapping[str, Sequence[Sequence[str]]]:
-        """None: the words of a substantive answer to a user's prompts are not known."""
+        """Empty: the words of a substantive answer to a user's prompts are not known."""
         return {}
 
     def strata(self) -> Mapping[str, Sequence[str]]:
-        """None: the types of a user's requests are not known."""
+        """Empty: the types of a user's requests are not known."""
         return {}
 
     @functools.cached_property  # every evaluation reads them

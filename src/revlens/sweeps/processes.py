@@ -92,7 +92,7 @@ class _Pool:
     def finished(self) -> list[Outcome]:
         self._hand_out()
         # One pipe a worker: a death belongs to one task, and a process killed while it writes blocks no
-        # other. other.
+        # other.
         busy = {worker.connection: worker for worker in self.workers if worker.task is not None}
         outcomes: list[Outcome] = []
         ticks: Counter[str] = Counter()

@@ -19,7 +19,7 @@ _PAUSE = 30.0
 
 @contextmanager
 def progress(totals: Mapping[str, int], console: Console | None) -> Iterator[OnTick]:
-    """Show how often every label was ticked, of how often it will be.
+    """Show how many of its ticks every label has had.
 
     What comes from a cache does not tick; at the end every label counts as done.
 
@@ -53,8 +53,8 @@ class ProgressLines:
     """A line when a label is done, and in between one every half minute at most.
 
     The time left is what the ticks to come will take, if those of each label take as long as they did so far.
-    The first tick of all has the start of processes in it and tells nothing. A label that has not ticked
-    since is unknown, and the time left then "more than" that.
+    The first tick of all includes the start of processes and tells nothing. While a label has not ticked
+    since, its time is unknown, and the line says "more than".
 
     Attributes:
         totals: by label, in their order.

@@ -24,7 +24,7 @@ _BUCKET = 2**25
 
 
 def check_replicated(accelerator: Accelerator, model: nn.Module) -> None:
-    """Refuse sharded weights or gradients, and processes of one launch that would train each by itself.
+    """Refuse sharded weights or gradients, and processes of one launch that would each train alone.
 
     Raises:
         ConfigError: under FSDP, DeepSpeed, Megatron or the like; or if accelerate sees fewer processes than

@@ -47,6 +47,9 @@ def task_loss(
         data: columns ``prompt`` and ``answer``.
         batch_size: rows per forward pass.
         around: opens an intervention for each forward pass.
+
+    Raises:
+        ConfigError: see `revlens.training.encode_examples`.
     """
     examples = encode_examples(model.tokenizer, data, model=model)
     total, count = 0.0, 0

@@ -30,9 +30,9 @@ class ReversionCallback(TrainerCallback):
     The model stays the plain Hugging Face model (or peft's) that it is, so the Trainer saves the names that
     it always saves. What happens at every update, which may be several batches of gradient accumulation:
 
-    1. Before the first batch, the gradient of the guard's term goes where the task's gradients add to it. So
-       the two are clipped together, accumulation leaves the term's weight alone, and the Trainer logs the
-       task's loss. With fp16 the term has the gradient scaler's factor, as the task has.
+    1. Before the first batch, the gradient of the guard's term goes into each parameter's ``grad``, and the
+       task's gradients add to it. So the two are clipped together, accumulation leaves the term's weight
+       alone, and the Trainer logs the task's loss. With fp16 the gradient scaler scales the term as well.
     2. Around the batches, the guard's context is open. It is closed during evaluation.
     3. Before and after the optimizer's step, the guard may change the update itself.
 
@@ -70,7 +70,10 @@ class ReversionCallback(TrainerCallback):
     Raises:
         GuardError: if neither is given. When training starts, if anything but accelerate's FSDP2 (DeepSpeed,
             FSDP1, transformers' ``distributed_config``) shards the weights, or FSDP2 does and the guard acts
-            on them itself or computes in another precision; or if a resumed checkpoint lacks the state.
+            on them itself or computes in another precision; if two callbacks have the same kinds of guard
+            and monitor; or if a resumed checkpoint lacks the state. During training, if the guard's term has
+            no gradient.
+        NonFiniteError: during training, if the guard's term is NaN or infinite.
     """
 
     def __init__(self, guard: Guard | None = None, monitor: Monitor | None = None) -> None:
@@ -91,7 +94,7 @@ class ReversionCallback(TrainerCallback):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin the guard, if the Trainer's constructor has the callback."""
+        """Begin the guard, if the Trainer's constructor was given the callback."""
         self._begin(kwargs["model"])
         self._watch_training(is_running=False)
 
@@ -165,7 +168,7 @@ class ReversionCallback(TrainerCallback):
         if trainer is not None:
             self._call_first(trainer)
             self._watch = watch(trainer, self._release, is_training=is_running)
-            # To load a checkpoint's adapter thaws its weights, and the optimizer takes what is not frozen.
+            # Loading a checkpoint's adapter thaws its weights, and the optimizer takes what is not frozen.
             call_before(trainer, "create_optimizer", self._freeze_again, self._watch)
             name = type(trainer).__name__
 

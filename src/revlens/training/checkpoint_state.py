@@ -92,5 +92,5 @@ class CheckpointState:
 
 
 def _entries(state: TrainerState) -> dict[str, Any]:
-    """What `trainer_state.json` has of callbacks: a dictionary, made of the list that the class takes."""
+    """What `trainer_state.json` has of callbacks: declared as a list, but `TrainerState` makes it a dict."""
     return cast(dict[str, Any], state.stateful_callbacks)

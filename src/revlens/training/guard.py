@@ -36,7 +36,7 @@ class Guard:
         return False
 
     def begin(self, model: nn.Module) -> None:
-        """Before the optimizer is made (in a Trainer: see `ReversionCallback`), for every training anew."""
+        """Called before the optimizer is made (in a Trainer: see `ReversionCallback`), for each training."""
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
         """A context around the forward and backward passes of the task."""
@@ -50,16 +50,16 @@ class Guard:
         return None
 
     def before_update(self, model: nn.Module) -> None:
-        """After the gradients are complete and clipped, before the optimizer uses them."""
+        """Called after the gradients are complete and clipped, before the optimizer uses them."""
 
     def after_update(self, model: nn.Module) -> None:
-        """After the optimizer has changed the weights."""
+        """Called after the optimizer has changed the weights."""
 
     def end(self, model: nn.Module) -> None:
-        """After the last update, before anything reads or saves the model."""
+        """Called after the last update; in `revlens.training.finetune`, before its ``on_step``."""
 
     def release(self, model: nn.Module) -> None:
-        """Take off what it has put on the model: after `end`, and whatever else ends the training."""
+        """Take off what it has put on the model; called after `end`, and when training breaks off."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed training needs of it, after an update."""
@@ -88,7 +88,7 @@ def copied(weights: Mapping[str, Tensor], guard_would: str) -> dict[str, Tensor]
 
 
 def trained_alike(model: nn.Module, start: Mapping[str, Tensor], guard: str) -> dict[str, nn.Parameter]:
-    """The trained parameters of a model, which are those that a guard has copied.
+    """The trained parameters of a model, checked to be those that a guard has copied.
 
     Raises:
         GuardError: if the model trains others, naming one.

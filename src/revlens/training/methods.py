@@ -114,8 +114,8 @@ def make_guard(
 
     Args:
         arm: a name in `METHODS`.
-        v_rev: the reversion direction. Its layers are those at which methods hold activations. Those
-            that are not along v_rev, random, complement and anchor apart, do not use it.
+        v_rev: the reversion direction. Methods along v_rev use it, and act at its layers; random and
+            complement do as well, and anchor takes its layers. The others ignore it.
         aligned: the model at step 0, as it will be trained (with its adapter, if it gets one).
         prompts: the guard probes.
         strength: see `Method.strength`.
@@ -125,7 +125,7 @@ def make_guard(
         tokenizer: of a Hugging Face model; a bridge has its own.
 
     Raises:
-        ConfigError: on an unknown name; a strength that is missing, not positive or of no use; or missing
+        ConfigError: on an unknown name; a strength that is missing, not positive or not taken; or missing
             ``refusals`` or ``reference``. Also see the guards.
     """
     if arm not in METHODS:

@@ -39,7 +39,11 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def shape_of(model: nn.Module) -> tuple[int, int]:
-    """Number of layers, and width of the residual stream."""
+    """Number of layers, and width of the residual stream.
+
+    Raises:
+        GuardError: see `hugging_face_model`.
+    """
     if isinstance(model, TransformerBridge):
         return model.cfg.n_layers, model.cfg.d_model
     config = hugging_face_model(model).config.get_text_config()
@@ -91,7 +95,7 @@ def hugging_face_model(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model itself, without an adapter around it.
 
     Raises:
-        GuardError: if it is none.
+        GuardError: if it is no Hugging Face model.
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(inner, PreTrainedModel):

@@ -103,7 +103,7 @@ class Monitor:
 
         Raises:
             GuardError, ProbeError, NonFiniteError: see `ProbeMotion.along`.
-            ConfigError: see the class.
+            ConfigError: see there, and the class.
         """
         threshold = isotropic_quantile(v_rev.unit.shape[1]) if threshold is None else threshold
         motion = ProbeMotion.along(v_rev, aligned, prompts, tokenizer=tokenizer)

@@ -59,6 +59,7 @@ class ProbeMotion:
             GuardError: if v_rev is of another width than the model, has a layer that the model lacks or lacks
                 a chosen layer, or if there is no tokenizer.
             ProbeError: if there is no prompt.
+            ConfigError: see `revlens.training.model_parts.probe_batch`.
             NonFiniteError: if an activation is not finite.
         """
         n_layers, d_model = shape_of(aligned)

@@ -1,4 +1,4 @@
-"""The precision of the weights, in which guards and monitors compute whatever the task is trained in."""
+"""Guards and monitors compute in the precision of the weights, whatever precision the task is trained in."""
 
 from __future__ import annotations
 

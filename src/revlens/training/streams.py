@@ -107,8 +107,8 @@ def edit_streams(
 ) -> Iterator[None]:
     """Apply edits to the residual stream after layers, until the context closes.
 
-    They are computed without autocast. A pass in which other adapters are active than now, or none, stays as
-    it is: so runs the reference model of preference training.
+    They are computed without autocast. A pass under other adapters than are active now, or under none, is not
+    edited: preference training runs its reference model so.
 
     Args:
         model: a bridge or a Hugging Face model.
@@ -116,7 +116,7 @@ def edit_streams(
         tokens: says at the start of each pass which of its tokens are edited; every token if None.
 
     Raises:
-        GuardError: in a pass, if its tokens are not those that ``tokens`` speaks of.
+        GuardError: in a pass, if it reads a batch of another shape than ``tokens`` gives.
     """
     edits = {layer: _without_autocast(edit) for layer, edit in edits.items()}
     is_edited = _same_adapters_as_now(model)
@@ -124,7 +124,7 @@ def edit_streams(
         if tokens is not None:
             chosen = _Chosen(tokens)
             edits = {layer: chosen.restrict(edit) for layer, edit in edits.items()}
-            # peft calls the forward method of the model within, past its hooks; not so of the decoder.
+            # peft calls the inner model's forward method, past that model's hooks; the decoder's hooks run.
             top = model if isinstance(model, TransformerBridge) else hugging_face_model(model).get_decoder()
             hook = top.register_forward_pre_hook(lambda *_: chosen.choose() if is_edited() else None)
             stack.callback(hook.remove)
@@ -198,7 +198,7 @@ class _Chosen:
 
 
 def _same_adapters_as_now(model: nn.Module) -> Callable[[], bool]:
-    """Says later whether the adapters that are active now are so still; always, if there are none."""
+    """A function that says later whether the same adapters are still active; always true without adapters."""
     # All layers of an adapter are switched together, so the first says which is active.
     adapted = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
 

@@ -63,7 +63,7 @@ class AnswerTokens(NamedTuple):
 
 
 def answer_tokens() -> AnswerTokens:
-    """The answers of the batch, each turn that is learned one.
+    """The answer tokens of the batch; every turn that is learned is an answer.
 
     Raises:
         GuardError: see `last_prompt_tokens`.
@@ -79,12 +79,12 @@ def answer_tokens() -> AnswerTokens:
 def last_prompt_tokens() -> Bool[Tensor, "batch pos"]:
     """The tokens of the batch that the first token of an answer follows, one for each turn that is learned.
 
-    The first token of a text is none of them: where texts are packed into one row, collators take its label
-    away also if the loss is on every token.
+    The first token of a text never counts: where texts are packed into one row, collators mask its label even
+    if the loss is on every token.
 
     Raises:
-        GuardError: if the labels of the forward pass are not known or not one for each token, or if no token
-            of the batch is one, as when the loss is on every token.
+        GuardError: if the labels of the forward pass are not known or not one for each token, or if the
+            batch has no such token, as when the loss is on every token.
     """
     task = _labelled_task()
     labels = task.tensors["labels"]

@@ -1,4 +1,4 @@
-"""Weights on what the task's loss asks of each token: a change of its gradient, whoever computes the loss."""
+"""Weigh the gradient of the task's loss token by token, whoever computes the loss."""
 
 from __future__ import annotations
 

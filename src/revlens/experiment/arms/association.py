@@ -33,10 +33,10 @@ _Statistic = Callable[[Int[ndarray, "resample run"]], Float[ndarray, " resample"
 def association_table(drift: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFrame:
     """Spearman correlations of behaviour with what may go with it, in every scope.
 
-    Runs are resampled whole, see `revlens.statistics.bootstrap_by_counts`. ``lead`` says by how much closer
-    the outcome goes with alignment, in the sign that it should have. A correlation with a side that is
-    constant is NaN. Within arms, those in which the outcome is constant are left out; the table names those
-    that count.
+    Runs are resampled whole, see `revlens.statistics.bootstrap_by_counts`. ``lead`` is the outcome's
+    correlation with alignment minus that with the predictor, times the sign that it should have. A
+    correlation with a side that is constant is NaN. Within arms, those in which the outcome is constant are
+    left out; the table names those that count.
 
     Args:
         drift: columns ``arm, seed, step`` and the predictors of drift, means over layers.

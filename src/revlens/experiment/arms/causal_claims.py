@@ -80,8 +80,8 @@ def share_of(rows: pd.DataFrame) -> Estimate:
 def _patching_claims(results: ArmTables) -> Iterator[Claim]:
     """On the aligned model's activations in the fine-tuned model, on prompts that v_rev has not seen.
 
-    What the reference's do in the aligned model along v_rev is no evidence: v_rev is the mean difference of
-    just these activations, so that to first order such a patch is the whole patch.
+    What the reference's activations do in the aligned model along v_rev is no evidence: v_rev is the mean
+    difference of just these activations, so that to first order such a patch is the whole patch.
     """
     if gap_over_runs(results, "restore").holds_zero:
         return

@@ -61,8 +61,8 @@ ACTIONS_ON = {
     ),
     "aligned": (Action("ablate"), *(Action("add", dose) for dose in (0.25, 0.5, 1.0, 1.5))),
 }
-#: The action on each model whose layer is chosen, whose behaviour is compared with control directions, and
-#: what it should do.
+#: The action on each model for which a layer is chosen, and whose behaviour is compared with control
+#: directions.
 MAIN_ACTION = {"tuned": Action("clamp"), "aligned": Action("add", 1.0)}
 #: Layers are chosen on one split and everything is reported on others.
 CHOICE_SPLIT, REPORT_SPLIT = "direction", "drift"

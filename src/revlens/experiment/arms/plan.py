@@ -47,7 +47,7 @@ class Arms:
 
     Raises:
         ConfigError: on unknown or repeated arms, no baseline, a number that is not positive, or a strength
-            that is missing or of no use.
+            that is missing or not taken.
     """
 
     name: ClassVar[str] = "arms"

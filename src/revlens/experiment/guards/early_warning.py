@@ -23,7 +23,7 @@ PREDICTORS = {
 }
 #: Statistics of a predictor, each with the ends of its interval.
 _ESTIMATES = tuple(f"{name}{end}" for name in ("auroc", "lead", "rank") for end in ("", "_low", "_high"))
-#: After these updates (those of them that a study reads).
+#: Updates after which a reading predicts, as far as the study takes readings there.
 PREDICTION_STEPS = (1, 5, 8, 20)
 
 

@@ -57,7 +57,7 @@ class Guards:
             `revlens.subject.Subject`.
 
     Raises:
-        ConfigError: on an unknown method; a strength that is missing, not positive or of no use; no baseline
+        ConfigError: on an unknown method; a strength that is missing, not positive or not taken; no baseline
             where others are compared with it; or a rate that is not positive.
     """
 

@@ -20,7 +20,7 @@ class AdaptiveBlock(MotionGuard):
     The term is sum_l (relu(m_l + r (f_l - b))^2 - m_l^2) / (2 r). At every update the multiplier m_l changes
     by r (f_l - b), but never falls below zero. The penalty r doubles whenever the worst layer is over the
     budget and no nearer to it than at the update before (Nocedal & Wright, Numerical Optimization, 2nd ed.,
-    section 17.3). The guard has no effect while no layer is over the budget.
+    section 17.3). The guard has no effect before a layer is over the budget.
 
     Attributes:
         motion: on which probes, at which layers, along what.

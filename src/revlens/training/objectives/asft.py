@@ -38,6 +38,9 @@ class AsFT(AlignmentChange):
     Attributes:
         alignment, start: see `AlignmentChange`.
         strength: nats per squared weight unit.
+
+    Raises:
+        GuardError: in training under FSDP2, which has no matrix whole.
     """
 
     strength: float

@@ -57,7 +57,7 @@ class Push(MotionGuard):
 class RandomDirectionBlock(Block):
     """Control: block along a random unit direction at each layer.
 
-    It shows what the penalty does whatever its direction.
+    It shows what the penalty does in any direction, v_rev or not.
     """
 
     @classmethod

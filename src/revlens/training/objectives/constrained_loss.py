@@ -1,4 +1,4 @@
-"""The token-weighted constrained loss: the start of an answer is learned no further than a little."""
+"""The token-weighted constrained loss: it holds an answer's first tokens near the aligned model's odds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ConstrainedLoss(Guard):
 
     p is the probability of answer token t under the model, p_0 that under the aligned one. b_t is strength
     times 0.5 at the first token of an answer, 2 at the next four and 0.1 at all others: the larger it is, the
-    sooner a token is learned no further (Qi et al. 2024, arXiv 2406.05946, section 4).
+    sooner the loss stops raising a token's probability (Qi et al. 2024, arXiv 2406.05946, section 4).
 
     Its gradient is that of cross-entropy with a weight for each token, 2 sigmoid(b_t * (log p_0 - log p)).
     So this guard weighs the gradient of the cross-entropy that the loop or a Trainer computes; the loss that

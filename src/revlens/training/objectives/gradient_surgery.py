@@ -17,7 +17,7 @@ from revlens.training.state import State, matched, named_within, part_of
 class GradientSurgery(Guard):
     """g <- g - min(<g, a>, 0) / ||a||^2 a + strength * a, with g the task's gradient, a the alignment's.
 
-    Where the two conflict, the task's part is orthogonal to a afterwards, and else it stays as it is. This is
+    Where the two conflict, the task's part becomes orthogonal to a; otherwise it stays as it is. This is
     SafeGrad (Yi et al. 2025, arXiv 2508.07172) with the projection of PCGrad (Yu et al. 2020, arXiv
     2001.06782), one inner product over all trained weights. Their alignment loss is the KL divergence from
     the aligned model over whole refusals; here it is over the guard probes' first answer tokens, which the

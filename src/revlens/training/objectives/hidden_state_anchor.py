@@ -59,6 +59,7 @@ class HiddenStateAnchor(Guard):
         Raises:
             ProbeError: if there is no prompt.
             GuardError: if there is no tokenizer.
+            ConfigError: see `revlens.training.model_parts.probe_batch`.
         """
         layers = tuple(range(shape_of(aligned)[0])) if layers is None else layers
         batch = probe_batch(aligned, prompts, tokenizer)

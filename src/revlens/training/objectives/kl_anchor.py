@@ -56,7 +56,7 @@ class KLAnchor(Guard):
             tokenizer: of a Hugging Face model; a bridge has its own.
 
         Raises:
-            ConfigError: if ``n_tokens`` is not at least 1.
+            ConfigError: if ``n_tokens`` is below 1; also see `revlens.training.model_parts.probe_batch`.
             ProbeError: if there is no prompt.
             GuardError: if there is no tokenizer.
         """

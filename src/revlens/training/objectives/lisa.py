@@ -27,7 +27,7 @@ class Lisa(Guard):
 
     The term is strength / 2 * ||theta - theta_s||^2, with theta_s the weights at the last switch (Huang et
     al. 2024, arXiv 2405.18641; one update in ten on refusals, as in their main setting of 100 and 900).
-    Both states have one optimizer, as theirs have.
+    Both kinds of turn share one optimizer, as in the paper.
 
     At an update on refusals the task's batch passes through the model, and its gradient is set to zero where
     it leaves the logits, so a loss that passes them by, such as a router's for load balance, remains.

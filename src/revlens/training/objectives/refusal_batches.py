@@ -46,13 +46,13 @@ class RefusalBatches:
         return next(self._stream)
 
     def skip_to(self, drawn: int) -> None:
-        """Go on as after so many batches."""
+        """Draw and drop batches until ``drawn`` have been drawn."""
         while self.drawn < drawn:
             self.next()
 
 
 def check_refusals(refusals: Dataset) -> None:
-    """Check that there are some.
+    """Check that there are refusals to train on.
 
     Raises:
         GuardError: if there are none.

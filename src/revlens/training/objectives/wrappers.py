@@ -19,7 +19,7 @@ class _AtSomeUpdates(Guard):
     """A guard that passes the moments of some updates on to another.
 
     It counts the updates that are done, so that all moments of one have the same number, in whichever order
-    they come. A guard within a guard within counts those that are passed on.
+    they come. A wrapper within a wrapper counts those that are passed on to it.
     """
 
     guard: Guard
