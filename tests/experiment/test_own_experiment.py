@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 
 from revlens.cli import main
 from revlens.context import ContextWarning
-from revlens.data import DroppedWarning
+from revlens.data import ChatSource, DroppedWarning
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
 from revlens.experiment import ArmTables, ExperimentConfig, Guards, GuardTables, read_manifest
+from revlens.experiment.arms.plan import Arms
 from revlens.experiment.arms.tables import foreign_directions
 from revlens.experiment.engine import prepare
 from revlens.experiment.provenance import provenance
@@ -25,9 +27,9 @@ from revlens.history import TrainingHistory
 from revlens.organism import World
 from revlens.prompts import Probes, encode_prompts
 from revlens.storage import SUMS
-from revlens.subject import UserHistory
+from revlens.subject import AlignmentPhase, ProbeFiles, UserHistory
 from revlens.sweeps import InThisProcess
-from revlens.training import METHODS
+from revlens.training import METHODS, FinetuneConfig
 from toml_text import toml_text
 
 pytestmark = pytest.mark.usefixtures("no_static_images")
@@ -86,6 +88,14 @@ def trained(folder: Path, **tables: dict[str, Any]) -> Path:
         manifest[name] = {key: value for key, value in changed.items() if value is not None}
     (folder / "run.toml").write_text(toml_text(manifest))
     return folder / "run.toml"
+
+
+def test_the_page_names_every_key() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    tables = (ProbeFiles, ChatSource, FinetuneConfig, Arms, AlignmentPhase)
+    keys = {field.name for table in tables for field in fields(table)} - {"recipe"}  # its keys stand alone
+    named = r"^{0} =|`{0}`|`{0} =|\.{0}\]"
+    assert not [key for key in sorted(keys) if not re.search(named.format(key), page, flags=re.M)]
 
 
 def test_the_how_to_runs_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

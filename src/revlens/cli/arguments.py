@@ -56,9 +56,10 @@ _EXAMPLES = {
         "reproduce --out my-out    (goes on with the experiment in my-out)",
     ),
     "study": ("study --quick", "study --manifest run.toml --out my-study"),
+    "directions": ("directions --out my-study",),
     "analyse": ("analyse --out my-out --all",),
     "report": ("report --out my-out",),
-    "rejudge": ("rejudge --judge judge.toml --out my-out",),
+    "rejudge": ("rejudge --judge phrases --out my-out", "rejudge --judge judge.toml --out my-out"),
     "verify": ("verify --out my-out",),
 }
 
@@ -68,7 +69,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="revlens",
         description=_wrapped(
-            "Measure reversion under fine-tuning, on an organism or on your own checkpoints."
+            "Measure reversion under fine-tuning, and guard against it: on the small organism that ships, "
+            "or on your own checkpoints."
         ),
         epilog=f"{_listed(_GROUPS)}\n\n{_examples('')}\n\nOptions of a verb: revlens VERB --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,11 +81,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         dest="verb", required=True, metavar="VERB", prog="revlens", title="verbs", help="see below"
     )
     for verb, summary in {verb: text for group in _GROUPS.values() for verb, text in group.items()}.items():
-        again = "" if verb in LOOKING | BEFORE else " What is on disk is not computed again."
+        again = " What is on disk is not computed again." if verb in WHOLE or verb in STAGES else ""
         sub = verbs.add_parser(
             verb,
             description=_wrapped(f"{summary[0].upper()}{summary[1:]}.{again}"),
-            epilog=_examples(verb if verb in _EXAMPLES else ""),
+            epilog=_examples(verb),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _add_options(sub, verb)
@@ -105,7 +107,9 @@ def _wrapped(text: str, indent: int = 0) -> str:
 
 
 def _examples(verb: str) -> str:
-    return "\n".join(["Examples:", *(f"  revlens {example}" for example in _EXAMPLES[verb])])
+    of_a_stage = (f"{verb} --manifest run.toml --out my-out", f"{verb} --out my-out")
+    examples = _EXAMPLES.get(verb, of_a_stage)
+    return "\n".join(["Examples:", *(f"  revlens {example}" for example in examples)])
 
 
 def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -146,7 +150,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "what is run", "Without any of these, a folder goes on with its own experiment."
     )
     group.add_argument("--seeds", type=int, help="number of runs, at least 2 (default: 5)")
-    group.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100)")
+    group.add_argument("--steps", type=int, help="updates of the benign fine-tune (default: 100; llm: 40)")
     _add_subject(group)
 
 
@@ -207,7 +211,7 @@ def _add_screening(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=32,
         metavar="N",
-        help="longest answer of the model's own, for the rival of persona vectors; 0 leaves it out "
+        help="tokens of the model's own answers, with which projection_difference compares; 0 leaves it out "
         "(default: %(default)s)",
     )
     parser.set_defaults(seeds=None, steps=None)
@@ -220,7 +224,8 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="tasks at a time on this machine (default: one for each core)",
+        help="tasks at a time on this machine (default: one for each core; of your own or the llm track's "
+        "model, one)",
     )
     group.add_argument(
         "--ray",
