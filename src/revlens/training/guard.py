@@ -39,7 +39,7 @@ class Guard:
         """Before the optimizer is made (in a Trainer: see `ReversionCallback`), for every training anew."""
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
-        """A context around the forward and backward passes of the task."""
+        """A context around the task's forward and backward passes: of an update, or of each of its batches."""
         return nullcontext()
 
     def term(self, model: nn.Module) -> Float[Tensor, ""] | None:
