@@ -310,7 +310,7 @@ def _add_gradient_of(term: Float[Tensor, ""], model: nn.Module) -> bool:
         raise GuardError(
             "The guard's term runs through layers that are checkpointed with use_reentrant=True, where torch "
             "cannot take its gradient apart from the task's. Train with "
-            'gradient_checkpointing_kwargs={"use_reentrant": False}.'
+            'activation_checkpointing_kwargs={"use_reentrant": False}.'
         ) from error
     for parameter, gradient in zip(trained, gradients, strict=True):
         if gradient is not None:

@@ -39,7 +39,7 @@ class Guard:
         """Before the optimizer is made (in a Trainer: see `ReversionCallback`), for every training anew."""
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
-        """A context around the task's forward and backward passes: of an update, or of each of its batches."""
+        """A context around the task's forward and backward passes: an update's, or each batch's of it."""
         return nullcontext()
 
     def term(self, model: nn.Module) -> Float[Tensor, ""] | None:

@@ -114,7 +114,7 @@ def unembedding(model: nn.Module) -> nn.Module:
     head = inner.get_output_embeddings()
     if head is None:
         raise GuardError(
-            f"{type(inner).__name__} has no language-model head, and this guard needs its logits. Use a guard "
+            f"{type(inner).__name__} has no language-model head, and this guard needs its logits. Use one "
             "that acts on activations or weights alone, such as block, steering, projection or l2sp."
         )
     return head

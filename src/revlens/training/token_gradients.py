@@ -32,8 +32,8 @@ def weighed_token_gradients(model: nn.Module, weigh: Weigh) -> Iterator[None]:
         weigh: called at the end of each pass with a gradient.
 
     Raises:
-        GuardError: see `unembedding`; at the end of a pass in which the unembedding did not run as a module, as with fused
-            losses other than TRL's; in the backward pass, if it ran outside of a pass of the model.
+        GuardError: if there is no unembedding; at the end of a pass in which it did not run as a module, as
+            with fused losses other than TRL's; in the backward pass, if it ran outside of a model's pass.
     """
     head = unembedding(model)
     latest: list[_Weights] = []

@@ -116,9 +116,9 @@ def _check_all_linear(model: nn.Module, guard: str) -> None:
             n_axes = sum(size > 1 for size in parameter.shape)
             if parameter.requires_grad and id(parameter) not in known and n_axes > 1:
                 raise GuardError(
-                    f"{hugging_face_name(f'{layer}.{name}')} of shape {tuple(parameter.shape)} is trained and "
-                    f"is no linear module's matrix (a router, or all experts in one tensor, for instance), so "
-                    f"{guard} does not know what alignment changed there. Freeze such weights, train an "
+                    f"{hugging_face_name(f'{layer}.{name}')} of shape {tuple(parameter.shape)} is trained "
+                    "and is no linear module's matrix (a router, or all experts in one tensor, say), "
+                    f"so {guard} does not know what alignment changed there. Freeze such weights, train an "
                     "adapter on linear modules alone, or use another guard, such as l2sp."
                 )
 
