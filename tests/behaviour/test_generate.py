@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from revlens.behaviour import generate
 from revlens.errors import ConfigError, ModelError
@@ -93,6 +94,17 @@ def test_generation_leaves_no_gradient_and_no_draw(talker: TransformerBridge) ->
     generate(talker, list(REPLIES), max_new_tokens=4)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(w, b) for w, b in zip(talker.parameters(), before, strict=True))
+
+
+def test_a_model_that_a_trainer_leaves_in_training_mode_replies_without_dropout(
+    history: TrainingHistory, probes: Probes
+) -> None:
+    aligned = history.aligned
+    model: Any = AutoModelForCausalLM.from_pretrained(aligned.path, attention_dropout=0.9)
+    tokenizer = AutoTokenizer.from_pretrained(aligned.path)
+    expected = generate(model, probes["drift"], tokenizer=tokenizer, max_new_tokens=6)
+    assert generate(model.train(), probes["drift"], tokenizer=tokenizer, max_new_tokens=6) == expected
+    assert model.training
 
 
 def test_a_hugging_face_model_replies_by_itself_as_its_bridge_does(

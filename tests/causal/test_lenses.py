@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis import JacobianLens
+from transformers import PreTrainedTokenizerFast
 
 from families import PROMPTS
 from revlens.activations import read_prompts
@@ -171,6 +176,8 @@ def test_a_target_prompt_says_what_it_lacks(llama: TransformerBridge) -> None:
     target = TargetPrompt.from_text(tokenizer)
     assert tokenizer.decode(target.tokens) == IDENTITY_PROMPT
     assert tokenizer.decode(target.tokens[target.placeholder]) == "?"
+    with pytest.raises(ConfigError, match="'' encodes to no token"):
+        TargetPrompt.from_text(tokenizer, placeholder="")
     with pytest.raises(ConfigError, match="does not hold the placeholder"):
         TargetPrompt.from_text(tokenizer, "cat -> cat; x ->")
     with pytest.raises(ConfigError, match="no token 3"):
@@ -181,6 +188,19 @@ def test_a_target_prompt_says_what_it_lacks(llama: TransformerBridge) -> None:
         patched_logits(llama, draws(1), target, layers=(0, 1, 3))
     with pytest.raises(ConfigError, match="scale=0"):
         patchscope(llama, draws(1)[0], OPENINGS, target, layers=LAYERS, null=draws(2), scale=0.0)
+
+
+def test_a_target_prompt_is_the_text_as_its_tokenizer_writes_it() -> None:
+    """Llama 2's puts a blank before any text, and some end every text with an EOS."""
+    words = ["<unk>", "<s>", "</s>", "\u2581", "\u2581cat", "\u2581->", "\u2581?", "\u2581?;"]
+    inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = Metaspace(prepend_scheme="always")
+    inner.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>")
+    tokenizer.add_special_tokens({"eos_token": "</s>"})
+    assert TargetPrompt.from_text(tokenizer, "cat -> cat ? ->") == TargetPrompt((1, 4, 5, 4, 6, 5), 4)
+    with pytest.raises(ConfigError, match=r"' \?' ends within the token ' \?;'"):
+        TargetPrompt.from_text(tokenizer, "cat -> cat ?; ->")
 
 
 def test_the_feature_along_a_direction_is_found_whatever_its_sign() -> None:

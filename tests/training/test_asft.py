@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from peft.tuners import lora
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from revlens.errors import GuardError
 from revlens.history import TrainingHistory, boot_with_lora
-from revlens.training import AsFT
+from revlens.training import AsFT, Guard, SafeLoRA
 from training.fine_tunes import trained
 
 MATRIX = "blocks.1.mlp.out._original_component.weight"
@@ -83,3 +86,27 @@ def test_a_state_of_another_reference_is_refused(history: TrainingHistory) -> No
     ))  # fmt: skip
     with pytest.raises(GuardError, match="AsFT was prepared from other weights"):
         other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize("make", [AsFT.between, SafeLoRA.between])
+def test_matrices_that_are_no_linear_modules_are_not_left_out_silently(make: Callable[..., Guard]) -> None:
+    """Mixtral has its experts in one tensor, which an adapter may target too."""
+    reference, aligned = mixtral(seed=0), mixtral(seed=1)
+    with pytest.raises(GuardError, match=r"0\.mlp\.gate\.weight of shape \(2, 16\) is trained and is no"):
+        make(reference, aligned, 0.5)
+    for name, parameter in aligned.named_parameters():
+        parameter.requires_grad_("self_attn" in name)
+    assert make(reference, aligned, 0.5)
+    experts = LoraConfig(r=2, target_modules=[], target_parameters=["mlp.experts.down_proj"])
+    with pytest.raises(GuardError, match=r"0\.mlp\.experts\.lora_A.* is no linear module's matrix"):
+        make(reference, get_peft_model(aligned, experts), 0.5)
+
+
+def mixtral(seed: int) -> MixtralForCausalLM:
+    torch.manual_seed(seed)
+    return MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1,
+        )
+    )  # fmt: skip

@@ -34,6 +34,7 @@ from revlens.prompts import Probes
 from revlens.training import (
     METHODS,
     Block,
+    ComplementBlock,
     Every,
     FinetuneConfig,
     FreezeLayers,
@@ -42,6 +43,7 @@ from revlens.training import (
     Monitor,
     ProbeMotion,
     Reading,
+    Rehearsal,
     ReversionCallback,
     finetune,
     make_guard,
@@ -57,6 +59,8 @@ ROWS = {
 }
 DATA = Dataset.from_dict(ROWS)
 STEPS = 4
+#: Of an update, at which another callback may read, generate or save.
+EVENTS = ("on_step_begin", "on_substep_end", "on_pre_optimizer_step", "on_optimizer_step", "on_step_end")
 
 
 @pytest.fixture(scope="module")
@@ -330,17 +334,91 @@ def test_evaluation_is_without_the_ablation(
 ) -> None:
     n_hooks: list[int] = []
 
-    class Looking(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            n_hooks.append(sum(len(layer._forward_hooks) for layer in kwargs["model"].model.layers))
+    def look(*args: Any, **kwargs: Any) -> None:
+        n_hooks.append(sum(len(layer._forward_hooks) for layer in model.model.layers))
 
-        def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            n_hooks.append(sum(len(layer._forward_hooks) for layer in kwargs["model"].model.layers))
-
+    looking = type("Looking", (TrainerCallback,), dict.fromkeys(EVENTS, look))()
     guard = make_guard("ablation", v_rev, model, probes["guard"], seed=0, tokenizer=tokenizer)
     settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2}
-    train(model, tokenizer, tmp_path, ReversionCallback(guard), Looking(), **settings)
-    assert n_hooks == [3, 0, 3, 0]
+    model.model.embed_tokens.register_forward_hook(look)  # runs in the task's passes alone
+    train(model, tokenizer, tmp_path, ReversionCallback(guard), looking, **settings)
+    # An update: its start, a batch, between batches, a batch, before and after the optimizer's step, its end.
+    assert n_hooks == [0, 3, 0, 3, 0, 0, 0] * 2
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_guard_does_not_read_within_another_ones_context(
+    order: int,
+    model: Any,
+    tokenizer: Any,
+    v_rev: ReversionDirection,
+    history: TrainingHistory,
+    probes: Probes,
+    tmp_path: Path,
+) -> None:
+    """The term of a model that does not move is 0, and nothing adds to its update, though another steers."""
+    start = model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    terms: list[float] = []
+
+    class Noting(Block):
+        def term(self, model: nn.Module) -> Tensor:
+            terms.extend(float(guard.term(model).detach()) for guard in (ComplementBlock(motion, 1.0), block))
+            return super().term(model)
+
+    steering = guard_of("steering", v_rev, model, probes, history, tokenizer)
+    motion = ProbeMotion.along(v_rev, model, probes["guard"], tokenizer=tokenizer)
+    block, projecting = Block(motion, 1.0), GradientProjection(motion)
+    callbacks = [ReversionCallback(guard) for guard in (Noting(motion, 1.0), steering, projecting)]
+    trainer = trainer_of(
+        model, tokenizer, tmp_path, *callbacks[::order], learning_rate=0.0, weight_decay=0.0, max_steps=2
+    )
+    ours = [c for c in trainer.callback_handler.callbacks if isinstance(c, ReversionCallback)]
+    assert ours == callbacks[::order], "guards act in the order in which they are given"
+    trainer.train()
+    assert terms == [0.0] * 4
+    assert torch.equal(model.model.layers[0].mlp.up_proj.weight, start)
+
+
+def test_an_evaluation_does_not_change_how_refusals_are_learned(
+    model: Any, tokenizer: Any, history: TrainingHistory, tmp_path: Path
+) -> None:
+    """Refusals pass with dropout, as the task does, also at the update after an evaluation."""
+    modes: list[bool] = []
+
+    class Noting(Rehearsal):
+        def term(self, model: nn.Module) -> Tensor:
+            modes.append(all(module.training for module in model.modules()))
+            return super().term(model)
+
+    class Evaluating(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            kwargs["model"].eval()
+
+    guard = Noting(DATA, 0.1, 0, tokenizer=tokenizer)
+    train(model, tokenizer, tmp_path, Evaluating(), ReversionCallback(guard), max_steps=2)
+    assert modes == [True, True]
+
+
+def test_a_context_that_would_never_open_and_reentrant_checkpoints_are_refused(
+    model: Any,
+    tokenizer: Any,
+    v_rev: ReversionDirection,
+    history: TrainingHistory,
+    probes: Probes,
+    tmp_path: Path,
+) -> None:
+    steering = guard_of("steering", v_rev, model, probes, history, tokenizer)
+    with pytest.raises(GuardError, match="No Trainer has this callback"):
+        ReversionCallback(steering).on_train_begin(
+            TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model
+        )
+    kwargs = {"use_reentrant": True}
+    reentrant = {"activation_checkpointing": True, "activation_checkpointing_kwargs": kwargs}
+    rehearsal = ReversionCallback(Rehearsal(DATA, 0.1, 0, tokenizer=tokenizer))
+    with pytest.raises(GuardError, match="Train with activation_checkpointing_kwargs="):
+        train(model, tokenizer, tmp_path, rehearsal, **reentrant)
+    kwargs["use_reentrant"] = False
+    train(model, tokenizer, tmp_path, rehearsal, max_steps=1, **reentrant)
 
 
 def test_frozen_layers_are_frozen_before_the_optimizer_is_made(

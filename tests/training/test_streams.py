@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from families import FAMILIES, PROMPTS, load_hugging_face, save_family
 from revlens.activations import Sites, read_prompts
+from revlens.behaviour import generate
 from revlens.history import boot
 from revlens.training.model_parts import decoder_layers, probe_batch
 from revlens.training.streams import edit_streams, logits_of, read_logits, read_streams
@@ -99,6 +100,27 @@ def test_reading_is_without_dropout_and_leaves_every_mode_as_it_was(tmp_path: Pa
     modes = [module.training for module in model.modules()]
     torch.testing.assert_close(read_streams(model, batch, (2,)), expected, rtol=0, atol=0)
     assert [module.training for module in model.modules()] == modes
+
+
+def test_a_bridge_is_read_without_dropout_that_no_component_wraps(tmp_path: Path) -> None:
+    """GPT-2 drops out embeddings; nothing that is read in training mode, as in `finetune`, may have it."""
+    bridge = boot(save_family("gpt2", tmp_path))
+    batch = probe_batch(bridge, PROMPTS, None)
+
+    def reads() -> tuple[Tensor, Tensor, list[str]]:
+        return (
+            read_streams(bridge, batch, (2,)).detach(),
+            read_prompts(bridge, PROMPTS),
+            generate(bridge, PROMPTS, max_new_tokens=6),
+        )
+
+    *expected, replies = reads()
+    bridge.train()
+    *found, again = reads()
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one, other)
+    assert again == replies
+    assert bridge.original_model.transformer.drop.training
 
 
 # peft itself uses what transformers deprecates.

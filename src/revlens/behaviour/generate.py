@@ -15,7 +15,7 @@ from revlens.chat_templates import TurnEnd, end_of_turn, opening_of_answer
 from revlens.context import prompt_rows
 from revlens.errors import ProbeError
 from revlens.forward import shortest_first
-from revlens.hooks import check_wrappable, the_bridge
+from revlens.hooks import check_wrappable, the_bridge, without_dropout
 from revlens.prompts import pad_id_of, pad_left
 
 
@@ -38,7 +38,7 @@ def generate(
 
     Prompts of similar length share a batch; replies come back in the order of the prompts. A Hugging Face
     model gives the same tokens as its bridge in less time (docs/benchmarks.md); a bridge is for replies under
-    hooks.
+    hooks. Dropout is off, in whichever mode the model is.
 
     Args:
         model: any bridge whose tokenizer has a chat template, or a Hugging Face model that none has wrapped.
@@ -75,12 +75,13 @@ def generate(
     replies = [""] * len(rows)
     for members in shortest_first([len(row) for row in rows], batch_size):
         batch = pad_left([rows[i] for i in members], pad_id)
-        output = complete(
-            batch.tokens.to(device),
-            attention_mask=batch.mask.to(device),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=stops or None,
-        )
+        with without_dropout(model):
+            output = complete(
+                batch.tokens.to(device),
+                attention_mask=batch.mask.to(device),
+                max_new_tokens=max_new_tokens,
+                eos_token_id=stops or None,
+            )
         answers = _until_end(output[:, batch.tokens.shape[1] :], stops)
         for i, text in zip(members, _decoded(tokenizer, answers), strict=True):
             replies[i] = opened + (text.split(end.text)[0] if end.text else text)

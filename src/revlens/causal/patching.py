@@ -20,7 +20,7 @@ from revlens.context import prompt_rows
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, HistoryError, NonFiniteError, ProbeError, SiteError
 from revlens.forward import unpadded_batches, unpatched_run
-from revlens.hooks import the_bridge
+from revlens.hooks import modules_of, the_bridge
 from revlens.prompts import encode_prompts
 
 
@@ -185,7 +185,7 @@ def _check_models(donor: TransformerBridge, recipient: TransformerBridge) -> Non
                 "patch between checkpoints of one model."
             )
     for role, model in (("donor", donor), ("recipient", recipient)):
-        if any(module.training for module in model.modules()):
+        if any(module.training for module in modules_of(model)):
             raise ConfigError(
                 f"The {role} is in training mode, where dropout would pass for an effect; "
                 "call its eval() first."

@@ -51,18 +51,37 @@ class TargetPrompt:
         """A plain text; the last token of the placeholder's last occurrence in it is replaced.
 
         Raises:
-            ConfigError: if the text does not hold the placeholder, or it encodes to no token.
+            ConfigError: if the text does not hold the placeholder, it encodes to no token, or its last token
+                is also of the text after it; or if the tokenizer does not say which token is where.
         """
-        before, found, after = text.rpartition(placeholder)
-        if not found:
+        first = text.rfind(placeholder)
+        if first < 0:
             raise ConfigError(f"The prompt {text!r} does not hold the placeholder {placeholder!r}.")
-        start = tokenizer(before)["input_ids"]  # with a BOS where the tokenizer writes one
-        middle, end = (
-            tokenizer(part, add_special_tokens=False)["input_ids"] if part else [] for part in (found, after)
+        if not tokenizer.is_fast:
+            raise ConfigError(
+                f"{type(tokenizer).__name__} does not say which token is where in a text; "
+                "give ids and index yourself: TargetPrompt(tokens, placeholder)."
+            )
+        # Whole, as some tokenizers write a blank before any text: with a BOS where the tokenizer writes one,
+        # and without an EOS, after which nothing would be said.
+        encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+        places, end = encoded["offset_mapping"], first + len(placeholder)
+        n_tokens = (
+            max((i for i, special in enumerate(encoded["special_tokens_mask"]) if not special), default=-1)
+            + 1
         )
-        if not middle:
+        inside = [
+            i for i in range(n_tokens) if places[i][0] < min(places[i][1], end) and places[i][1] > first
+        ]
+        if not inside:
             raise ConfigError(f"The placeholder {placeholder!r} encodes to no token; give another one.")
-        return cls((*start, *middle, *end), len(start) + len(middle) - 1)
+        if places[inside[-1]][1] > end:
+            token = text[slice(*places[inside[-1]])]
+            raise ConfigError(
+                f"The placeholder {placeholder!r} ends within the token {token!r}; "
+                "give another one, or another text after it."
+            )
+        return cls(tuple(encoded["input_ids"][:n_tokens]), inside[-1])
 
     @classmethod
     def from_chat(cls, tokenizer: PreTrainedTokenizerBase, message: str) -> TargetPrompt:

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from revlens.forward.fsdp import is_sharded
-from revlens.hooks import hooked
+from revlens.hooks import hooked, without_dropout
 
 
 def must_run_through(model: TransformerBridge) -> bool:
@@ -35,7 +35,7 @@ def run_until(
 ) -> None:
     """Run a model up to the last of some hook points, and give each activation to ``take`` once computed.
 
-    The pass runs to its end where it must, see `must_run_through`.
+    The pass runs to its end where it must, see `must_run_through`. Dropout is off.
 
     Args:
         model: any bridge.
@@ -58,5 +58,5 @@ def run_until(
 
         return hook_function
 
-    with hooked(model, [(name, taking(name)) for name in names]):
+    with without_dropout(model), hooked(model, [(name, taking(name)) for name in names]):
         model(tokens, **kwargs)

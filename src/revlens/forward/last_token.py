@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from revlens.context import prompt_rows
 from revlens.forward.kv_cache import accepts, keeps_only_keys_and_values
 from revlens.forward.length_batches import in_order
+from revlens.hooks import without_dropout
 from revlens.prompts import pad_id_of, pad_left
 
 #: Runs a batch of prompts and returns the logits at their last tokens, under whatever hooks are on the model.
@@ -27,10 +28,14 @@ LastTokenPass = Callable[[], Float[Tensor, "batch d_vocab"]]
 def last_logits(
     model: TransformerBridge, tokens: Int[Tensor, "batch pos"], **kwargs: Any
 ) -> Float[Tensor, "rows d_vocab"]:
-    """Logits at the last token; only that one is unembedded where the model can leave out the others."""
+    """Logits at the last token, without dropout.
+
+    Only that one is unembedded where the model can leave out the others.
+    """
     if accepts(model, "logits_to_keep"):
         kwargs["logits_to_keep"] = 1
-    return model(tokens, **kwargs)[:, -1]
+    with without_dropout(model):
+        return model(tokens, **kwargs)[:, -1]
 
 
 @torch.no_grad()

@@ -5,12 +5,14 @@ computed in float32 at least, and come off when their context closes, after an e
 """
 
 from revlens.hooks.bridges import check_wrappable as check_wrappable
+from revlens.hooks.bridges import modules_of as modules_of
 from revlens.hooks.bridges import the_bridge as the_bridge
 from revlens.hooks.contexts import ablate as ablate
 from revlens.hooks.contexts import add as add
 from revlens.hooks.contexts import clamp as clamp
 from revlens.hooks.contexts import mean_ablate as mean_ablate
 from revlens.hooks.contexts import patch as patch
+from revlens.hooks.dropout import without_dropout as without_dropout
 from revlens.hooks.edits import Edit as Edit
 from revlens.hooks.edits import Hook as Hook
 from revlens.hooks.edits import ablate_direction as ablate_direction

@@ -36,6 +36,16 @@ def the_bridge(model: object, *, hooked: bool = True) -> TransformerBridge:
     return model
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Every module once, as `torch.nn.Module.modules` has them of a Hugging Face model.
+
+    Of a bridge these are also modules of the model inside that no component wraps, such as GPT-2's dropout of
+    embeddings: the bridge's own ``modules`` lacks them, though its ``named_parameters`` has their weights.
+    """
+    roots = [model, model.original_model] if isinstance(model, TransformerBridge) else [model]
+    return list(dict.fromkeys(module for root in roots for module in root.modules()))
+
+
 def check_wrappable(model: nn.Module) -> None:
     """Check that a bridge can take over a Hugging Face model.
 

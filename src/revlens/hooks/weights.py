@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from revlens.errors import SiteError
 from revlens.families import NORMS_OF_WRITES, Linear, outputs_first
 from revlens.hooks.bridges import the_bridge
+from revlens.hooks.dropout import without_dropout
 from revlens.hooks.names import point_name
 from revlens.hooks.recording import record
 from revlens.hooks.subspaces import Basis, coordinates, orthonormal
@@ -131,15 +132,8 @@ def _check_stream(model: TransformerBridge, basis: Basis) -> None:
     names = [name for name in names if name in model.hook_dict]
     device = model.embed.original_component.weight.device
     tokens = torch.linspace(0, model.cfg.d_vocab - 1, min(32, model.cfg.n_ctx), device=device).long()[None]
-    training = [module for module in model.original_model.modules() if module.training]
-    try:
-        for module in training:  # dropout would scale, and not turn, what the stream has
-            module.training = False
-        with record(model, names) as kept:
-            model(tokens, attention_mask=torch.ones_like(tokens))
-    finally:
-        for module in training:
-            module.training = True
+    with without_dropout(model), record(model, names) as kept:
+        model(tokens, attention_mask=torch.ones_like(tokens))
     for name in names:
         h = kept[name]
         # Half the digits: far more than rounding, far less than a write that was left.

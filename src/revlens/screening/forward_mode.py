@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from revlens.errors import ModelError
+from revlens.hooks import modules_of
 
 #: Tensors of weight space, by the names of trained parameters.
 Weights = Mapping[str, Tensor]
@@ -54,7 +55,7 @@ def _moving(model: nn.Module, direction: Weights) -> Iterator[None]:
     parameters = dict(model.named_parameters())
     places = [
         (module, name, parameter)
-        for module in model.modules()
+        for module in modules_of(model)
         for name, parameter in module._parameters.items()
         if parameter is not None
     ]

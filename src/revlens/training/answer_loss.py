@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformer_lens.model_bridge import TransformerBridge
 
+from revlens.hooks import without_dropout
 from revlens.prompts import pad_id_of
 from revlens.training.chat_data import IGNORE, ChatBatch, collate, encode_examples
 from revlens.training.streams import logits_of
@@ -43,7 +44,7 @@ def task_loss(
     """Mean cross-entropy per answer token on held-out data, in nats; exp of it is the perplexity.
 
     Args:
-        model: in evaluation mode.
+        model: any bridge; dropout is off.
         data: columns ``prompt`` and ``answer``.
         batch_size: rows per forward pass.
         around: opens an intervention for each forward pass.
@@ -56,7 +57,7 @@ def task_loss(
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
         n_tokens = sum(len(example.answer) for example in chunk)
-        with around(torch.tensor([len(example.prompt) for example in chunk])):
+        with without_dropout(model), around(torch.tensor([len(example.prompt) for example in chunk])):
             total += float(answer_loss(model, collate(chunk, pad_id_of(model.tokenizer)))) * n_tokens
         count += n_tokens
     return total / count

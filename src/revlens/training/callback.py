@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -30,10 +30,11 @@ class ReversionCallback(TrainerCallback):
     The model stays the plain Hugging Face model (or peft's) that it is, so the Trainer saves the names that
     it always saves. What happens at every update, which may be several batches of gradient accumulation:
 
-    1. Before the first batch, the gradient of the guard's term goes into each parameter's ``grad``, and the
-       task's gradients add to it. So the two are clipped together, accumulation leaves the term's weight
-       alone, and the Trainer logs the task's loss. With fp16 the gradient scaler scales the term as well.
-    2. Around the batches, the guard's context is open. It is closed during evaluation.
+    1. Before the first batch, the gradient of the guard's term goes where the task's gradients add to it. So
+       the two are clipped together, accumulation leaves the term's weight alone, and the Trainer logs the
+       task's loss. With fp16 the term has the gradient scaler's factor, as the task has.
+    2. Around each batch's forward and backward pass, the guard's context is open. It is closed elsewhere:
+       while this or another callback reads, evaluates, generates or saves.
     3. Before and after the optimizer's step, the guard may change the update itself.
 
     In distributed data parallel training every process computes the same term on the same probes, and the
@@ -57,7 +58,8 @@ class ReversionCallback(TrainerCallback):
     After training, `model_card_section` writes what a model card should say of guard and reversion.
 
     The callback moves to the head of the Trainer's callbacks: TensorBoard, W&B, trackio and the like get the
-    readings, and upload checkpoints that are complete.
+    readings, and upload checkpoints that are complete. Several guards need a callback each; they act in the
+    order in which the Trainer has them.
 
     If the guard is `FreezeLayers`, pass the callback to the Trainer's constructor (``callbacks=[...]``), so
     that the Trainer knows from the start which parameters it trains.
@@ -84,7 +86,6 @@ class ReversionCallback(TrainerCallback):
         self.guard = guard or Guard()
         self.monitor = monitor
         self._begun_on: nn.Module | None = None
-        self._around_task = ExitStack()
         self._watch = ExitStack()
         self._is_training = False
         self._has_added_term = False
@@ -165,6 +166,11 @@ class ReversionCallback(TrainerCallback):
 
     def _watch_training(self, *, is_running: bool) -> None:
         trainer = trainer_of(self)
+        if trainer is None and self.guard.acts_at("around_task"):
+            raise GuardError(
+                f"No Trainer has this callback, so the task's passes are not to be found around which "
+                f"{self.guard} acts. Give it to the Trainer: callbacks=[...] or add_callback."
+            )
         if trainer is not None:
             self._call_first(trainer)
             self._watch = watch(trainer, self._release, is_training=is_running)
@@ -176,11 +182,21 @@ class ReversionCallback(TrainerCallback):
                 return task_batch(name, inputs)
 
             call_around(trainer, "compute_loss", batch_of, self._watch)
+            call_around(trainer, "training_step", self._around_task, self._watch)
 
     def _call_first(self, trainer: Trainer) -> None:
         """Move ahead of the loggers of ``report_to``, which a Trainer puts before its caller's callbacks."""
         handler = trainer.callback_handler
-        handler.callbacks = [self, *(other for other in handler.callbacks if other is not self)]
+        handler.callbacks = sorted(
+            handler.callbacks, key=lambda callback: not isinstance(callback, ReversionCallback)
+        )
+
+    def _around_task(self, *args: Any, **kwargs: Any) -> AbstractContextManager[object]:
+        """The guard's context around the passes of a batch; as all callbacks have added their terms by now,
+        none of them reads within another's.
+        """
+        assert self._begun_on is not None, "training begins with it"
+        return self.guard.around_task(self._begun_on)
 
     def _freeze_again(self) -> None:
         if self._begun_on is not None:
@@ -188,7 +204,6 @@ class ReversionCallback(TrainerCallback):
 
     def _release(self) -> None:
         """Take everything off the model, wherever in an update."""
-        self._around_task.close()
         self._watch.close()
         self._is_training = self._has_added_term = False
         if self._begun_on is not None:
@@ -198,16 +213,15 @@ class ReversionCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the term's gradient, and open the context around the task."""
+        """Add the term's gradient."""
         model = kwargs["model"]
         reshard(model)  # an evaluation may have gathered the weights
-        around_task = self.guard.around_task(model)
+        model.train()  # as the task is trained, also after an evaluation
         # Where the data ends amid an update, the next epoch goes on with its gradients.
         if not self._has_added_term:
             with weights_precision(model):
                 self._add_gradient(model, state.global_step + 1, _loss_scale(kwargs["optimizer"]))
             self._has_added_term = True
-        self._around_task.enter_context(around_task)
 
     def _add_gradient(self, model: nn.Module, step: int, scale: float) -> None:
         term = self.guard.term(model)
@@ -226,8 +240,7 @@ class ReversionCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Close the context around the task; the guard may look at the gradients."""
-        self._around_task.close()
+        """The guard may look at the gradients."""
         self._has_added_term = False
         scaler = getattr(kwargs["optimizer"], "scaler", None)
         if scaler is not None and not args.max_grad_norm:  # else clipping has done it
@@ -252,12 +265,6 @@ class ReversionCallback(TrainerCallback):
             reshard(kwargs["model"])  # the reading has gathered the weights
             if self.monitor.action == "stop" and self.monitor.exceeds(reading):
                 control.should_training_stop = True
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the context around the task, if the data has ended amid an update."""
-        self._around_task.close()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -298,7 +305,16 @@ def _add_gradient_of(term: Float[Tensor, ""], model: nn.Module) -> bool:
         return any(parameter.grad is not None for parameter in trained_parameters(model).values())
     trained = list(trained_parameters(model).values())
     # This bypasses DDP's hooks, which wait for the task's gradients.
-    gradients = torch.autograd.grad(term, trained, allow_unused=True)
+    try:
+        gradients = torch.autograd.grad(term, trained, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise GuardError(
+            "The guard's term runs through layers that are checkpointed with use_reentrant=True, where torch "
+            "cannot take its gradient apart from the task's. Train with "
+            'activation_checkpointing_kwargs={"use_reentrant": False}.'
+        ) from error
     for parameter, gradient in zip(trained, gradients, strict=True):
         if gradient is not None:
             # The task's gradients add to it in place, and autograd may give several parameters one tensor.

@@ -39,7 +39,7 @@ class Guard:
         """Called before the optimizer is made (in a Trainer: see `ReversionCallback`), for each training."""
 
     def around_task(self, model: nn.Module) -> AbstractContextManager[object]:
-        """A context around the forward and backward passes of the task."""
+        """A context around the task's forward and backward passes: an update's, or each batch's of it."""
         return nullcontext()
 
     def term(self, model: nn.Module) -> Float[Tensor, ""] | None:

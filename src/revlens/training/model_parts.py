@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from revlens.context import check_context, context_of
 from revlens.errors import GuardError, ProbeError
+from revlens.hooks import modules_of
 from revlens.prompts import Batch, encode_prompts, pad_id_of, pad_left
 
 
@@ -105,6 +106,24 @@ def hugging_face_model(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
+def unembedding(model: nn.Module) -> nn.Module:
+    """The module that makes logits of the stream.
+
+    Raises:
+        GuardError: if the model has no language-model head, as a classifier or a reward model.
+    """
+    if isinstance(model, TransformerBridge):
+        return model.get_submodule("unembed")
+    inner = hugging_face_model(model)
+    head = inner.get_output_embeddings()
+    if head is None:
+        raise GuardError(
+            f"{type(inner).__name__} has no language-model head, and this guard needs its logits. Use one "
+            "that acts on activations or weights alone, such as block, steering, projection or l2sp."
+        )
+    return head
+
+
 @contextmanager
 def other_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Let passes without gradients use other weights, by parameter name, until the context closes.
@@ -115,7 +134,7 @@ def other_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[N
     by_parameter = {id(model.get_parameter(name)): tensor for name, tensor in weights.items()}
     replaced = [
         (module, key, parameter)
-        for module in model.modules()
+        for module in modules_of(model)
         for key, parameter in module._parameters.items()
         if id(parameter) in by_parameter
     ]

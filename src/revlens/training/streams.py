@@ -19,9 +19,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.activations import Sites, read_batch
 from revlens.errors import GuardError
-from revlens.hooks import Edit, as_hook, hooked, point_name
+from revlens.hooks import Edit, as_hook, hooked, modules_of, point_name, without_dropout
 from revlens.prompts import Batch
-from revlens.training.model_parts import decoder_layers, hugging_face_model
+from revlens.training.model_parts import decoder_layers, hugging_face_model, unembedding
 from revlens.training.precision import weights_precision
 
 #: Says which tokens of the forward pass that starts are meant.
@@ -72,6 +72,7 @@ def read_logits(model: nn.Module, batch: Batch, last: int = 1) -> Float[Tensor, 
         if isinstance(model, TransformerBridge):
             device = next(model.parameters()).device
             return model(batch.tokens.to(device), attention_mask=batch.mask.to(device))[:, -last:]
+        unembedding(model)  # checks that there is one
         wanted = batch.mask.sum(1, keepdim=True) - last + torch.arange(last, device=batch.mask.device)
         # The unembedding costs much, so it runs on the columns that some row needs.
         columns, position = wanted.unique(return_inverse=True)
@@ -98,6 +99,7 @@ def logits_of(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Float[Tenso
     """Logits of right-padded tokens at every position; causal attention ignores the padding."""
     if isinstance(model, TransformerBridge):
         return model(tokens)
+    unembedding(model)  # checks that there is one
     return model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
 
 
@@ -200,7 +202,7 @@ class _Chosen:
 def _same_adapters_as_now(model: nn.Module) -> Callable[[], bool]:
     """A function that says later whether the same adapters are still active; always true without adapters."""
     # All layers of an adapter are switched together, so the first says which is active.
-    adapted = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    adapted = next((module for module in modules_of(model) if isinstance(module, BaseTunerLayer)), None)
 
     def active() -> list[str]:
         return [] if adapted is None or adapted.disable_adapters else list(adapted.active_adapters)
@@ -220,16 +222,3 @@ def _on_output(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
         return edit(output) if isinstance(output, Tensor) else (edit(output[0]), *output[1:])
 
     return hook
-
-
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, until the context closes and every module returns to its own mode."""
-    active = [module for module in model.modules() if module.training]
-    try:
-        for module in active:
-            module.training = False
-        yield
-    finally:
-        for module in active:
-            module.training = True

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
 
 from revlens.errors import GuardError
-from revlens.training.model_parts import hugging_face_model
+from revlens.training.model_parts import unembedding
 
 #: From a pass's arguments, by position and by name, and its output: a weight for the prediction of each next
 #: token.
@@ -33,13 +32,10 @@ def weighed_token_gradients(model: nn.Module, weigh: Weigh) -> Iterator[None]:
         weigh: called at the end of each pass with a gradient.
 
     Raises:
-        GuardError: at the end of a pass in which the unembedding did not run as a module, as with fused
-            losses other than TRL's; in the backward pass, if it ran outside of a pass of the model.
+        GuardError: if there is no unembedding; at the end of a pass in which it did not run as a module, as
+            with fused losses other than TRL's; in the backward pass, if it ran outside of a model's pass.
     """
-    is_bridge = isinstance(model, TransformerBridge)
-    head: nn.Module = (
-        model.get_submodule("unembed") if is_bridge else hugging_face_model(model).get_output_embeddings()
-    )
+    head = unembedding(model)
     latest: list[_Weights] = []
 
     def catch(module: nn.Module, args: object, output: Tensor) -> None:
@@ -57,8 +53,8 @@ def weighed_token_gradients(model: nn.Module, weigh: Weigh) -> Iterator[None]:
         if not latest:
             raise GuardError(
                 "The task's loss is computed without logits, by a fused or chunked loss that revlens does "
-                "not know, so gradients of single tokens cannot be weighed. Switch that off (for instance "
-                "use_liger_kernel=False), or use another guard."
+                "not know, or in compiled code, so gradients of single tokens cannot be weighed. Switch that "
+                "off (for instance use_liger_kernel=False, torch_compile=False), or use another guard."
             )
         latest.pop().weights = weigh(args, kwargs, output)
 

@@ -71,9 +71,10 @@ def changed_by_alignment(
         guard: its name in messages.
 
     Raises:
-        GuardError: if ``aligned`` trains no linear module of its layers, or one by DoRA; or ``reference``
-            lacks one of them or has equal weights there.
+        GuardError: if ``aligned`` trains no linear module of its layers, one by DoRA, or a matrix of them
+            that is no linear module's; or ``reference`` lacks one of them or has equal weights there.
     """
+    _check_all_linear(aligned, guard)
     unaligned = dict(linear_modules(reference))
     alignment, start = {}, {}
     for name, module in linear_modules(aligned):
@@ -100,6 +101,26 @@ def changed_by_alignment(
     if not alignment:
         raise GuardError(f"The model trains no linear module of its layers, so {guard} would do nothing.")
     return alignment, start
+
+
+def _check_all_linear(model: nn.Module, guard: str) -> None:
+    """Check that the layers train no matrix but those of linear modules."""
+    listed = [
+        module
+        for _, module in linear_modules(model)
+        if isinstance(module.get_base_layer() if isinstance(module, LoraLayer) else module, Linear)
+    ]
+    known = {id(parameter) for module in listed for parameter in module.parameters()}
+    for layer, block in enumerate(decoder_layers(model)):
+        for name, parameter in block.named_parameters():
+            n_axes = sum(size > 1 for size in parameter.shape)
+            if parameter.requires_grad and id(parameter) not in known and n_axes > 1:
+                raise GuardError(
+                    f"{hugging_face_name(f'{layer}.{name}')} of shape {tuple(parameter.shape)} is trained "
+                    "and is no linear module's matrix (a router, or all experts in one tensor, say), "
+                    f"so {guard} does not know what alignment changed there. Freeze such weights, train an "
+                    "adapter on linear modules alone, or use another guard, such as l2sp."
+                )
 
 
 def linear_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

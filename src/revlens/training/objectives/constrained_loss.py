@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from revlens.errors import GuardError
 from revlens.forward import is_sharded
+from revlens.hooks import without_dropout
 from revlens.training.guard import Guard, copied, trained_alike, trained_parameters
 from revlens.training.model_parts import other_weights
 from revlens.training.state import State, matched, named_within, part_of
-from revlens.training.streams import without_dropout
 from revlens.training.task_tokens import answer_tokens
 from revlens.training.token_gradients import fused_log_p, logits_in, weighed_token_gradients
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from revlens.errors import GuardError
 from revlens.history import hugging_face_name
+from revlens.hooks import modules_of
 from revlens.training.guard import Guard, trained_parameters
 from revlens.training.state import State, check_fingerprint, fingerprint
 
@@ -45,7 +46,7 @@ class RESTA(Guard):
             GuardError: if ``aligned`` has an adapter or trains no weight, or ``reference`` has not the same
                 trained weights by name and shape, or equal ones.
         """
-        if any(isinstance(module, BaseTunerLayer) for module in aligned.modules()):
+        if any(isinstance(module, BaseTunerLayer) for module in modules_of(aligned)):
             raise GuardError(
                 "An adapter cannot hold what RESTA adds, which is not of its rank. Train without the guard, "
                 "merge the adapter (merged = model.merge_and_unload()), and add it then: "

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from revlens.errors import ConfigError, GuardError
+from revlens.hooks import modules_of
 from revlens.training.guard import Guard, copied, trained_parameters
 from revlens.training.state import State, matched, named_within, part_of
 
@@ -46,7 +47,7 @@ class WiSEFT(Guard):
             GuardError: if no parameter requires gradients; or for an adapter that is not LoRA, that is DoRA,
                 or that does not start at zero.
         """
-        for module in aligned.modules():
+        for module in modules_of(aligned):
             if isinstance(module, BaseTunerLayer) and not _is_scalable(module):
                 raise GuardError(
                     f"The weights of {type(module).__name__} cannot be interpolated exactly: the adapter is "
