@@ -104,7 +104,7 @@ def test_reading_is_without_dropout_and_leaves_every_mode_as_it_was(tmp_path: Pa
 
 def test_a_bridge_is_read_without_dropout_that_no_component_wraps(tmp_path: Path) -> None:
     """GPT-2 drops out embeddings; nothing that is read in training mode, as in `finetune`, may have it."""
-    bridge = boot(save_family("gpt2", tmp_path))
+    bridge: Any = boot(save_family("gpt2", tmp_path))
     batch = probe_batch(bridge, PROMPTS, None)
 
     def reads() -> tuple[Tensor, Tensor, list[str]]:
