@@ -18,8 +18,7 @@ from revlens.context import ContextWarning
 from revlens.data import ChatSource, DroppedWarning
 from revlens.direction import ReversionDirection
 from revlens.errors import ConfigError, DataError, HistoryError, ProbeError, ResultsError
-from revlens.experiment import ArmTables, ExperimentConfig, Guards, GuardTables, read_manifest
-from revlens.experiment.arms.plan import Arms
+from revlens.experiment import Arms, ArmTables, ExperimentConfig, Guards, GuardTables, read_manifest
 from revlens.experiment.arms.tables import foreign_directions
 from revlens.experiment.engine import prepare
 from revlens.experiment.provenance import provenance

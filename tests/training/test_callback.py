@@ -123,46 +123,39 @@ def distance(one: nn.Module, other: nn.Module) -> float:
     )
 
 
-def guard_of(
-    arm: str,
-    v_rev: ReversionDirection,
-    model: nn.Module,
-    probes: Probes,
-    history: TrainingHistory,
-    tokenizer: Any,
-) -> Guard | None:
-    is_hf, grid = hasattr(model, "config"), METHODS[arm].grid
-    reference = (
-        AutoModelForCausalLM.from_pretrained(history.reference.path) if is_hf else history.reference.load()
-    )
-    return make_guard(
-        arm,
-        v_rev,
-        model,
-        probes["guard"],
-        strength={"adaptive": 1e-3}.get(arm, grid[len(grid) // 2]),  # a budget that four updates exceed
-        seed=0,
-        refusals=DATA,
-        reference=reference,
-        tokenizer=tokenizer if is_hf else None,
-    )
+GuardOf = Callable[[str, nn.Module], Guard | None]
+
+
+@pytest.fixture
+def guard_of(history: TrainingHistory, v_rev: ReversionDirection, probes: Probes, tokenizer: Any) -> GuardOf:
+    """Makes a method's guard for a bridge or a Hugging Face model."""
+
+    def make(arm: str, model: nn.Module) -> Guard | None:
+        is_hf, grid = hasattr(model, "config"), METHODS[arm].grid
+        path = history.reference.path
+        return make_guard(
+            arm,
+            v_rev,
+            model,
+            probes["guard"],
+            strength={"adaptive": 1e-3}.get(arm, grid[len(grid) // 2]),  # a budget that four updates exceed
+            seed=0,
+            refusals=DATA,
+            reference=AutoModelForCausalLM.from_pretrained(path) if is_hf else history.reference.load(),
+            tokenizer=tokenizer if is_hf else None,
+        )
+
+    return make
 
 
 @pytest.mark.parametrize("arm", tiers.guards(arm for arm in METHODS if arm != "baseline"))
 def test_a_trainer_makes_the_updates_of_the_own_loop(
-    arm: str,
-    model: Any,
-    tokenizer: Any,
-    v_rev: ReversionDirection,
-    history: TrainingHistory,
-    probes: Probes,
-    tmp_path: Path,
+    arm: str, guard_of: GuardOf, model: Any, tokenizer: Any, history: TrainingHistory, tmp_path: Path
 ) -> None:
-    guard = guard_of(arm, v_rev, model, probes, history, tokenizer)
-    train(model, tokenizer, tmp_path, ReversionCallback(guard))
+    train(model, tokenizer, tmp_path, ReversionCallback(guard_of(arm, model)))
     bridge = history.aligned.load()
     config = FinetuneConfig(steps=STEPS, learning_rate=3e-3, batch_size=8)
-    finetune(bridge, DATA, config, seed=0, guard=guard_of(arm, v_rev, bridge, probes, history, tokenizer))
+    finetune(bridge, DATA, config, seed=0, guard=guard_of(arm, bridge))
     rows = encode_examples(tokenizer, DATA)
     tokens = collate(rows, tokenizer.pad_token_id).tokens
     with torch.no_grad():
@@ -349,10 +342,10 @@ def test_evaluation_is_without_the_ablation(
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_guard_does_not_read_within_another_ones_context(
     order: int,
+    guard_of: GuardOf,
     model: Any,
     tokenizer: Any,
     v_rev: ReversionDirection,
-    history: TrainingHistory,
     probes: Probes,
     tmp_path: Path,
 ) -> None:
@@ -365,7 +358,7 @@ def test_a_guard_does_not_read_within_another_ones_context(
             terms.extend(float(guard.term(model).detach()) for guard in (ComplementBlock(motion, 1.0), block))
             return super().term(model)
 
-    steering = guard_of("steering", v_rev, model, probes, history, tokenizer)
+    steering = guard_of("steering", model)
     motion = ProbeMotion.along(v_rev, model, probes["guard"], tokenizer=tokenizer)
     block, projecting = Block(motion, 1.0), GradientProjection(motion)
     callbacks = [ReversionCallback(guard) for guard in (Noting(motion, 1.0), steering, projecting)]
@@ -380,7 +373,7 @@ def test_a_guard_does_not_read_within_another_ones_context(
 
 
 def test_an_evaluation_does_not_change_how_refusals_are_learned(
-    model: Any, tokenizer: Any, history: TrainingHistory, tmp_path: Path
+    model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     """Refusals pass with dropout, as the task does, also at the update after an evaluation."""
     modes: list[bool] = []
@@ -400,14 +393,9 @@ def test_an_evaluation_does_not_change_how_refusals_are_learned(
 
 
 def test_a_context_that_would_never_open_and_reentrant_checkpoints_are_refused(
-    model: Any,
-    tokenizer: Any,
-    v_rev: ReversionDirection,
-    history: TrainingHistory,
-    probes: Probes,
-    tmp_path: Path,
+    guard_of: GuardOf, model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
-    steering = guard_of("steering", v_rev, model, probes, history, tokenizer)
+    steering = guard_of("steering", model)
     with pytest.raises(GuardError, match="No Trainer has this callback"):
         ReversionCallback(steering).on_train_begin(
             TrainingArguments(use_cpu=True), TrainerState(), TrainerControl(), model=model

@@ -67,7 +67,7 @@ def test_an_interrupted_trainer_leaves_a_plain_model(
 
 @pytest.mark.parametrize(
     ("arm", "where"),
-    tiers.guards(((arm, ("forward", "backward")[i % 2]) for i, arm in enumerate(GUARDED))),
+    tiers.guards((arm, ("forward", "backward")[i % 2]) for i, arm in enumerate(GUARDED)),
 )
 def test_an_interrupted_pass_leaves_a_plain_model_that_trains_again(
     arm: str, where: str, setting: Setting, tmp_path: Path

@@ -43,7 +43,8 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     embeddings: the bridge's own ``modules`` lacks them, though its ``named_parameters`` has their weights.
     """
     roots = [model, model.original_model] if isinstance(model, TransformerBridge) else [model]
-    return list(dict.fromkeys(module for root in roots for module in root.modules()))
+    seen: set[nn.Module] = set()  # what one root has visited, the other passes by
+    return [module for root in roots for _, module in root.named_modules(seen)]
 
 
 def check_wrappable(model: nn.Module) -> None:

@@ -44,7 +44,7 @@ class AlignmentChange(Guard):
     def load_state_dict(self, state: State) -> None:
         check_fingerprint(self, state)
 
-    def modules_of(self, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    def prepared_modules(self, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         """The modules that the guard was prepared for, with their names.
 
         Raises:
@@ -105,11 +105,7 @@ def changed_by_alignment(
 
 def _check_all_linear(model: nn.Module, guard: str) -> None:
     """Check that the layers train no matrix but those of linear modules."""
-    listed = [
-        module
-        for _, module in linear_modules(model)
-        if isinstance(module.get_base_layer() if isinstance(module, LoraLayer) else module, Linear)
-    ]
+    listed = [module for _, module in linear_modules(model) if isinstance(_within_adapter(module), Linear)]
     known = {id(parameter) for module in listed for parameter in module.parameters()}
     for layer, block in enumerate(decoder_layers(model)):
         for name, parameter in block.named_parameters():
@@ -151,7 +147,7 @@ def along(unit: Matrix, factor: Float[Tensor, "out k"]) -> Float[Tensor, "out k"
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    weight = (module.get_base_layer() if isinstance(module, LoraLayer) else module).weight
+    weight = _within_adapter(module).weight
     assert isinstance(weight, Tensor)
     return weight
 
@@ -162,4 +158,9 @@ def matrix_of(module: nn.Module) -> Matrix:
 
 def outputs_first_in(module: nn.Module, weight: Float[Tensor, "a b"]) -> Float[Tensor, "c d"]:
     """Output features in rows, also of a module inside an adapter. Its own inverse."""
-    return outputs_first(module.get_base_layer() if isinstance(module, LoraLayer) else module, weight)
+    return outputs_first(_within_adapter(module), weight)
+
+
+def _within_adapter(module: nn.Module) -> nn.Module:
+    """The module that an adapter adapts, or the module itself."""
+    return module.get_base_layer() if isinstance(module, LoraLayer) else module

@@ -68,7 +68,7 @@ class AsFT(AlignmentChange):
         if is_sharded(model):
             raise GuardError("AsFT projects whole matrices, of which FSDP2 has shards; use DDP.")
         squares = []
-        for name, module in self.modules_of(model):
+        for name, module in self.prepared_modules(model):
             if isinstance(module, LoraLayer):
                 off = [
                     module.scaling[adapter]

@@ -66,7 +66,7 @@ class SafeLoRA(AlignmentChange):
         Raises:
             GuardError: if the model lacks a matrix that the projection was prepared for.
         """
-        for name, module in self.modules_of(model):
+        for name, module in self.prepared_modules(model):
             v = self.alignment[name]
             if isinstance(module, LoraLayer):
                 for adapter in module.active_adapters:
