@@ -374,7 +374,11 @@ def test_losses_that_changed_in_the_cache_are_an_error_and_a_lost_step_is_traine
     history: TrainingHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = BenignRun(TINY, seed=0, steps=(1, 3))
-    shutil.copytree(Path(run.folder).parents[3], tmp_path / "cache")
+    # Not the whole cache, in which other test processes are writing.
+    cache = Path(run.folder).parents[3]
+    for folder in (Path(run.folder), history.reference.path.parent):
+        copy = tmp_path / "cache" / folder.relative_to(cache)
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(LOCK))
     monkeypatch.setenv("REVLENS_CACHE", str(tmp_path / "cache"))
     assert run.is_done
     flip(run.folder / "losses.json", random.Random(0))
